@@ -1,0 +1,1 @@
+"""DropKey (arXiv 2208.02646): dropout for self-attention that masks keys before the softmax."""

@@ -1,0 +1,5 @@
+"""Only the library is packaged; projects and tools run from a checkout (README, "Map of the folders")."""
+
+from setuptools import find_packages, setup
+
+setup(packages=find_packages(include=["dropkey_core", "dropkey_core.*"]))
