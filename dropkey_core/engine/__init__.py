@@ -1,0 +1,1 @@
+"""What every project trains and evaluates with."""

@@ -1,0 +1,1 @@
+"""DETR with DropKey on COCO."""
