@@ -1,0 +1,215 @@
+"""DETR (arXiv 2005.12872): objects as a set, decoded from learned queries.
+
+Shapes: B images, H x W pixels, h x w cells of the feature map, L = h w, Q queries, C classes,
+D embedding channels, N decoder layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from projects.detr.losses import DetectionLoss
+from projects.detr.position_encoding import SinePositionEncoding
+from projects.detr.transformer import Transformer
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class DetrBody(nn.Module):
+    """Everything of DETR but its heads: from images to decoded queries.
+
+    Parameters are named as in the official checkpoints; the backbone is slot 0 of a list whose
+    slot 1 is the position encoding, which has no parameters.
+
+    Args:
+        backbone: (B, 3, H, W) -> (B, ``num_channels``, h, w); has the attribute ``num_channels``.
+        transformer: encoder and decoder.
+        embed_dim: D.
+        num_queries: Q.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, transformer: Transformer, embed_dim: int, num_queries: int
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.query_embed = nn.Embedding(num_queries, embed_dim)
+        self.input_proj = nn.Conv2d(backbone.num_channels, embed_dim, kernel_size=1)
+        self.backbone = nn.ModuleList([backbone, SinePositionEncoding(embed_dim)])
+        # Non-persistent: official checkpoints hold no such entries.
+        self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
+
+    def batch(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
+        """Normalise images and pad them to one size, at the right and at the bottom.
+
+        Args:
+            samples: dicts with ``image``, a uint8 tensor (3, height, width), RGB.
+
+        Returns:
+            images (B, 3, H, W) float32, channels last, zero where padded, and padding_mask
+            (B, H, W) bool, True = padding, or None where all images have the same size.
+        """
+        device = self.pixel_mean.device
+        sizes = [sample["image"].shape[-2:] for sample in samples]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        images = torch.zeros(
+            (len(samples), 3, height, width),
+            device=device,
+            memory_format=torch.channels_last,
+        )
+        mean, std = self.pixel_mean.view(3, 1, 1), self.pixel_std.view(3, 1, 1)
+        for canvas, sample, (h, w) in zip(images, samples, sizes, strict=True):
+            pixels = sample["image"].to(device, non_blocking=True)
+            canvas[:, :h, :w].copy_(pixels).sub_(mean).div_(std)
+        if len(set(sizes)) == 1:
+            return images, None
+        padding_mask = torch.ones((len(samples), height, width), dtype=torch.bool, device=device)
+        for image_mask, (h, w) in zip(padding_mask, sizes, strict=True):
+            image_mask[:h, :w] = False
+        return images, padding_mask
+
+    def decode(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Decode the queries of a batch.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
+
+        Returns:
+            (N, B, Q, D) output of each decoder layer, first to last.
+        """
+        backbone, position_encoding = self.backbone
+        features = self.input_proj(backbone(images))  # (B, D, h, w)
+        cells = features.shape[-2:]
+        if padding_mask is None:
+            key_padding_mask = None
+            position = position_encoding(features.new_zeros((1, *cells), dtype=torch.bool))
+            position = position.expand(len(images), -1, -1, -1)
+        else:
+            # Nearest-neighbour sampling; interpolate() wants floating point.
+            cell_mask = F.interpolate(padding_mask[:, None].float(), size=cells)[:, 0].bool()
+            key_padding_mask = cell_mask.flatten(1)  # (B, L)
+            position = position_encoding(cell_mask)
+        return self.transformer(
+            features.flatten(2).transpose(1, 2),  # (B, L, D)
+            position.flatten(1, 2).to(features.dtype),  # (B, L, D)
+            self.query_embed.weight,
+            key_padding_mask,
+        )
+
+
+class BoxHead(nn.Module):
+    """Three linear layers from a query to its box.
+
+    Args:
+        embed_dim: D.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        sizes = [embed_dim, embed_dim, embed_dim, 4]
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 4), cxcywh in [0, 1]."""
+        first, second, last = self.layers
+        return last(F.relu(second(F.relu(first(x))))).sigmoid()
+
+
+class Detr(DetrBody):
+    """DETR for detection: a class and a box for every query.
+
+    Args:
+        backbone: see ``DetrBody``.
+        transformer: encoder and decoder.
+        embed_dim: D.
+        num_queries: Q, the most objects it can find in an image.
+        num_classes: C; one more logit stands for "no object".
+        loss: judges the outputs in training.
+    """
+
+    #: Parameters that start afresh when a checkpoint holds them for another number of classes.
+    reinitialised_on_mismatch = ("class_embed.",)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        transformer: Transformer,
+        embed_dim: int,
+        num_queries: int,
+        num_classes: int,
+        loss: DetectionLoss,
+    ) -> None:
+        super().__init__(backbone, transformer, embed_dim, num_queries)
+        self.class_embed = nn.Linear(embed_dim, num_classes + 1)
+        self.bbox_embed = BoxHead(embed_dim)
+        self.loss = loss
+
+    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """Detect objects (eval mode), or judge the detections (training mode).
+
+        Args:
+            samples: one dict per image. ``image``: uint8 (3, h, w), RGB; ``height``, ``width``:
+                size of the original image in pixels, to which the boxes returned refer; in
+                training also ``labels`` (t,) int64 and ``boxes_cxcywh`` (t, 4) float32 in [0, 1].
+
+        Returns:
+            In training the weighted losses by name (see ``DetectionLoss``). Else a list with, for
+            each image, ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices and
+            ``boxes_xyxy`` (Q, 4) in pixels of the original image.
+        """
+        outputs = self.predict_batch(*self.batch(samples))
+        if not self.training:
+            return detections(outputs, [(s["height"], s["width"]) for s in samples])
+        device = self.pixel_mean.device
+        labels = [sample["labels"].to(device) for sample in samples]
+        boxes_cxcywh = [sample["boxes_cxcywh"].to(device) for sample in samples]
+        return self.loss(outputs, labels, boxes_cxcywh)
+
+    def predict_batch(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
+        """What the official DETR returns for a padded batch.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
+
+        Returns:
+            ``pred_logits`` (B, Q, C + 1), the last logit "no object"; ``pred_boxes`` (B, Q, 4)
+            cxcywh in [0, 1] of the unpadded image; ``aux_outputs``, a list of the same two for
+            each decoder layer but the last.
+        """
+        queries = self.decode(images, padding_mask)  # (N, B, Q, D)
+        layers = [
+            {"pred_logits": logits, "pred_boxes": boxes}
+            for logits, boxes in zip(
+                self.class_embed(queries), self.bbox_embed(queries), strict=True
+            )
+        ]
+        return {**layers[-1], "aux_outputs": layers[:-1]}
+
+
+def detections(
+    outputs: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """One detection per query: its best real class and its box in pixels.
+
+    Args:
+        outputs: ``pred_logits`` (B, Q, C + 1) and ``pred_boxes`` (B, Q, 4) cxcywh in [0, 1].
+        image_sizes: (height, width) in pixels per image.
+
+    Returns:
+        Per image ``scores`` (Q,), ``labels`` (Q,) and ``boxes_xyxy`` (Q, 4) in pixels, not clipped.
+    """
+    scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
+    boxes_xyxy = box_convert(outputs["pred_boxes"].float(), "cxcywh", "xyxy")
+    scale = boxes_xyxy.new_tensor([(w, h, w, h) for h, w in image_sizes])
+    return [
+        {"scores": s, "labels": c, "boxes_xyxy": b}
+        for s, c, b in zip(scores, labels, boxes_xyxy * scale[:, None], strict=True)
+    ]

@@ -1,0 +1,139 @@
+"""DETR's set loss: match queries to objects, then judge class and box (arXiv 2005.12872, Eq. 2).
+
+Shapes: N decoder layers, B images, Q queries, T objects of the whole batch, M matched pairs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou_loss
+
+from projects.detr.matcher import assign, detection_cost
+
+
+def classification_loss(pred_logits: Tensor, labels: Tensor, no_object_weight: float) -> Tensor:
+    """Weighted cross-entropy per decoder layer.
+
+    The mean is weighted: the sum over all queries of the batch divided by the sum of the weights,
+    which are 1 for a class and ``no_object_weight`` for "no object".
+
+    Args:
+        pred_logits: (N, B, Q, C + 1), the last logit "no object".
+        labels: (N, B, Q) int64 class indices, C = "no object".
+        no_object_weight: weight of the queries without object.
+
+    Returns:
+        (N,).
+    """
+    no_object = pred_logits.shape[-1] - 1
+    entropy = F.cross_entropy(pred_logits.flatten(0, 2), labels.flatten(), reduction="none")
+    weight = torch.where(labels == no_object, no_object_weight, 1.0)
+    return (entropy.view_as(weight) * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+def box_losses(pred_boxes: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and generalised-IoU loss of matched boxes, summed over the pairs.
+
+    Args:
+        pred_boxes: (N, M, 4) cxcywh in [0, 1].
+        boxes_cxcywh: (N, M, 4) the objects' boxes.
+
+    Returns:
+        L1 (N,) and 1 - GIoU (N,).
+    """
+    l1 = (pred_boxes - boxes_cxcywh).abs().sum((1, 2))
+    giou = generalized_box_iou_loss(
+        box_convert(pred_boxes, "cxcywh", "xyxy"), box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+    )
+    return l1, giou.sum(1)
+
+
+def mean_over_ranks(count: int, device: torch.device) -> Tensor:
+    """The mean of ``count`` over all processes, at least 1, as a float32 scalar on ``device``."""
+    total = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total.clamp(min=1)
+
+
+class DetectionLoss(nn.Module):
+    """The weighted losses of all decoder layers, each matched to the objects anew.
+
+    Args:
+        class_weight: weight of the classification loss.
+        l1_weight: weight of the L1 box loss.
+        giou_weight: weight of the generalised-IoU loss.
+        no_object_weight: class weight of "no object" in the classification loss.
+    """
+
+    def __init__(
+        self,
+        class_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        no_object_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.no_object_weight = no_object_weight
+
+    def forward(
+        self, outputs: dict[str, Tensor], labels: Sequence[Tensor], boxes_cxcywh: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Match and judge.
+
+        Args:
+            outputs: ``pred_logits`` (B, Q, C + 1), ``pred_boxes`` (B, Q, 4) and ``aux_outputs``,
+                a list of the same for the earlier decoder layers.
+            labels: per image (t,) int64 class indices.
+            boxes_cxcywh: per image (t, 4) float32 in [0, 1].
+
+        Returns:
+            Weighted scalars ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer and the
+            same names with ``_0``, ``_1``, ... of the earlier ones. Box losses are divided by the
+            number of objects (its mean over all processes, at least 1).
+        """
+        layers = [*outputs["aux_outputs"], outputs]
+        pred_logits = torch.stack([layer["pred_logits"] for layer in layers]).float()
+        pred_boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()
+        counts = [len(image_labels) for image_labels in labels]
+        all_labels, all_boxes = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
+
+        with torch.no_grad():
+            # The weights of the matching are those of the losses, as in the official recipe.
+            cost = detection_cost(
+                pred_logits,
+                pred_boxes,
+                all_labels,
+                all_boxes,
+                self.class_weight,
+                self.l1_weight,
+                self.giou_weight,
+            )
+            images, queries, objects = (t.to(cost.device) for t in assign(cost, counts))
+
+        layer_index = torch.arange(len(layers), device=cost.device)[:, None]  # (N, 1)
+        no_object = pred_logits.shape[-1] - 1
+        query_labels = torch.full(pred_logits.shape[:-1], no_object, device=cost.device)
+        query_labels[layer_index, images, queries] = all_labels[objects]
+
+        num_objects = mean_over_ranks(sum(counts), cost.device)
+        l1, giou = box_losses(pred_boxes[layer_index, images, queries], all_boxes[objects])
+        per_layer = {
+            "loss_ce": self.class_weight
+            * classification_loss(pred_logits, query_labels, self.no_object_weight),
+            "loss_bbox": self.l1_weight * l1 / num_objects,
+            "loss_giou": self.giou_weight * giou / num_objects,
+        }
+        suffixes = [f"_{i}" for i in range(len(layers) - 1)] + [""]
+        return {
+            name + suffix: losses[i]
+            for name, losses in per_layer.items()
+            for i, suffix in enumerate(suffixes)
+        }
