@@ -1,0 +1,332 @@
+"""Draw a small COCO-format detection set: filled shapes on noisy backgrounds.
+
+    python datasets/make_shapes.py --num-train 2000 --num-val 200
+
+The set has what real COCO files have and what code gets wrong: category ids with gaps (1, 3, 7),
+images without objects, crowd regions with a run-length mask, images of differing height and width.
+The same settings give the same set, and asking again for a set that is there does nothing.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SPLITS = ("train", "val")
+GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
+FEWEST_PIXELS = 64  # below this the smallest shapes have no shape
+
+
+# ---- shapes: corners around the origin, in no particular scale -----------------------------------
+def circle() -> np.ndarray:
+    """Forty corners are round enough below 500 pixels."""
+    return regular_polygon(40)
+
+
+def square() -> np.ndarray:
+    """Four equal sides."""
+    return regular_polygon(4)
+
+
+def triangle() -> np.ndarray:
+    """Three equal sides."""
+    return regular_polygon(3)
+
+
+def regular_polygon(num_corners: int) -> np.ndarray:
+    """Corners (num_corners, 2) on the unit circle."""
+    angles = np.arange(num_corners) * (2 * np.pi / num_corners)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+SHAPES: dict[int, Callable[[], np.ndarray]] = {1: circle, 3: square, 7: triangle}  # by category id
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a set.
+
+    Both sides of an image lie between 0.7 of ``image_size`` and ``image_size`` pixels.
+    """
+
+    num_train: int = 2000
+    num_val: int = 200
+    image_size: int = 160
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.num_train, self.num_val) < 1:
+            raise ValueError(
+                "--num-train and --num-val must be at least 1, "
+                f"got {self.num_train} and {self.num_val}"
+            )
+        if self.image_size < FEWEST_PIXELS:
+            raise ValueError(
+                f"--image-size must be at least {FEWEST_PIXELS}, got {self.image_size}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
+
+
+# ---- one picture ---------------------------------------------------------------------------------
+def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, list[dict]]:
+    """Draw one picture and say what is on it.
+
+    Returns the image, (H, W, 3) uint8, and its annotations without ``id`` and ``image_id``:
+    ``bbox`` is x, y, width, height in pixels, ``area`` in square pixels, ``segmentation`` a
+    polygon, or run lengths for a crowd.
+    """
+    height, width = rng.integers(round(0.7 * image_size), image_size, size=2, endpoint=True)
+    background = rng.uniform(40, 215, size=3)
+    canvas = textured_background(rng, height, width, background)
+
+    kind = rng.random()
+    if kind < 0.05:  # no object at all
+        annotations = []
+    elif kind < 0.15:  # one object that fills the picture; COCO's "large" at 160 pixels
+        annotations = draw_objects(rng, canvas, background, count=1, sizes=(0.7, 0.95))
+    else:
+        annotations = draw_objects(rng, canvas, background, rng.integers(1, 6), sizes=(0.15, 0.5))
+        if rng.random() < 0.1:
+            annotations += draw_crowd(rng, canvas, background, annotations)
+
+    noise = np.empty(canvas.shape, np.int16)
+    cv2.setRNGSeed(int(rng.integers(2**31)))
+    cv2.randn(noise, (0, 0, 0), (8, 8, 8))
+    return np.clip(canvas + noise, 0, 255).astype(np.uint8), annotations
+
+
+def textured_background(
+    rng: np.random.Generator, height: int, width: int, colour: np.ndarray
+) -> np.ndarray:
+    """Smooth blotches about a colour: (H, W, 3) uint8."""
+    blotches = colour + rng.normal(0, 18, size=(7, 7, 3))
+    image = cv2.resize(blotches, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def draw_objects(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    background: np.ndarray,
+    count: int,
+    sizes: tuple[float, float],
+) -> list[dict]:
+    """Draw up to ``count`` shapes that hardly overlap; ``sizes`` are shares of the shorter side."""
+    annotations: list[dict] = []
+    for _ in range(count):
+        category = int(rng.choice(list(SHAPES)))
+        size = rng.uniform(*sizes) * min(canvas.shape[:2])
+        corners = find_place(rng, turned(rng, category, size), canvas, annotations)
+        if corners is None:  # the picture is full
+            continue
+        fill(canvas, corners, contrasting_colour(rng, background))
+        annotations.append(object_annotation(category, corners))
+    return annotations
+
+
+def turned(rng: np.random.Generator, category: int, size: float) -> np.ndarray:
+    """A shape turned at random, its longer extent ``size`` pixels, its box starting at (0, 0)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    corners = SHAPES[category]() @ np.array([[cos, sin], [-sin, cos]])
+    corners -= corners.min(axis=0)
+    return corners * (size / corners.max())
+
+
+def find_place(
+    rng: np.random.Generator, corners: np.ndarray, canvas: np.ndarray, others: list[dict]
+) -> np.ndarray | None:
+    """Move a shape to where its box covers little of other boxes, or None after 20 tries."""
+    extent = corners.max(axis=0)
+    room = np.array(canvas.shape[1::-1]) - extent
+    taken = np.array([other["bbox"] for other in others]).reshape(-1, 4)
+    for _ in range(20):
+        place = rng.uniform(0, room)
+        shared = np.minimum(place + extent, taken[:, :2] + taken[:, 2:]) - np.maximum(
+            place, taken[:, :2]
+        )
+        smaller = np.minimum(extent.prod(), taken[:, 2:].prod(axis=1))
+        if (shared.clip(min=0).prod(axis=1) <= 0.1 * smaller).all():
+            return np.round(corners + place, 2)
+    return None
+
+
+def contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
+    """A colour far from the background's, except that one in ten is only fairly far."""
+    least = 60 if rng.random() < 0.1 else 130  # Euclidean distance in RGB
+    while True:
+        colour = rng.uniform(0, 255, size=3)
+        if np.linalg.norm(colour - background) >= least:
+            return colour
+
+
+def fill(canvas: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> None:
+    """Fill a polygon in place, antialiased.
+
+    In COCO's coordinates pixel 0 covers 0..1; for OpenCV its centre is 0: hence the half pixel.
+    """
+    fixed_point = np.round((corners - 0.5) * 16).astype(np.int32)  # OpenCV takes 4 fractional bits
+    cv2.fillPoly(canvas, [fixed_point], colour.tolist(), lineType=cv2.LINE_AA, shift=4)
+
+
+def object_annotation(category: int, corners: np.ndarray) -> dict:
+    """COCO annotation of one polygon, corners (n, 2) in pixels."""
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    x, y = corners.T
+    area = 0.5 * abs(x @ np.roll(y, -1) - y @ np.roll(x, -1))  # shoelace formula
+    return {
+        "category_id": category,
+        "bbox": np.round([*low, *(high - low)], 2).tolist(),
+        "area": round(float(area), 2),
+        "segmentation": [corners.ravel().tolist()],
+        "iscrowd": 0,
+    }
+
+
+def draw_crowd(
+    rng: np.random.Generator, canvas: np.ndarray, background: np.ndarray, others: list[dict]
+) -> list[dict]:
+    """Draw a cluster of tiny shapes of one class under one crowd box; [] where there is no room."""
+    side = rng.uniform(0.3, 0.45) * min(canvas.shape[:2])
+    frame = find_place(rng, np.array([[0, 0], [side, 0], [side, side], [0, side]]), canvas, others)
+    if frame is None:
+        return []
+    category = int(rng.choice(list(SHAPES)))
+    colour = contrasting_colour(rng, background)
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    for _ in range(rng.integers(10, 16)):
+        corners = turned(rng, category, rng.uniform(0.15, 0.25) * side)
+        corners += rng.uniform(frame.min(axis=0), frame.max(axis=0) - corners.max(axis=0))
+        fill(canvas, corners, colour)
+        fixed_point = np.round((corners - 0.5) * 16).astype(np.int32)
+        cv2.fillPoly(mask, [fixed_point], 1, shift=4)
+    x, y, box_width, box_height = cv2.boundingRect(mask)
+    return [
+        {
+            "category_id": category,
+            "bbox": [x, y, box_width, box_height],
+            "area": int(mask.sum()),
+            "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+            "iscrowd": 1,
+        }
+    ]
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths: column by column, zeros first."""
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(pixels)) + 1
+    runs = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
+    return [0, *runs] if pixels[0] else runs
+
+
+# ---- the set -------------------------------------------------------------------------------------
+def make_shapes(output: Path, settings: Settings) -> bool:
+    """Write ``output/{train,val}/*.jpg`` and ``output/annotations/instances_{train,val}.json``.
+
+    Returns False if exactly this set was there already. Raises FileExistsError if ``output`` holds
+    another set: nothing is overwritten.
+    """
+    annotation_files = [output / "annotations" / f"instances_{split}.json" for split in SPLITS]
+    if all(path.is_file() for path in annotation_files):
+        found = [json.loads(path.read_text())["info"] for path in annotation_files]
+        if found == [describe(settings)] * len(SPLITS):
+            return False
+        raise FileExistsError(
+            f"{output} holds another set ({found[0]}); delete it or choose another --output"
+        )
+    for split, path in zip(SPLITS, annotation_files, strict=True):
+        write_split(output / split, path, split, settings)
+    return True
+
+
+def describe(settings: Settings) -> dict:
+    """The ``info`` entry, by which a finished set is recognised."""
+    return {
+        "description": "Shapes on noisy backgrounds, made by datasets/make_shapes.py",
+        "version": GENERATOR_VERSION,
+        "settings": asdict(settings),
+    }
+
+
+def write_split(images: Path, annotation_file: Path, split: str, settings: Settings) -> None:
+    """Write one split; the annotation file comes last, so that it stands for a finished split."""
+    images.mkdir(parents=True, exist_ok=True)
+    annotation_file.parent.mkdir(parents=True, exist_ok=True)
+    annotation_file.write_text(json.dumps(draw_split(images, split, settings)))
+
+
+def draw_split(images: Path, split: str, settings: Settings) -> dict:
+    """Draw the pictures of one split into a folder and return its COCO document."""
+    document: dict = {
+        "info": describe(settings),
+        "licenses": [
+            {
+                "id": 1,
+                "name": "CC0 1.0",
+                "url": "https://creativecommons.org/publicdomain/zero/1.0/",
+            }
+        ],
+        "categories": [
+            {"id": category, "name": shape.__name__, "supercategory": "shape"}
+            for category, shape in SHAPES.items()
+        ],
+        "images": [],
+        "annotations": [],
+    }
+    for image_id, image, annotations in pictures(split, settings):
+        name = f"{image_id:012d}.jpg"
+        if not cv2.imwrite(str(images / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+            raise OSError(f"could not write {images / name}")
+        height, width = image.shape[:2]
+        document["images"].append(
+            {"id": image_id, "file_name": name, "height": height, "width": width, "license": 1}
+        )
+        for annotation in annotations:
+            number = len(document["annotations"]) + 1
+            document["annotations"].append({"id": number, "image_id": image_id, **annotation})
+    return document
+
+
+def pictures(split: str, settings: Settings) -> Iterator[tuple[int, np.ndarray, list[dict]]]:
+    """The pictures of a split, (image id, image, annotations), each from a seed of its own."""
+    count = {"train": settings.num_train, "val": settings.num_val}[split]
+    for index in range(count):
+        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
+        yield index + 1, *draw_picture(rng, settings.image_size)
+
+
+def default_output() -> Path:
+    """``shapes`` below the dataset root."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from dropkey_core.engine import dataset_path  # here, not on top: it brings torch with it
+
+    return dataset_path("shapes")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, help="default: shapes below the dataset root")
+    for name, default in asdict(Settings()).items():
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=int, default=default, help="default: %(default)s")
+    arguments = vars(parser.parse_args(argv))
+    output = arguments.pop("output") or default_output()
+    try:
+        made = make_shapes(output, Settings(**arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{output}: {'written' if made else 'already there'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
