@@ -1,6 +1,38 @@
-"""What every project trains and evaluates with."""
+"""What every project trains and evaluates with: a config in, a trained and measured model out.
 
+``load_config`` reads and checks the YAML, ``train`` and ``evaluate`` do the work; the other names are
+what YAMLs and projects build on.
+"""
+
+from dropkey_core.engine.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from dropkey_core.engine.config import instantiate, load_config
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
+from dropkey_core.engine.interruption import TrainingStopped
+from dropkey_core.engine.loaders import build_test_loader, build_train_loader
+from dropkey_core.engine.lr_multiplier import CosineMultiplier, StepMultiplier
+from dropkey_core.engine.optimizer import ClippedAdamW, param_groups
 from dropkey_core.engine.paths import dataset_path
+from dropkey_core.engine.trainer import evaluate, train
 
-__all__ = ["UserError", "dataset_path"]
+__all__ = [
+    "ClippedAdamW",
+    "CosineMultiplier",
+    "Evaluator",
+    "StepMultiplier",
+    "TrainingStopped",
+    "UserError",
+    "build_test_loader",
+    "build_train_loader",
+    "dataset_path",
+    "evaluate",
+    "gather_objects",
+    "instantiate",
+    "load_config",
+    "load_weights",
+    "param_groups",
+    "read_checkpoint",
+    "run_evaluation",
+    "train",
+    "write_checkpoint",
+]

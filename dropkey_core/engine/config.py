@@ -1,0 +1,398 @@
+"""One YAML per experiment: read, overridden, checked and turned into objects.
+
+The YAML is what detectron2 calls a LazyConfig: plain sections whose ``_target_`` names a callable and
+whose other keys are its keyword arguments. Everything that a text editor can get wrong is found here,
+before any data is read, and told in one line that names the key and the nearest right one.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.train_settings import TrainSettings
+
+SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
+REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
+LOADERS = ("train", "test", "evaluator")
+
+# Arguments that the engine passes itself, as detectron2 does: `cfg.optimizer.params.model = model`.
+INJECTED = {"optimizer.params": {"model"}}
+
+# Hydra would act on these and detectron2 would not: the same file must mean the same to both.
+FOREIGN_KEYS = {"_partial_", "_convert_", "_recursive_", "_args_", "defaults"}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """Read a config, apply ``key=value`` overrides, check it, and resolve its interpolations.
+
+    Args:
+        path: the YAML, relative to the working folder or else to the project's root.
+        overrides: for instance ``optimizer.lr=1e-4``; the key is in the file or is a parameter of the
+            ``_target_`` it belongs to. The value is read as YAML.
+
+    Returns:
+        The config without interpolations; ``train`` is complete with its defaults.
+
+    Raises:
+        UserError: for whatever is wrong, naming the key and the nearest right one.
+    """
+    config = read_yaml(find_config(path))
+    for override in overrides:
+        apply_override(config, override)
+    check_sections(config)
+    config.train = merge_train_settings(config.train)
+    plain = resolve(config)
+    check_calls(plain)
+    check_ddp_options(plain["train"]["ddp"])
+    return OmegaConf.create(plain)
+
+
+def find_config(path: str | Path) -> Path:
+    """Return the file that ``--config`` means: below the working folder or the project's root."""
+    for folder in (Path.cwd(), PROJECT_ROOT):
+        if (found := folder / Path(path).expanduser()).is_file():
+            return found
+    here = [str(p.relative_to(PROJECT_ROOT)) for p in PROJECT_ROOT.glob("projects/*/*.yaml")]
+    raise UserError(
+        f"no config {str(path)!r} below {Path.cwd()} or {PROJECT_ROOT}{suggestion(str(path), here)}"
+    )
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """Read a YAML file with a loader that makes plain values only.
+
+    Raises:
+        UserError: if it is not YAML, not text, or not a mapping.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read the config {path}: {first_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path} must be a mapping of the sections {', '.join(SECTIONS)}")
+    return config
+
+
+def apply_override(config: DictConfig, override: str) -> None:
+    """Set one ``key=value`` in ``config``; the key is one that is read later.
+
+    Raises:
+        UserError: for an unknown key or an unreadable value.
+    """
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"an override reads key=value, got {override!r}")
+    check_override_key(config, key)
+    try:
+        config.merge_with_dotlist([override])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
+
+
+def check_override_key(config: DictConfig, key: str) -> None:
+    """Refuse a key that exists nowhere; parameters of targets and ``train`` are checked later."""
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig):
+            return  # into a list: OmegaConf knows its indices
+        known = [str(name) for name in node]
+        described_elsewhere = "_target_" in node or parts[0] == "train"
+        if part not in known and not described_elsewhere:
+            raise unknown_key(".".join(parts[: depth + 1]), known)
+        if part not in known:
+            return
+        node = node._get_node(part)
+
+
+def check_sections(config: DictConfig) -> None:
+    """Check the names of the sections, the two levels of the file that are fixed."""
+    for name in config:
+        if name in FOREIGN_KEYS:
+            raise UserError(f"{name!r} is not used here: detectron2 would not read it the same way")
+        if name not in SECTIONS:
+            raise unknown_key(str(name), SECTIONS)
+    for name in REQUIRED_SECTIONS:
+        if not isinstance(config._get_node(name), DictConfig):
+            raise UserError(f"the config has no section {name!r}")
+    for name in config.dataloader:
+        if name not in LOADERS:
+            raise unknown_key(f"dataloader.{name}", LOADERS)
+
+
+def merge_train_settings(train: DictConfig) -> DictConfig:
+    """Return ``train`` with types checked and defaults filled in.
+
+    Raises:
+        UserError: for an unknown key or a value of the wrong type.
+    """
+    settings = OmegaConf.structured(TrainSettings)
+    check_known_keys(train, settings, "train")
+    try:
+        return OmegaConf.merge(settings, train)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'train'}: {first_line(error)}") from error
+
+
+def check_known_keys(given: DictConfig, settings: DictConfig, key: str) -> None:
+    """Compare the keys of a section with those of its structured settings, level by level."""
+    for name in given:
+        if name not in settings.keys():  # noqa: SIM118, `in` denies keys without default
+            raise unknown_key(f"{key}.{name}", [str(known) for known in settings])
+        ours, theirs = settings._get_node(name), given._get_node(name)
+        if isinstance(ours, DictConfig) and isinstance(theirs, DictConfig) and len(ours) > 0:
+            check_known_keys(theirs, ours, f"{key}.{name}")
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Return the config as plain values, interpolations replaced.
+
+    Raises:
+        UserError: for an interpolation that leads nowhere or a value that was left open (``???``).
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {first_line(error)}") from error
+    return typing.cast("dict[str, Any]", plain)
+
+
+def check_calls(value: Any, key: str = "") -> None:
+    """Check every ``_target_`` below ``value``: it can be imported and takes the arguments given."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            check_call(value, key)
+        for name, child in value.items():
+            check_calls(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for position, child in enumerate(value):
+            check_calls(child, f"{key}.{position}")
+
+
+def check_call(call: dict[str, Any], key: str) -> None:
+    """Compare one ``{_target_: ..., argument: value}`` with the signature of its target."""
+    target = locate(call["_target_"], f"{key}._target_")
+    arguments = {name: value for name, value in call.items() if name != "_target_"}
+    for name in FOREIGN_KEYS & arguments.keys():
+        raise UserError(f"{key}.{name} is not used here: detectron2 would not read it the same way")
+    injected = INJECTED.get(key, set())
+    parameters = inspect.signature(target).parameters
+    check_argument_names(arguments, injected, parameters, key, call["_target_"])
+    hints = type_hints(target)
+    for name, value in arguments.items():
+        is_call = isinstance(value, dict) and "_target_" in value
+        if name in hints and not is_call and not fits(value, hints[name]):
+            raise UserError(f"{key}.{name} must be {describe(hints[name])}, got {value!r}")
+
+
+def check_argument_names(
+    given: Collection[str],
+    injected: Collection[str],
+    parameters: Mapping[str, inspect.Parameter],
+    key: str,
+    target: str,
+) -> None:
+    """Refuse arguments that the target does not take and the absence of those that it needs."""
+    kinds = inspect.Parameter
+    by_name = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+    }
+    takes_any = any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters.values())
+    for name in given:
+        if name not in by_name and not takes_any:
+            raise unknown_key(f"{key}.{name}", [n for n in by_name if n not in injected])
+    for name, parameter in by_name.items():
+        if parameter.default is kinds.empty and name not in given and name not in injected:
+            raise UserError(f"{key}.{name} is missing: {target} needs it")
+
+
+def check_ddp_options(options: dict[str, Any]) -> None:
+    """Check ``train.ddp`` against DistributedDataParallel, which receives it."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    ours = {"module", "device_ids", "output_device"}
+    check_argument_names(options, ours, parameters, "train.ddp", "DistributedDataParallel")
+
+
+def locate(target: Any, key: str) -> Callable[..., Any]:
+    """Import the callable that a ``_target_`` names.
+
+    Raises:
+        UserError: naming ``key`` and the nearest name that exists.
+    """
+    parts = target.split(".") if isinstance(target, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(
+            f"{key} must be a dotted name such as projects.detr.build_model, got {target!r}"
+        )
+    found: Any = None
+    for depth, part in enumerate(parts):
+        name = ".".join(parts[: depth + 1])
+        child = getattr(found, part, None) if depth else None
+        found = import_if_present(name, key) if child is None else child
+        if found is None:
+            owner = sys_module(".".join(parts[:depth]))
+            raise UserError(f"{key}: cannot import {target!r}{suggestion(part, names_in(owner))}")
+    if not callable(found):
+        raise UserError(f"{key}: {target!r} is a {type(found).__name__}, not something to call")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def import_if_present(name: str, key: str) -> types.ModuleType | None:
+    """Import the module ``name``; None if there is none of that name.
+
+    Raises:
+        UserError: if the module exists and cannot be imported itself.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(f"{missing}.") or "is not a package" in str(error):
+            return None
+        raise UserError(f"{key}: importing {name!r} needs the module {missing!r}") from error
+    except ImportError as error:
+        raise UserError(f"{key}: importing {name!r} failed: {first_line(error)}") from error
+
+
+def sys_module(name: str) -> types.ModuleType | None:
+    """Return the module of that name if it is imported."""
+    return importlib.sys.modules.get(name)  # type: ignore[attr-defined, no-any-return]
+
+
+def names_in(module: types.ModuleType | None) -> list[str]:
+    """Return what a ``_target_`` can name inside ``module`` (None: the packages to start from)."""
+    if module is None:
+        return ["dropkey_core", "projects", "torch", "torchvision"]
+    inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    return [name for name in dir(module) if not name.startswith("_")] + inside
+
+
+def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the parameter annotations of a function or of a class's constructor, if readable."""
+    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        return {}  # annotations for readers only; the names are checked all the same
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain YAML value can be meant by an annotation; in doubt it can.
+
+    An int fits a float, a bool fits neither; sequences and mappings are looked into one level deep.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, choice) for choice in inner)
+    if origin is Literal:
+        return value in inner
+    if hint is type(None) or hint is None:
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    container = origin or hint
+    if container in (list, tuple, Sequence, Iterable, Collection):
+        element = inner[0] if inner else Any
+        return isinstance(value, list) and all(fits(v, element) or is_call(v) for v in value)
+    if container in (dict, Mapping):
+        element = inner[1] if inner else Any
+        return isinstance(value, dict) and all(
+            fits(v, element) or is_call(v) for v in value.values()
+        )
+    return True
+
+
+def is_call(value: Any) -> bool:
+    """Return whether a YAML value stands for an object that a ``_target_`` makes."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def describe(hint: Any) -> str:
+    """Return an annotation in words a YAML writer understands."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(choice) for choice in inner)
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in inner)
+    if hint is type(None):
+        return "null"
+    return (
+        hint.__name__ if isinstance(hint, type) and not inner else str(hint).replace("typing.", "")
+    )
+
+
+def unknown_key(key: str, known: Collection[str]) -> UserError:
+    """Return the error about a key that nothing reads."""
+    parent, _, name = key.rpartition(".")
+    return UserError(f"unknown key {key!r}{suggestion(name, known, parent)}")
+
+
+def suggestion(name: str, known: Collection[str], parent: str = "") -> str:
+    """Return ``; nearest is ...`` for a misspelt name, or what there is if nothing is near."""
+    shown = [f"{parent}.{choice}" if parent else choice for choice in known]
+    near = get_close_matches(f"{parent}.{name}" if parent else name, shown, n=1, cutoff=0.5)
+    if near:
+        return f"; nearest is {near[0]!r}"
+    return f"; there are {', '.join(sorted(known))}" if known and len(known) <= 40 else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; OmegaConf and YAML add theirs below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def instantiate(node: Any, key: str, **injected: Any) -> Any:
+    """Make the object that a checked ``_target_`` section describes, nested ones first.
+
+    Args:
+        node: the section; its lists and mappings reach the callables as plain ones.
+        key: its name in the config, for errors.
+        injected: arguments that no YAML can hold, such as the model; they are passed on as they are.
+
+    Raises:
+        UserError: if a callable refuses a value (ValueError) or finds no file, with its words.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    try:
+        # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        return make(**injected)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise_as_user_error(cause, key)
+        raise cause from None
+    except (UserError, ValueError, FileNotFoundError) as error:
+        raise_as_user_error(error, key)
+        raise
+
+
+def raise_as_user_error(error: BaseException, key: str) -> None:
+    """Raise a refusal of a configured value as :class:`UserError`; let anything else pass."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, ValueError | FileNotFoundError):
+        raise UserError(f"{key}: {first_line(error)}") from error

@@ -1,0 +1,91 @@
+"""AdamW with DETR's habits: one learning rate per part of the model, gradients clipped in the step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def param_groups(
+    model: nn.Module, base_lr: float, lr_multipliers: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters of ``model``, grouped by learning rate.
+
+    Args:
+        model: frozen parameters (``requires_grad`` False) are left out.
+        base_lr: learning rate of whatever no multiplier names; that group comes first.
+        lr_multipliers: factor by name. A parameter belongs to the first key that is one of the
+            dot-separated parts of its name or a run of them: ``backbone`` covers ``backbone.0.body``
+            and, in a model wrapped for several processes, ``module.backbone.0.body``.
+
+    Raises:
+        ValueError: if a multiplier names nothing in the model, as a misspelt one does.
+    """
+    multipliers = dict(lr_multipliers or {})
+    groups: dict[str, list[nn.Parameter]] = {"": [], **{key: [] for key in multipliers}}
+    named = [name for name, _ in model.named_parameters()]
+    for key in multipliers:
+        if not any(_covers(key, name) for name in named):
+            raise ValueError(f"lr_multipliers: no parameter's name contains {key!r}")
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[next((key for key in multipliers if _covers(key, name)), "")].append(parameter)
+    return [
+        {"params": parameters, "lr": base_lr * multipliers.get(key, 1.0)}
+        for key, parameters in groups.items()
+        if parameters
+    ]
+
+
+def _covers(key: str, name: str) -> bool:
+    return f".{key}." in f".{name}."
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW whose step first scales all gradients so that their total norm is at most ``max_norm``.
+
+    The clipping lives here because detectron2's plain trainer has none and both engines must train
+    alike. A gradient scaler unscales before the step, so the norm is the true one there as well.
+
+    Args:
+        params: parameters or groups of them, for instance from :func:`param_groups`.
+        lr: learning rate of groups that bring none.
+        weight_decay: decoupled decay (AdamW, arXiv 1711.05101).
+        max_norm: bound on the L2 norm over all gradients together; 0 or None clips nothing.
+        betas: decay of the running first and second moments.
+        eps: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-4,
+        max_norm: float | None = 0.1,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        first, second = betas
+        # tuple: a ListConfig would be kept, and saved, by the optimizer's groups.
+        super().__init__(
+            params, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay, fused=True
+        )
+        self.max_norm = max_norm
+        # A fused step would unscale by itself, after our clipping: let the scaler do it before.
+        self._step_supports_amp_scaling = False
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        """Clip, then update; ``closure`` recomputes the gradients first, as torch defines it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.max_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.max_norm)
+        super().step()
+        return loss
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]

@@ -1,0 +1,84 @@
+"""How far a run is, told while it goes: a bar in a terminal, plain lines elsewhere."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts steps and images of the training itself; evaluations and checkpoints do not count.
+
+    Args:
+        first_step: steps done before this run.
+        max_iter: steps in all.
+        quiet: print nothing, as every process but the first does.
+    """
+
+    def __init__(self, first_step: int, max_iter: int, quiet: bool = False) -> None:
+        self.max_iter = max_iter
+        self.seconds_per_step = 0.0
+        self.images_per_second = 0.0
+        self._steps = self._images = 0
+        self._seconds = 0.0
+        self._started: float | None = None
+        self._quiet = quiet
+        self._bar = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = tqdm(total=max_iter, initial=first_step, desc="train", dynamic_ncols=True)
+
+    def start(self) -> None:
+        """Begin to count time for a step."""
+        self._started = time.perf_counter()
+
+    def finish_step(self, images: int) -> None:
+        """Count one step over ``images`` images."""
+        assert self._started is not None
+        self._seconds += time.perf_counter() - self._started
+        self._steps += 1
+        self._images += images
+        if self._bar is not None:
+            self._bar.update()
+
+    def measure(self) -> dict[str, float]:
+        """Return speed since the last call, and the most memory used so far."""
+        self.seconds_per_step = self._seconds / max(self._steps, 1)
+        speed = self._images / self._seconds if self._seconds else 0.0
+        self._steps = self._images = 0
+        self._seconds = 0.0
+        return {"images_per_second": speed, "memory_mb": memory_mb()}
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell the state after ``step`` steps: time to go, losses, learning rate, speed, memory."""
+        words = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        left = timedelta(seconds=round((self.max_iter - step) * self.seconds_per_step))
+        if self._bar is not None:
+            self._bar.set_postfix_str(words)
+        else:
+            self.say(f"step {step}/{self.max_iter}  eta {left}  {words}")
+
+    def say(self, text: str) -> None:
+        """Print a line without disturbing the bar."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def memory_mb() -> float:
+    """Return the most memory used so far in MiB: of the GPU if one is used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**10 if sys.platform != "darwin" else peak / 2**20

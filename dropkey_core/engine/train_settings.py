@@ -1,0 +1,50 @@
+"""The ``train`` section of a config: every key, its type and its default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class AmpSettings:
+    """Mixed precision: float16 forward with loss scaling, on CUDA only."""
+
+    enabled: bool = False
+
+
+@dataclass
+class CheckpointerSettings:
+    """How often a checkpoint is written, in steps, and how many numbered ones stay."""
+
+    period: int = 5000
+    max_to_keep: int = 1
+
+
+@dataclass
+class TrainSettings:
+    """What the engine itself needs to know; detectron2 reads the same keys.
+
+    Attributes:
+        output_dir: folder of everything the run writes, relative to the working folder.
+        max_iter: number of training steps.
+        init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
+        eval_period: steps between evaluations; 0 evaluates at the end only.
+        log_period: steps between lines in the log.
+        device: ``cuda`` or ``cpu``.
+        seed: decides the initial weights, the order of samples and every random draw.
+        best_metric: which result picks ``best.pth``, for instance ``bbox/AP``; empty for none.
+        ddp: options of torch's DistributedDataParallel.
+    """
+
+    output_dir: str = MISSING
+    max_iter: int = MISSING
+    init_checkpoint: str | None = None
+    amp: AmpSettings = field(default_factory=AmpSettings)
+    ddp: dict[str, Any] = field(default_factory=dict)
+    checkpointer: CheckpointerSettings = field(default_factory=CheckpointerSettings)
+    eval_period: int = 5000
+    log_period: int = 20
+    device: str = "cuda"
+    seed: int = 0
+    best_metric: str = ""

@@ -1,0 +1,396 @@
+"""The training loop: :func:`train` and :func:`evaluate` are what tools call, ``Trainer.run`` is the story.
+
+Built on Lightning Fabric rather than on Lightning's Trainer. Fabric brings what is hard (processes,
+devices, mixed precision, gradient exchange); the loop itself is ours, because a run must stop and go on
+at any step with the same losses to the last bit. The Trainer counts validation into its restart state
+and skips one that was interrupted, and its CSV log, progress bar, checkpoints and signal handling would
+all have had to be replaced.
+"""
+
+import platform
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from dropkey_core.engine.checkpoint import (
+    link_checkpoint,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
+from dropkey_core.engine.config import instantiate
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.evaluation import Evaluator, run_evaluation
+from dropkey_core.engine.interruption import StopRequests, TrainingStopped
+from dropkey_core.engine.launch import is_first_process, launch, stop_other_processes
+from dropkey_core.engine.loaders import start_at
+from dropkey_core.engine.metrics_log import MetricsLog
+from dropkey_core.engine.progress import Progress
+from dropkey_core.engine.randomness import seed_step
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
+# What a run leaves in its folder and --overwrite removes.
+RUN_FILES = (LAST, BEST, CONFIG, "metrics.csv", "tensorboard", "model_[0-9]*.pth")
+
+
+def train(
+    config: DictConfig,
+    resume: bool = False,
+    overwrite: bool = False,
+    num_gpus: int | None = None,
+    num_machines: int = 1,
+) -> dict[str, float]:
+    """Train as a config says, from its first step or from where the run in its folder stopped.
+
+    Args:
+        config: what :func:`~dropkey_core.engine.load_config` returns.
+        resume: go on from ``last.pth`` in ``train.output_dir``; start anew where there is none.
+        overwrite: delete the run that ``train.output_dir`` holds.
+        num_gpus: processes on each machine, see :func:`~dropkey_core.engine.launch.launch`.
+        num_machines: machines that run this same command.
+
+    Returns:
+        The metrics of the last evaluation, ``{"bbox/AP": 42.0, ...}``.
+
+    Raises:
+        UserError: for bad settings or input.
+        TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
+    """
+    check_train_settings(config.train)
+    folder = Path(config.train.output_dir)
+    if is_first_process():
+        prepare_folder(folder, config, resume, overwrite)
+    fabric = launch(config.train, num_gpus, num_machines)
+    try:
+        with StopRequests() as stop:
+            trainer = Trainer(config, fabric, stop)
+            if resume and (folder / LAST).exists():
+                trainer.resume_from(folder / LAST)
+            elif config.train.init_checkpoint:
+                path = config.train.init_checkpoint
+                trainer.say(load_weights(trainer.model, path, "train.init_checkpoint"))
+            return trainer.run()
+    except TrainingStopped:
+        raise
+    except BaseException:
+        stop_other_processes(fabric)
+        raise
+
+
+def evaluate(
+    config: DictConfig,
+    resume: bool = False,
+    num_gpus: int | None = None,
+    num_machines: int = 1,
+) -> dict[str, float]:
+    """Evaluate the weights in ``train.init_checkpoint``, or the last ones of the run with ``resume``.
+
+    Returns:
+        The metrics, ``{"bbox/AP": 42.0, ...}``.
+
+    Raises:
+        UserError: for bad settings or input.
+    """
+    fabric = launch(config.train, num_gpus, num_machines)
+    try:
+        torch.manual_seed(config.train.seed)
+        model = instantiate(config.model, "model").to(fabric.device)
+        path, setting = config.train.init_checkpoint, "train.init_checkpoint"
+        if resume:
+            path, setting = Path(config.train.output_dir) / LAST, "train.output_dir"
+        said = load_weights(model, path, setting) if path else "no weights given: as initialised"
+        loader, evaluator = build_evaluation(config)
+        progress = Progress(0, 0, quiet=not fabric.is_global_zero)
+        progress.say(said)
+        metrics = run_evaluation(fabric.setup_module(model), loader, evaluator)
+        progress.say(describe_metrics(metrics))
+        return metrics
+    except BaseException:
+        stop_other_processes(fabric)
+        raise
+
+
+class Trainer:
+    """One run: what it consists of, and the loop.
+
+    Args:
+        config: a loaded config.
+        fabric: the launched processes.
+        stop: told by signals to end the run.
+
+    Attributes:
+        step: number of finished training steps.
+        evaluated_step: the last step that was evaluated.
+        best: the best value of ``train.best_metric`` so far, None before the first.
+    """
+
+    def __init__(self, config: DictConfig, fabric: "Fabric", stop: StopRequests) -> None:
+        self.config = config
+        self.settings = config.train
+        self.fabric = fabric
+        self.stop = stop
+        self.folder = Path(config.train.output_dir)
+        self.step = self.evaluated_step = 0
+        self.best: float | None = None
+        self.metrics: dict[str, float] = {}
+
+        torch.manual_seed(self.settings.seed)
+        self.model: nn.Module = instantiate(config.model, "model").to(fabric.device)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.lr_multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
+        self.train_loader = instantiate(config.dataloader.train, "dataloader.train")
+        self.test_loader, self.evaluator = build_evaluation(config)
+        # The same parameters behind the strategy: calling it exchanges gradients and casts.
+        self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
+
+    def run(self) -> dict[str, float]:
+        """Train to the end, logging, evaluating and saving on the way."""
+        self.log = MetricsLog(self.folder)
+        self.progress = Progress(self.step, self.settings.max_iter, not self.fabric.is_global_zero)
+        if not start_at(self.train_loader, self.step) and self.step:
+            self.say("dataloader.train cannot be positioned: its samples begin anew")
+        try:
+            self.evaluate_if_due()  # a run that was stopped while it evaluated
+            batches = iter(self.train_loader)
+            while self.step < self.settings.max_iter:
+                self.progress.start()
+                batch = next(batches)
+                losses = self.train_step(batch)
+                self.progress.finish_step(len(batch) * self.fabric.world_size)
+                self.log_if_due(losses)
+                self.evaluate_if_due()
+                self.save_if_due()
+                self.stop.raise_if_received(self.fabric)
+        except TrainingStopped:
+            self.save()
+            self.say(f"stopped after step {self.step}; the same command with --resume goes on")
+            raise
+        finally:
+            self.log.close()
+            self.progress.close()
+        return self.metrics
+
+    def train_step(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Do one step and return its losses.
+
+        Raises:
+            UserError: if a loss is not finite; the weights are those before the step.
+        """
+        seed_step(self.settings.seed, self.step, self.fabric.global_rank)
+        factor = self.lr_multiplier(self.step / self.settings.max_iter)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+        losses = self.wrapped(batch)
+        total = sum(losses.values())
+        check_finite(total, losses, batch, self.step)
+        self.optimizer.zero_grad()
+        self.fabric.backward(total)
+        self.stepper.step()
+        self.step += 1
+        return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+    def log_if_due(self, losses: dict[str, Tensor]) -> None:
+        """Write this step's losses, averaged over processes, learning rate, speed and memory."""
+        if self.step % self.settings.log_period and self.step != self.settings.max_iter:
+            return
+        values = self.fabric.all_reduce(torch.stack([loss.float() for loss in losses.values()]))
+        metrics = dict(zip(losses, values.tolist(), strict=True))
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics |= self.progress.measure()
+        if self.fabric.is_global_zero:
+            self.log.write(self.step, metrics)
+        self.progress.show(self.step, metrics)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate at the end and every ``eval_period`` steps; keep the best weights."""
+        period = self.settings.eval_period
+        is_due = self.step == self.settings.max_iter or (period and self.step % period == 0)
+        if not is_due or self.step == self.evaluated_step:
+            return
+        self.say(f"evaluating after step {self.step}")
+        self.metrics = run_evaluation(
+            self.wrapped, self.test_loader, self.evaluator, self.stop_between_batches
+        )
+        self.evaluated_step = self.step
+        self.say(describe_metrics(self.metrics))
+        if self.fabric.is_global_zero and self.metrics:
+            self.log.write(self.step, self.metrics)
+        self.keep_if_best()
+
+    def stop_between_batches(self) -> None:
+        """End an evaluation early; several processes see unequal numbers of batches and finish it."""
+        if self.fabric.world_size == 1:
+            self.stop.raise_if_received()
+
+    def keep_if_best(self) -> None:
+        """Write ``best.pth``, weights only, if the last evaluation is the best so far."""
+        name = self.settings.best_metric
+        if not name:
+            return
+        if name not in self.metrics:  # no reason to lose a run that has come this far
+            known = ", ".join(sorted(self.metrics))
+            self.say(f"warning: no {BEST}: train.best_metric {name!r} is none of {known}")
+            return
+        if self.best is None or self.metrics[name] > self.best:
+            self.best = self.metrics[name]
+            weights = {"metrics": self.metrics, **self.weights()}
+            self.on_first_process(write_checkpoint, self.folder / BEST, weights)
+
+    def save_if_due(self) -> None:
+        """Save every ``checkpointer.period`` steps, under a number too, and at the end."""
+        is_period = self.step % self.settings.checkpointer.period == 0
+        if is_period or self.step == self.settings.max_iter:
+            self.save()
+        if is_period:
+            self.on_first_process(self.keep_numbered)
+
+    def save(self) -> None:
+        """Write ``last.pth``, all that is needed to go on."""
+        state = {
+            **self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "evaluated_step": self.evaluated_step,
+            "best": self.best,
+            "metrics": self.metrics,
+        }
+        self.on_first_process(write_checkpoint, self.folder / LAST, state)
+
+    def weights(self) -> dict[str, Any]:
+        """Return what identifies a model: its weights, where they come from, and what made them."""
+        return {
+            "model": self.model.state_dict(),
+            "step": self.step,
+            "config": OmegaConf.to_yaml(self.config),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        }
+
+    def keep_numbered(self) -> None:
+        """Give ``last.pth`` a numbered name, detectron2's, and drop the oldest ones too many."""
+        link_checkpoint(self.folder / LAST, self.folder / f"model_{self.step - 1:07d}.pth")
+        numbered = sorted(self.folder.glob("model_[0-9]*.pth"))
+        for path in numbered[: -self.settings.checkpointer.max_to_keep]:
+            path.unlink()
+
+    def resume_from(self, path: Path) -> None:
+        """Take up a run from its ``last.pth``; learning rates are those of the config."""
+        state = read_checkpoint(path, "train.output_dir")
+        if missing := {"model", "optimizer", "step"} - state.keys():
+            raise UserError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
+        load_state(self.model, state["model"], str(path))
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{path} cannot be resumed from: {error}") from error
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.evaluated_step = state["evaluated_step"]
+        self.best = state["best"]
+        self.metrics = state["metrics"]
+        self.say(f"going on from {path} after step {self.step}")
+
+    def on_first_process(self, function: Any, *arguments: Any) -> None:
+        """Let rank 0 do something to the disk while the others wait."""
+        if self.fabric.is_global_zero:
+            function(*arguments)
+        self.fabric.barrier()
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if hasattr(self, "progress"):
+            self.progress.say(text)
+        elif self.fabric.is_global_zero:
+            print(text, flush=True)
+
+
+def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
+    groups = instantiate(section.params, "optimizer.params", model=model)
+    rest = OmegaConf.masked_copy(section, [key for key in section if key != "params"])
+    optimizer: torch.optim.Optimizer = instantiate(rest, "optimizer", params=groups)
+    return optimizer
+
+
+def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]], Evaluator]:
+    """Make the test loader and the evaluator."""
+    return (
+        instantiate(config.dataloader.test, "dataloader.test"),
+        instantiate(config.dataloader.evaluator, "dataloader.evaluator"),
+    )
+
+
+def check_train_settings(settings: DictConfig) -> None:
+    """Refuse numbers that no run can have.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    at_least_one = {
+        "max_iter": settings.max_iter,
+        "log_period": settings.log_period,
+        "checkpointer.period": settings.checkpointer.period,
+        "checkpointer.max_to_keep": settings.checkpointer.max_to_keep,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"train.{name} must be at least 1, got {value}")
+    if settings.eval_period < 0:
+        raise UserError(f"train.eval_period must be 0 or more, got {settings.eval_period}")
+
+
+def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bool) -> None:
+    """Make ``train.output_dir`` ready and write the resolved config there.
+
+    Raises:
+        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    present = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
+    if present and not (resume or overwrite):
+        raise UserError(
+            f"train.output_dir {folder} already holds a run ({present[0].name}): "
+            "--resume goes on with it, --overwrite deletes it, or name another folder"
+        )
+    try:
+        for path in present if overwrite else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
+    except OSError as error:
+        raise UserError(f"cannot write to train.output_dir {folder}: {error}") from error
+
+
+def check_finite(
+    total: Tensor, losses: dict[str, Tensor], batch: list[dict[str, Any]], step: int
+) -> None:
+    """Stop a run whose loss is no number.
+
+    Raises:
+        UserError: naming the step, the terms and the images.
+    """
+    if torch.isfinite(total):
+        return
+    terms = ", ".join(
+        f"{name} {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)
+    )
+    images = ", ".join(str(sample.get("image_id")) for sample in batch)
+    raise UserError(
+        f"the loss of step {step} is not finite: {terms or total.item()} (image ids {images}); "
+        "lower optimizer.lr, or set train.amp.enabled=false"
+    )
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """Return metrics in one line."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Train or evaluate what a config describes.
+
+tools/train_net.py --config projects/detr/dropkey.yaml train.max_iter=1000 optimizer.lr=1e-4
+tools/train_net.py --config projects/detr/dropkey.yaml --eval-only --weights output/best.pth
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the YAML")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pth")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir")
+    parser.add_argument("--weights", metavar="FILE", help="same as train.init_checkpoint=FILE")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved YAML, stop")
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, metavar="R", help="this machine's number")
+    parser.add_argument("--dist-url", metavar="tcp://HOST:PORT", help="machine 0, with many")
+    return parser.parse_intermixed_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from omegaconf import OmegaConf
+
+    from dropkey_core.engine import evaluate, load_config, train
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.weights:
+        config.train.init_checkpoint = arguments.weights
+    if arguments.print_config:
+        print(OmegaConf.to_yaml(config), end="")
+        return
+    if arguments.machine_rank is not None:
+        os.environ["NODE_RANK"] = str(arguments.machine_rank)
+    if arguments.dist_url:
+        address, _, port = arguments.dist_url.removeprefix("tcp://").rpartition(":")
+        os.environ.update(MASTER_ADDR=address, MASTER_PORT=port)
+    processes = (arguments.num_gpus, arguments.num_machines)
+    if arguments.eval_only:
+        evaluate(config, arguments.resume, *processes)
+    else:
+        train(config, arguments.resume, arguments.overwrite, *processes)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, 2 for a user's error, 130 after Ctrl-C."""
+    arguments = parse_arguments(argv)
+    from dropkey_core.engine import TrainingStopped, UserError
+
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error.one_line()}", file=sys.stderr)
+        return 2
+    except TrainingStopped as stopped:
+        return stopped.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
