@@ -1,61 +1,129 @@
-"""Masks for attention logits, random and given.
+"""Masks on attention logits: which key a query may attend to.
 
 Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys.
 
-Every mask in this file is *additive*: 0 where a query may attend to a key, -inf where it may not.
+Every mask made here is *additive*: 0 where a query may attend to a key, -inf where it may not.
 """
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+# Entries drawn at a time on a CPU: 4 MiB of float32, which stays in the cache and which the
+# allocator hands out again, where a mask of a whole layer would be fresh memory every time.
+PIECE_SIZE = 2**20
+# Below this probability nobody looks for queries that lost all their keys.
+NEGLIGIBLE = 2.0**-40
+
 _SAME_WIDTH_INT = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_NEGLIGIBLE = 2.0**-40
+
+# Which part of a (B, H, ...) tensor: slices of its batch and head axes.
+Piece = tuple[slice, slice]
 
 
 def draw_seed() -> int:
-    """Draw 64 bits from torch's default generator of the CPU, whatever the device of the model.
+    """Draw 64 bits from torch's default CPU generator, whatever the device of the model.
 
-    ``torch.manual_seed`` so governs every mask, activation checkpointing (which restores that
-    generator) repeats it, and drawing never waits for an accelerator.
+    So ``torch.manual_seed`` governs every mask, activation checkpointing, which restores that
+    generator, repeats it, and drawing never waits for an accelerator.
     """
     return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
 
 
-def random_key_mask(
-    shape: tuple[int, ...],
-    drop_ratio: float,
-    seed: int,
-    *,
-    allowed: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Draw which keys each query of each head loses (DropKey, Eq. 12-14).
+@dataclass(frozen=True)
+class RandomKeyMask:
+    """The keys that each query of each head loses in one call (DropKey, Eq. 12-14).
 
-    Args:
+    A description, not a tensor: it can be drawn as often as needed and always comes out the same.
+
+    A query that would lose every key it is allowed loses none of them this time. Looking for such
+    queries takes a pass over the mask, so it is left out where their expected number is below
+    2^-40; should one turn up all the same, it attends to nothing and its output is 0.
+
+    Attributes:
         shape: (B, H, Lq, Lk).
-        drop_ratio: probability in [0, 1) that a query may not attend to a key it is allowed.
-        seed: 64 bits; the same seed and shape give the same mask.
-        allowed: additive mask that broadcasts to ``shape``, of type ``dtype``; the keys a query may
-            attend to at all. A query that would lose every allowed key loses none of them.
+        drop_ratio: probability in [0, 1) that a query loses a key.
+        seed: 64 bits, on which alone the draw depends.
         dtype: floating type of the mask.
-        device: where the mask is made.
-
-    Returns:
-        additive mask of that ``shape``
+        device: where the mask is made. Devices draw different masks from one seed.
+        allowed: additive mask of type ``dtype`` that broadcasts to ``shape``: the keys a query may
+            attend to at all. None: every key.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    mask = drop_at_random_(torch.empty(shape, dtype=dtype, device=device), drop_ratio, generator)
-    return mask if allowed is None else mask.add_(allowed)
+
+    shape: tuple[int, int, int, int]
+    drop_ratio: float
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+    allowed: Tensor | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the mask is made in several pieces: on a CPU, above ``PIECE_SIZE`` entries."""
+        return self.device.type == "cpu" and math.prod(self.shape) > PIECE_SIZE
+
+    def dense(self) -> Tensor:
+        """Return the additive mask, (B, H, Lq, Lk)."""
+        mask = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for piece, part in self.pieces():
+            if part.shape == mask.shape:
+                return part
+            mask[piece] = part
+        return mask
+
+    def pieces(self) -> Iterator[tuple[Piece, Tensor]]:
+        """Draw the mask piece by piece: where the piece lies, and its additive mask."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        allowed = None if self.allowed is None else self.allowed.expand(self.shape)
+        look_for_bare_queries = self._num_bare_queries() > NEGLIGIBLE
+        for piece in self._split():
+            batch, heads = (part.stop - part.start for part in piece)
+            mask = torch.empty(
+                (batch, heads, *self.shape[2:]), dtype=self.dtype, device=self.device
+            )
+            drop_at_random_(mask, self.drop_ratio, generator)
+            if allowed is not None:
+                mask = mask.add_(allowed[piece])
+            if look_for_bare_queries:
+                bare = mask.amax(-1, keepdim=True) == -torch.inf
+                mask = torch.where(bare, 0.0 if allowed is None else allowed[piece], mask)
+            yield piece, mask
+
+    def _split(self) -> list[Piece]:
+        batch, heads, num_queries, num_keys = self.shape
+        if not self.is_large:
+            return [(slice(0, batch), slice(0, heads))]
+        step = max(1, PIECE_SIZE // (num_queries * num_keys))
+        return [
+            (slice(b, b + 1), slice(h, min(h + step, heads)))
+            for b in range(batch)
+            for h in range(0, heads, step)
+        ]
+
+    def _num_bare_queries(self) -> float:
+        """Upper bound on the expected number of queries that lose all their keys."""
+        return math.prod(self.shape[:-1]) * self.drop_ratio ** self._fewest_allowed()
+
+    def _fewest_allowed(self) -> int:
+        if self.allowed is None:
+            return self.shape[-1]
+        if self.device.type != "cpu":
+            return 1  # the count is not known here without waiting for the device
+        counts = (self.allowed > -torch.inf).sum(-1)
+        return int(counts.masked_fill_(counts == 0, self.shape[-1]).min())
 
 
 def drop_at_random_(mask: Tensor, drop_ratio: float, generator: torch.Generator) -> Tensor:
     """Overwrite ``mask``: each entry is -inf with probability ``drop_ratio``, else 0 (Eq. 13).
 
     One random byte is drawn per entry. A byte tells apart 256 levels only, so each row (a query of
-    a head) compares its bytes with its own threshold: 256 * ``drop_ratio``, rounded up or down at
-    random so that it is right on average. The probability of each entry is then exact to 2^-24;
-    the price is that a row drops, as a whole, up to 0.2% (one standard deviation) more or less.
+    a head) compares its bytes with a threshold of its own: 256 * ``drop_ratio``, rounded up or down
+    at random so that it is right on average. Each entry is then dropped with the right probability
+    to within 2^-24; the entries of a row share its rounding, which moves the share of keys that
+    the row loses by at most 0.2% (one standard deviation).
 
     Args:
         mask: (..., Lq, Lk), contiguous, floating; overwritten and returned.
@@ -66,16 +134,65 @@ def drop_at_random_(mask: Tensor, drop_ratio: float, generator: torch.Generator)
     words.random_(-(2**63), None, generator=generator)
     noise = words.view(torch.int8)[: mask.numel()].view(mask.shape)  # uniform in -128 ... 127
 
-    # The threshold reaches -128 but not 128, so the rarer of the two outcomes is the one below it.
-    below, rarer = (torch.lt, drop_ratio) if drop_ratio <= 0.5 else (torch.ge, 1.0 - drop_ratio)
+    # A threshold reaches -128 but not 128, so what lies below it is the rarer outcome.
+    drop, rarer = (torch.lt, drop_ratio) if drop_ratio <= 0.5 else (torch.ge, 1.0 - drop_ratio)
     rounding = torch.rand((*mask.shape[:-1], 1), device=mask.device, generator=generator)
     threshold = (rounding + 256 * rarer).floor_().sub_(128).to(torch.int8)
 
-    # Written as an integer of the same width: exactly -inf or 0, in one comparison and one product.
+    # Written as integers of the same width: exactly -inf or 0, from one comparison and one product.
     bits = mask.view(_SAME_WIDTH_INT[mask.element_size()])
-    below(noise, threshold, out=bits)
+    drop(noise, threshold, out=bits)
     bits.mul_(_bits_of_minus_inf(mask.dtype))
     return mask
+
+
+def additive_mask(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Merge the masks a caller may give into one additive mask.
+
+    Args:
+        attn_mask: broadcasts to (B, H, Lq, Lk); bool, True = may attend, or floating, added to the
+            logits.
+        key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits of
+            every query.
+        dtype: floating type of the result.
+
+    Returns:
+        additive mask that broadcasts to (B, H, Lq, Lk); None if there is nothing to mask.
+
+    Raises:
+        ValueError: a mask neither bool nor floating.
+    """
+    _check_type("attn_mask", attn_mask)
+    _check_type("key_padding_mask", key_padding_mask)
+    mask = None
+    if attn_mask is not None:
+        is_bool = attn_mask.dtype == torch.bool
+        mask = _minus_inf_where(~attn_mask, dtype) if is_bool else attn_mask.to(dtype)
+    if key_padding_mask is not None and not _is_known_to_do_nothing(key_padding_mask):
+        is_bool = key_padding_mask.dtype == torch.bool
+        padding = (
+            _minus_inf_where(key_padding_mask, dtype) if is_bool else key_padding_mask.to(dtype)
+        )[:, None, None, :]  # (B, 1, 1, Lk)
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def _check_type(name: str, mask: Tensor | None) -> None:
+    if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(f"{name} must be bool or floating, got {mask.dtype}")
+
+
+def _is_known_to_do_nothing(key_padding_mask: Tensor) -> bool:
+    # Batches without padding are common and go faster without a mask. Only on a CPU, though:
+    # elsewhere the look would wait for the device.
+    return key_padding_mask.device.type == "cpu" and not bool(key_padding_mask.any())
+
+
+def _minus_inf_where(blocked: Tensor, dtype: torch.dtype) -> Tensor:
+    zeros = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
+    return zeros.masked_fill_(blocked, -torch.inf)
 
 
 def _bits_of_minus_inf(dtype: torch.dtype) -> int:

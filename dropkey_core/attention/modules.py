@@ -1,42 +1,87 @@
 """Multi-head attention with DropKey, a drop-in for ``torch.nn.MultiheadAttention``.
 
-Shapes: (B, L, E) = batch, tokens, embed_dim; (B, H, L, D) = the same per head, E = H * D.
+Shapes: B = batch, L = tokens (Lq queries, Lk keys), E = embed_dim, H = num_heads, D = E / H.
 """
 
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropkey_core.attention.functional import drop_key_attention
+from dropkey_core.attention.functional import check_unit, drop_key_attention
+from dropkey_core.attention.masks import additive_mask
 from dropkey_core.attention.schedule import check_drop_ratio
 
 
 class MultiheadAttention(nn.MultiheadAttention):
-    """``torch.nn.MultiheadAttention`` whose queries lose random keys in training.
+    """``torch.nn.MultiheadAttention`` in which queries lose random keys while training.
+
+    Parameters, their names and initial values, the arguments and results of ``forward`` and, in
+    evaluation mode or with ``drop_ratio`` 0, the numbers are those of ``torch.nn``. Three things
+    differ: inputs that are the same tensor are projected together, whatever their roles; a query
+    whose keys are all masked gets zeros in every mode, never nan; and the appended keys of
+    ``add_bias_kv`` and ``add_zero_attn`` can be dropped like any other.
+
+    ``dropout`` keeps its meaning: vanilla dropout of the attention weights. DropKey takes its
+    place, so one of ``dropout`` and ``drop_ratio`` has to be 0.
 
     Args:
         embed_dim: width E of queries and outputs.
-        num_heads: number of heads H; divides ``embed_dim``.
-        dropout: as in torch.
-        drop_ratio: probability in [0, 1) that a query of a head loses a key, in training mode.
-        unit: "key" or "weight": what ``drop_ratio`` drops.
+        num_heads: number of heads H, a divisor of ``embed_dim``.
+        dropout: probability that a weight is dropped after the softmax.
+        bias: whether the projections have biases.
+        add_bias_kv: append one learned key and value.
+        add_zero_attn: append one key and value of zeros.
+        kdim: width of the keys; default E.
+        vdim: width of the values; default E.
+        batch_first: inputs and outputs are (B, L, E) rather than (L, B, E).
+        device: where the parameters are made.
+        dtype: floating type of the parameters.
+        drop_ratio: probability in [0, 1) that a query of a head loses a key. An attribute that may
+            be changed at any time.
+        unit: what ``drop_ratio`` drops: "key", or "weight" to make it vanilla dropout.
+
+    Raises:
+        ValueError: ``drop_ratio`` outside [0, 1), unknown ``unit``, or ``dropout`` and
+            ``drop_ratio`` both above 0.
     """
 
     def __init__(
         self,
         embed_dim: int,
         num_heads: int,
-        *args: Any,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
         drop_ratio: float = 0.0,
         unit: str = "key",
-        **kwargs: Any,
     ) -> None:
+        super().__init__(
+            embed_dim,
+            num_heads,
+            dropout=dropout,
+            bias=bias,
+            add_bias_kv=add_bias_kv,
+            add_zero_attn=add_zero_attn,
+            kdim=kdim,
+            vdim=vdim,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+        )
         check_drop_ratio(drop_ratio)
-        super().__init__(embed_dim, num_heads, *args, **kwargs)
+        check_unit(unit)
         self.drop_ratio = drop_ratio
         self.unit = unit
+        self._what_to_drop()  # refuses a ratio for both units now rather than in the first step
 
     def forward(
         self,
@@ -49,43 +94,140 @@ class MultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; the arguments of ``torch.nn.MultiheadAttention.forward``."""
-        q, k, v = self._project(query, key, value)
-        heads = (self.num_heads, self.head_dim)
-        if self.batch_first:
-            q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v))
-        else:
-            q, k, v = (x.unflatten(-1, heads).permute(1, 2, 0, 3) for x in (q, k, v))
-        out = drop_key_attention(
-            q,
-            k,
-            v,
-            self.drop_ratio,
-            unit=self.unit,
-            attn_mask=None if attn_mask is None else ~attn_mask,
-            key_padding_mask=key_padding_mask,
-            training=self.training,
-            need_weights=need_weights,
-        )
-        out, weights = out if need_weights else (out, None)
-        out = out.transpose(1, 2) if self.batch_first else out.permute(2, 0, 1, 3)
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(1)
-        return self.out_proj(out.flatten(-2)), weights
+        """Attend from ``query`` to ``key`` and ``value``.
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weight, bias = self.in_proj_weight, self.in_proj_bias
-        width = self.embed_dim
-        if query is key and key is value:
-            q, k, v = F.linear(query, weight, bias).chunk(3, -1)
-            return q, k, v
-        if query is key:
-            w_qk, w_v = weight.split((2 * width, width))
-            b_qk, b_v = bias.split((2 * width, width))
-            q, k = F.linear(query, w_qk, b_qk).chunk(2, -1)
-            return q, k, F.linear(value, w_v, b_v)
-        q, k, v = (
-            F.linear(x, w, b)
-            for x, w, b in zip((query, key, value), weight.chunk(3), bias.chunk(3), strict=True)
+        Shapes are given for ``batch_first``; otherwise B and L change places. All three inputs may
+        also come without B, and then the results have none.
+
+        Args:
+            query: (B, Lq, E).
+            key: (B, Lk, kdim).
+            value: (B, Lk, vdim).
+            key_padding_mask: (B, Lk) bool, True = ignore this key; or floating, added to the logits
+                of all queries.
+            need_weights: return the weights too. Slower and larger by far, and ``True`` by default
+                as in torch: pass ``False`` unless they are wanted.
+            attn_mask: (Lq, Lk) or (B * H, Lq, Lk); bool, True = may *not* attend, or floating,
+                added to the logits.
+            average_attn_weights: return the mean of the weights over the heads.
+            is_causal: a hint that ``attn_mask`` is causal. Needs ``attn_mask``, changes nothing.
+
+        Returns:
+            the output (B, Lq, E), and with ``need_weights`` the weights that made it, (B, Lq, Lk)
+            or, not averaged, (B, H, Lq, Lk); else None. Keys appended by ``add_bias_kv`` and
+            ``add_zero_attn`` come last among the Lk.
+
+        Raises:
+            ValueError: ``is_causal`` without ``attn_mask``; a mask of the wrong type or shape;
+                ``dropout`` and ``drop_ratio`` both above 0.
+        """
+        if is_causal and attn_mask is None:
+            raise ValueError("attn_mask must be given with is_causal=True, which only describes it")
+        ratio, unit = self._what_to_drop()
+        q, k, v = (self._split_heads(x) for x in self._project(query, key, value))
+        mask = self._additive_mask(attn_mask, key_padding_mask, q, num_keys=k.shape[2])
+        k, v, mask = self._append_keys(k, v, mask)
+        attend = partial(drop_key_attention, unit=unit, attn_mask=mask, training=self.training)
+        weights = None
+        if need_weights:
+            out, weights = attend(q, k, v, ratio, need_weights=True)
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if query.dim() == 3 else weights[0]
+        else:
+            out = attend(q, k, v, ratio)
+        return self.out_proj(self._merge_heads(out, is_batched=query.dim() == 3)), weights
+
+    def extra_repr(self) -> str:
+        """Return what the module's ``repr`` says of its settings."""
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
+            f"drop_ratio={self.drop_ratio:g}, unit={self.unit!r}{dropout}"
         )
-        return q, k, v
+
+    def _what_to_drop(self) -> tuple[float, str]:
+        if self.dropout and self.drop_ratio:
+            raise ValueError(
+                "one of dropout and drop_ratio must be 0, since DropKey takes the place of dropout "
+                f"on the weights; got dropout={self.dropout}, drop_ratio={self.drop_ratio}"
+            )
+        return (self.dropout, "weight") if self.dropout else (self.drop_ratio, self.unit)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Project queries, keys and values to width E; inputs that are one tensor in one go."""
+        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        if self.in_proj_weight is None:  # kdim or vdim differ from E
+            separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            inputs = zip((query, key, value), separate, biases, strict=True)
+            return [F.linear(x, weight, bias) for x, weight, bias in inputs]
+
+        if query is key and key is value:
+            runs = [(query, 3)]
+        elif query is key:
+            runs = [(query, 2), (value, 1)]
+        elif key is value:
+            runs = [(query, 1), (key, 2)]
+        else:
+            runs = [(query, 1), (key, 1), (value, 1)]
+        sizes = [count * self.embed_dim for _, count in runs]
+        weights = self.in_proj_weight.split(sizes)
+        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+        projected: list[Tensor] = []
+        for (x, count), weight, bias in zip(runs, weights, biases, strict=False):
+            projected += F.linear(x, weight, bias).chunk(count, dim=-1)
+        return projected
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        x = x.unflatten(-1, (self.num_heads, self.head_dim))  # (..., H, D)
+        if x.dim() == 3:
+            return x.transpose(0, 1).unsqueeze(0)  # (L, H, D) -> (1, H, L, D)
+        return x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3)  # (B, H, L, D)
+
+    def _merge_heads(self, x: Tensor, is_batched: bool) -> Tensor:
+        if not is_batched:
+            x = x[0].transpose(0, 1)  # (L, H, D)
+        elif self.batch_first:
+            x = x.transpose(1, 2)  # (B, L, H, D)
+        else:
+            x = x.permute(2, 0, 1, 3)  # (L, B, H, D)
+        return x.flatten(-2)
+
+    def _additive_mask(
+        self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, num_keys: int
+    ) -> Tensor | None:
+        """Check the masks of ``forward`` and merge them to one that is added to the logits."""
+        batch, heads, num_queries = q.shape[:3]
+        if attn_mask is not None:
+            per_head = (batch * heads, num_queries, num_keys)
+            _check_shape("attn_mask", attn_mask, per_head[1:], per_head)
+            if attn_mask.dim() == 3:
+                attn_mask = attn_mask.unflatten(0, (batch, heads))  # (B, H, Lq, Lk)
+            if attn_mask.dtype == torch.bool:
+                attn_mask = ~attn_mask  # from True = may not attend to True = may attend
+        if key_padding_mask is not None:
+            if key_padding_mask.dim() == 1:  # of a lone sequence
+                key_padding_mask = key_padding_mask.unsqueeze(0)
+            _check_shape("key_padding_mask", key_padding_mask, (batch, num_keys))
+        return additive_mask(attn_mask, key_padding_mask, q.dtype)
+
+    def _append_keys(
+        self, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Append what ``add_bias_kv`` and ``add_zero_attn`` ask for, open to every query."""
+        appended = []
+        if self.bias_k is not None and self.bias_v is not None:
+            appended.append([self._split_heads(x.flatten(1)) for x in (self.bias_k, self.bias_v)])
+        if self.add_zero_attn:
+            appended.append([k.new_zeros(1, self.num_heads, 1, self.head_dim)] * 2)
+        for new_k, new_v in appended:
+            k = torch.cat((k, new_k.to(k).expand(len(k), -1, -1, -1)), dim=2)
+            v = torch.cat((v, new_v.to(v).expand(len(v), -1, -1, -1)), dim=2)
+        if mask is not None:
+            mask = F.pad(mask, (0, len(appended)))
+        return k, v, mask
+
+
+def _check_shape(name: str, mask: Tensor, *shapes: tuple[int, ...]) -> None:
+    if tuple(mask.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(mask.shape)}")
