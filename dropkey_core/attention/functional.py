@@ -82,7 +82,7 @@ def drop_key_attention(
         value: (B, H, Lk, Dv).
         drop_ratio: probability in [0, 1) that a query loses a key (or weight).
         unit: "key" or "weight".
-        attn_mask: broadcasts to (B, H, Lq, Lk); as in ``scaled_dot_product_attention`` either bool,
+        attn_mask: (Lq, Lk) or (B, H, Lq, Lk), axes of 1 broadcast; as in ``scaled_dot_product_attention`` either bool,
             True = may attend, or floating, added to the logits.
         key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
         scale: factor on the dot products; default 1 / sqrt(D).

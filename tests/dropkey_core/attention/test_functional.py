@@ -1,0 +1,162 @@
+"""``drop_key_attention``: units, edges, seeds, errors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dropkey_core import drop_key_attention
+from dropkey_core.attention import masks
+
+INF = torch.inf
+
+
+@pytest.fixture
+def qkv():
+    torch.manual_seed(0)
+    return [torch.randn(2, 3, length, 8, requires_grad=True) for length in (9, 12, 12)]
+
+
+def padding(*lengths):
+    """Key padding mask over 12 keys that leaves the first ``lengths`` of each sequence."""
+    return torch.arange(12) >= torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize("unit", ["key", "weight"])
+@pytest.mark.parametrize("plain", [{"drop_ratio": 0.0}, {"drop_ratio": 0.5, "training": False}])
+def test_without_dropping_it_is_plain_attention_and_draws_nothing(qkv, unit, plain):
+    state = torch.get_rng_state()
+    out = drop_key_attention(*qkv, unit=unit, **plain)
+    assert torch.equal(out, F.scaled_dot_product_attention(*qkv))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_masks_mean_what_they_mean_in_torch(qkv):
+    keep = torch.rand(9, 12) < 0.7
+    keep[:, 0] = True
+    bias = torch.randn(2, 3, 9, 12)
+    for mask in (keep, bias):
+        out = drop_key_attention(*qkv, 0.0, attn_mask=mask)
+        torch.testing.assert_close(out, F.scaled_dot_product_attention(*qkv, attn_mask=mask))
+    out = drop_key_attention(*qkv, 0.0, attn_mask=bias, key_padding_mask=padding(12, 5), scale=0.2)
+    both = bias.masked_fill(padding(12, 5)[:, None, None], -INF)
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(*qkv, both, scale=0.2))
+
+
+@pytest.mark.parametrize("given", [{}, {"key_padding_mask": padding(12, 5)}, {"scale": 0.1}])
+def test_the_weights_are_those_of_the_fused_path(qkv, given):
+    torch.manual_seed(1)
+    fused = drop_key_attention(*qkv, 0.4, **given)
+    torch.manual_seed(1)
+    explicit, weights = drop_key_attention(*qkv, 0.4, need_weights=True, **given)
+    assert 0.3 < (weights == 0).double().mean() < 0.7
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 9))
+    torch.testing.assert_close(weights @ qkv[2], fused, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(explicit, fused, atol=1e-6, rtol=1e-5)
+
+
+def test_key_dropping_renormalises_and_weight_dropping_rescales(qkv):
+    """Eq. 12-14 against vanilla dropout, from the same plain weights."""
+    plain = (qkv[0] @ qkv[1].mT / 8**0.5).softmax(-1)
+    for unit in ("key", "weight"):
+        _, weights = drop_key_attention(*qkv, 0.4, unit=unit, need_weights=True)
+        kept = plain * (weights != 0)
+        expected = kept / (kept.sum(-1, keepdim=True) if unit == "key" else 0.6)
+        torch.testing.assert_close(weights, expected)
+
+
+def test_weight_unit_is_torchs_own_dropout(qkv):
+    torch.manual_seed(1)
+    out = drop_key_attention(*qkv, 0.4, unit="weight")
+    torch.manual_seed(1)
+    assert torch.equal(out, F.scaled_dot_product_attention(*qkv, dropout_p=0.4))
+
+
+def test_rate_at_which_keys_get_no_weight():
+    """60,000 weights, 4.5 standard errors; the rounding that a row shares adds 1% to them."""
+    query, key = torch.randn(2, 3, 100, 4), torch.randn(2, 3, 100, 4)
+    torch.manual_seed(0)
+    _, weights = drop_key_attention(query, key, key, 0.3, need_weights=True)
+    share = (weights == 0).double().mean().item()
+    assert abs(share - 0.3) < 4.6 * (0.3 * 0.7 / weights.numel()) ** 0.5
+
+
+def test_manual_seed_governs_the_mask(qkv):
+    def run(seed):
+        torch.manual_seed(seed)
+        return drop_key_attention(*qkv, 0.4)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    torch.manual_seed(1)
+    assert not torch.equal(drop_key_attention(*qkv, 0.4), drop_key_attention(*qkv, 0.4))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+def test_checkpointing_repeats_the_mask(qkv, use_reentrant, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(masks, "PIECE_SIZE", 130)
+        monkeypatch.setattr(masks, "LARGE_SIZE", 130)
+
+    def attend(q, k, v):
+        return drop_key_attention(q, k, v, 0.4).sin()
+
+    torch.manual_seed(1)
+    expected = torch.autograd.grad(attend(*qkv).sum(), qkv)
+    torch.manual_seed(1)
+    checkpoint(attend, *qkv, use_reentrant=use_reentrant).sum().backward()
+    for x, gradient in zip(qkv, expected, strict=True):
+        assert torch.equal(x.grad, gradient)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("num_keys", [1, 2])
+def test_few_keys_at_a_high_ratio_stay_finite(num_keys, need_weights):
+    inputs = [torch.randn(2, 3, n, 4, requires_grad=True) for n in (50, num_keys, num_keys)]
+    out = drop_key_attention(*inputs, 0.95, need_weights=need_weights)
+    out = out[0] if need_weights else out
+    if num_keys == 1:
+        torch.testing.assert_close(out, inputs[2].expand_as(out))
+    assert (out != 0).all()
+    out.sum().backward()
+    assert all(x.grad.isfinite().all() for x in inputs)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.9])
+def test_a_sequence_of_padding_gives_zeros(qkv, need_weights, drop_ratio):
+    mask = padding(0, 1)
+    out = drop_key_attention(*qkv, drop_ratio, key_padding_mask=mask, need_weights=need_weights)
+    out = out[0] if need_weights else out
+    assert (out[0] == 0).all()
+    torch.testing.assert_close(out[1], qkv[2][1, :, :1].expand(3, 9, 8))
+    out.sum().backward()
+    for x in qkv:
+        assert x.grad.isfinite().all()
+        assert (x.grad[0] == 0).all()
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_autocast_computes_in_its_type(qkv, need_weights):
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(1)
+        out = drop_key_attention(*qkv, 0.4, need_weights=need_weights)
+    out = out[0] if need_weights else out
+    torch.manual_seed(1)
+    exact = drop_key_attention(*qkv, 0.4)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), exact, atol=0.02, rtol=0.02)  # 8 bits of mantissa
+    out.sum().backward()
+    assert qkv[0].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("ratio", [1.5, 1.0, -0.1])
+def test_ratio_outside_is_refused(qkv, ratio):
+    with pytest.raises(ValueError, match=rf"drop_ratio must be in \[0, 1\), got {ratio}"):
+        drop_key_attention(*qkv, ratio)
+
+
+def test_unknown_unit_is_refused(qkv):
+    with pytest.raises(ValueError, match="unit must be one of key, weight, got 'head'"):
+        drop_key_attention(*qkv, 0.1, unit="head")

@@ -1,0 +1,163 @@
+"""Random key masks: rate, independence, repeatability, queries that would lose every key."""
+
+import math
+
+import pytest
+import torch
+
+from dropkey_core.attention import masks
+from dropkey_core.attention.masks import (
+    RandomKeyMask,
+    _random_thresholds,
+    additive_mask,
+    draw_seed,
+    drop_at_random_,
+)
+
+INF = torch.inf
+CPU = torch.device("cpu")
+
+
+def random_mask(shape, drop_ratio, seed=0, dtype=torch.float32, allowed=None):
+    return RandomKeyMask(shape, drop_ratio, seed, dtype, CPU, allowed)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def dropped_entries(shape, drop_ratio):
+    return (drop_at_random_(torch.empty(shape), drop_ratio, generator()) == -INF).double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.3, 0.9])
+def test_entries_are_zero_or_minus_inf(dtype, drop_ratio):
+    mask = random_mask((1, 2, 3, 50), drop_ratio, dtype=dtype).dense()
+    assert mask.dtype == dtype
+    assert ((mask == 0) | (mask == -INF)).all()
+    assert (mask == -INF).any() == (drop_ratio > 0)
+
+
+@pytest.mark.parametrize("drop_ratio", [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.999])
+def test_rate(drop_ratio):
+    """A million entries within 4.5 standard errors, which one seed in 150,000 would miss."""
+    dropped = dropped_entries((1024, 1024), drop_ratio)
+    # Independent entries, plus the rounding that a row shares: variance at most (0.5 / 256)^2.
+    variance = drop_ratio * (1 - drop_ratio) / 1024**2 + (0.5 / 256) ** 2 / 1024
+    assert abs(dropped.mean().item() - drop_ratio) < 4.5 * math.sqrt(variance)
+
+
+@pytest.mark.parametrize("drop_ratio", [0.001, 0.1, 0.3, 1 / 3, 0.5])
+def test_rate_has_no_bias(drop_ratio):
+    """The mean threshold of 2^22 rows, within 4.5 standard errors; these are far below 2^-16.
+
+    A threshold that were simply rounded would be off by up to 2^-9.
+    """
+    rows = 2**22
+    thresholds = _random_thresholds((rows, 1), drop_ratio, generator())
+    share = (thresholds.double().mean().item() + 128) / 256
+    standard_error = 0.5 / 256 / math.sqrt(rows)
+    assert 4.5 * standard_error < 2**-16
+    assert abs(share - drop_ratio) < 4.5 * standard_error
+
+
+def test_entries_of_a_row_and_of_a_column_are_independent():
+    """Pairs of neighbours are both dropped with probability r^2, within 4.5 standard errors."""
+    r, shape = 0.3, (1024, 1024)
+    dropped = dropped_entries(shape, r)
+    standard_error = math.sqrt(r**2 * (1 - r**2) / dropped.numel())
+    for both in (dropped[:, 1:] * dropped[:, :-1], dropped[1:] * dropped[:-1]):
+        assert abs(both.mean().item() - r**2) < 4.5 * standard_error
+
+
+def test_every_batch_head_and_query_gets_its_own_keys():
+    rows = random_mask((2, 3, 4, 200), 0.3).dense().flatten(0, 2)
+    assert len(torch.unique(rows, dim=0)) == 2 * 3 * 4
+
+
+def test_the_seed_decides():
+    shape = (1, 2, 5, 7)
+    first, again, other = (random_mask(shape, 0.5, seed).dense() for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_seeds_follow_torch_and_use_all_bits():
+    torch.manual_seed(0)
+    seeds = [draw_seed() for _ in range(200)]
+    torch.manual_seed(0)
+    assert seeds == [draw_seed() for _ in range(200)]
+    assert len(set(seeds)) == 200
+    for bit in range(64):
+        assert 50 < sum(seed >> bit & 1 for seed in seeds) < 150
+
+
+def test_pieces_are_the_dense_mask(monkeypatch):
+    monkeypatch.setattr(masks, "PIECE_SIZE", 100)
+    monkeypatch.setattr(masks, "LARGE_SIZE", 100)
+    mask = random_mask((2, 5, 6, 7), 0.4, allowed=torch.randn(2, 1, 1, 7))
+    pieces = list(mask.pieces())
+    assert [piece for piece, _ in pieces[:3]] == [
+        (slice(0, 1), slice(0, 2)),
+        (slice(0, 1), slice(2, 4)),
+        (slice(0, 1), slice(4, 5)),
+    ]
+    assert len(pieces) == 6
+    dense = mask.dense()
+    for piece, part in pieces:
+        assert torch.equal(dense[piece], part)
+
+
+@pytest.mark.parametrize("num_keys", [1, 2, 3])
+def test_a_query_that_would_lose_every_key_keeps_them_all(num_keys):
+    mask = random_mask((1, 1, 1000, num_keys), 0.9).dense()
+    assert (mask == 0).any(-1).all()
+    # With 3 keys a full row comes from 0.1^3 (nothing lost) + 0.9^3 (all lost) = 0.73 of the
+    # queries; 0.06 is 4 standard errors.
+    expected = 1.0 if num_keys == 1 else 0.1**num_keys + 0.9**num_keys
+    assert abs((mask == 0).all(-1).double().mean().item() - expected) < 0.06
+
+
+def test_such_a_query_gets_back_only_what_it_was_allowed():
+    """The same with a bias on key 0, keys 2 and 3 forbidden, and query 4 forbidden everything."""
+    allowed = torch.tensor([1.5, 0.0, -INF, -INF]).repeat(1, 1, 1000, 1)
+    allowed[:, :, 4] = -INF
+    mask = random_mask((1, 1, 1000, 4), 0.9, allowed=allowed).dense()[0, 0]
+    possible = torch.tensor([[1.5, 0, -INF, -INF], [1.5, -INF, -INF, -INF], [-INF, 0, -INF, -INF]])
+    others = torch.cat((mask[:4], mask[5:]))
+    assert (others[:, None] == possible).all(-1).any(-1).all()
+    assert (mask[4] == -INF).all()
+
+
+def test_looking_for_such_queries_costs_nothing_where_there_are_none(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "amax", None)  # fails if it looks
+    random_mask((2, 8, 100, 100), 0.3).dense()
+    random_mask((1, 1, 1, 100), 0.3, allowed=torch.zeros(1, 1, 1, 100)).dense()
+    with pytest.raises(TypeError):
+        random_mask((2, 8, 100, 10), 0.3).dense()
+
+
+def test_additive_mask_by_hand():
+    keep = torch.tensor([[True, True, False], [True, False, True]])
+    padding = torch.tensor([[False, False, True]])
+    expected = torch.tensor([[0.0, 0.0, -INF], [0.0, -INF, -INF]])
+    merged = additive_mask(keep, padding, torch.float32)
+    assert torch.equal(merged, expected.view(1, 1, 2, 3))
+    bias = torch.tensor([[0.5, -1.0, 2.0]])
+    merged = additive_mask(bias, padding, torch.float64)
+    assert torch.equal(
+        merged, torch.tensor([0.5, -1.0, -INF], dtype=torch.float64).view(1, 1, 1, 3)
+    )
+
+
+def test_no_mask_where_nothing_is_masked():
+    assert additive_mask(None, None, torch.float32) is None
+    assert additive_mask(None, torch.zeros(2, 3, dtype=torch.bool), torch.float32) is None
+
+
+@pytest.mark.parametrize("name", ["attn_mask", "key_padding_mask"])
+def test_integer_masks_are_refused(name):
+    given = {"attn_mask": None, "key_padding_mask": None, name: torch.ones(2, 3, dtype=torch.int64)}
+    with pytest.raises(ValueError, match=f"{name} must be bool or floating, got torch.int64"):
+        additive_mask(**given, dtype=torch.float32)
