@@ -82,8 +82,9 @@ def drop_key_attention(
         value: (B, H, Lk, Dv).
         drop_ratio: probability in [0, 1) that a query loses a key (or weight).
         unit: "key" or "weight".
-        attn_mask: (Lq, Lk) or (B, H, Lq, Lk), axes of 1 broadcast; as in ``scaled_dot_product_attention`` either bool,
-            True = may attend, or floating, added to the logits.
+        attn_mask: (Lq, Lk) or (B, H, Lq, Lk), where axes of length 1 broadcast; as in
+            ``scaled_dot_product_attention`` bool, True = may attend, or floating, added to the
+            logits.
         key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
         scale: factor on the dot products; default 1 / sqrt(D).
         training: whether to drop anything.

@@ -70,10 +70,11 @@ class RandomKeyMask:
 
     def dense(self) -> Tensor:
         """Return the additive mask, (B, H, Lq, Lk)."""
+        if not self.is_large:
+            _, mask = next(self.pieces())
+            return mask
         mask = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for piece, part in self.pieces():
-            if part.shape == mask.shape:
-                return part
             mask[piece] = part
         return mask
 
@@ -193,9 +194,11 @@ def _check_type(name: str, mask: Tensor | None) -> None:
 
 
 def _is_known_to_do_nothing(key_padding_mask: Tensor) -> bool:
-    # Batches without padding are common and go faster without a mask. Only on a CPU, though:
-    # elsewhere the look would wait for the device.
-    return key_padding_mask.device.type == "cpu" and not bool(key_padding_mask.any())
+    # Batches without padding are common and go faster without a mask. But a look at the values
+    # would make an accelerator wait, and cannot be compiled.
+    if key_padding_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not bool(key_padding_mask.any())
 
 
 def _minus_inf_where(blocked: Tensor, dtype: torch.dtype) -> Tensor:

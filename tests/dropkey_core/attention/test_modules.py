@@ -245,6 +245,18 @@ def test_autocast():
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
+def test_export_for_inference():
+    """With a padding mask in which nothing is padded, whose values the graph must not depend on."""
+    ours = MultiheadAttention(WIDTH, HEADS, batch_first=True, drop_ratio=0.3).eval()
+    tensors = tuple(inputs("none", dtype=torch.float32))
+    nothing, something = torch.zeros(BATCH, 5, dtype=torch.bool), torch.arange(5).expand(3, 5) > 2
+    program = torch.export.export(ours, tensors, {"key_padding_mask": nothing}).module()
+    for padding in (nothing, something):
+        torch.testing.assert_close(
+            program(*tensors, key_padding_mask=padding), ours(*tensors, key_padding_mask=padding)
+        )
+
+
 def test_repr_says_what_is_dropped():
     attention = MultiheadAttention(WIDTH, HEADS, drop_ratio=0.3)
     assert "embed_dim=8, num_heads=2, drop_ratio=0.3, unit='key'" in repr(attention)
