@@ -1,0 +1,192 @@
+"""COCO-format detection sets as records to train on, and their categories as class indices."""
+
+import logging
+import math
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dropkey_core.engine import UserError, dataset_path
+from projects.detr.annotation_file import read_annotation_file, where_data_lies
+
+logger = logging.getLogger(__name__)
+
+# COCO numbers its 80 categories from 1 to 90; these ten numbers were never used.
+COCO_CATEGORY_IDS = set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
+XYWH_ABS = 1  # detectron2's BoxMode.XYWH_ABS
+
+
+class CategoryMap:
+    """Which class index of the model stands for which category id of a file.
+
+    A file with exactly COCO's 80 category ids keeps them as class indices, with 91 classes of which
+    eleven stay unused: that is how the official DETR checkpoints are numbered. In any other file
+    the categories get 0, 1, ... in the order of their ids.
+
+    Args:
+        categories: COCO's ``categories``: dicts with ``id`` and ``name``.
+    """
+
+    def __init__(self, categories: Iterable[dict[str, Any]]) -> None:
+        self.names = {category["id"]: category["name"] for category in categories}  # by category id
+        ids = sorted(self.names)
+        is_coco = set(ids) == COCO_CATEGORY_IDS
+        self.num_classes = 91 if is_coco else len(ids)
+        indices = ids if is_coco else range(len(ids))
+        self._index_of = dict(zip(ids, indices, strict=True))
+        self._category_id_of = dict(zip(indices, ids, strict=True))
+
+    def class_index(self, category_id: int) -> int:
+        """Class index of a category id of the file."""
+        return self._index_of[category_id]
+
+    def category_id(self, class_index: int) -> int | None:
+        """Category id of a class index; None for an unused index of COCO's numbering.
+
+        Raises:
+            UserError: the index is not in [0, num_classes): model and file do not fit together.
+        """
+        if not 0 <= class_index < self.num_classes:
+            raise UserError(
+                f"the model predicted class index {class_index}, the annotation file has "
+                f"{self.num_classes} classes; set model.num_classes to {self.num_classes}"
+            )
+        return self._category_id_of.get(class_index)
+
+    def name(self, class_index: int) -> str:
+        """Name of a class index, ``unused`` where no category stands behind it."""
+        category_id = self.category_id(class_index)
+        return "unused" if category_id is None else self.names[category_id]
+
+
+def num_classes(annotations: str | os.PathLike[str]) -> int:
+    """Size of the class head (without "no object") that an annotation file asks for.
+
+    Args:
+        annotations: COCO-format file, relative to the dataset root or absolute.
+
+    Returns:
+        91 for COCO's own categories, else the number of categories; see ``CategoryMap``.
+
+    Raises:
+        UserError: see ``read_annotation_file``.
+    """
+    path = dataset_path(annotations)
+    return _num_classes(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=16)
+def _num_classes(
+    path: Path, modified: int
+) -> int:  # ``modified``: a file written anew is read anew
+    return CategoryMap(read_annotation_file(path)["categories"]).num_classes
+
+
+def load_coco(
+    images: str | os.PathLike[str], annotations: str | os.PathLike[str]
+) -> list[dict[str, Any]]:
+    """Read a COCO-format set as detectron2's dataset dicts.
+
+    Images without annotations stay in. Boxes that nothing can be learnt from (not finite, without
+    area, wholly outside their image) are left out, counted and told in one warning; boxes that
+    reach over the edge stay as they are, for the mapper to clip. Crowd regions stay, with
+    ``iscrowd`` 1.
+
+    Args:
+        images: folder of the images, relative to the dataset root or absolute.
+        annotations: COCO-format file, relative to the dataset root or absolute.
+
+    Returns:
+        One dict per image, in the file's order: ``file_name`` (absolute), ``image_id``, ``height``,
+        ``width`` in pixels, and ``annotations``, dicts with ``bbox`` [x, y, width, height] in
+        pixels, ``bbox_mode`` 1 (XYWH_ABS), ``category_id`` (the class *index*) and ``iscrowd``.
+
+    Raises:
+        UserError: folder, file or images are missing, or the file is not sound.
+    """
+    document = read_annotation_file(annotations)
+    source = dataset_path(annotations)
+    folder = image_folder(images)
+    class_index = CategoryMap(document["categories"]).class_index
+    records = {
+        image["id"]: {
+            "file_name": path_inside(folder, image["file_name"], source),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "annotations": [],
+        }
+        for image in document["images"]
+    }
+    check_files_exist([record["file_name"] for record in records.values()], source)
+    left_out = []
+    for annotation in document["annotations"]:
+        record = records[annotation["image_id"]]
+        if not is_learnable(annotation["bbox"], record["height"], record["width"]):
+            left_out.append(annotation["id"])
+            continue
+        record["annotations"].append(
+            {
+                "bbox": annotation["bbox"],
+                "bbox_mode": XYWH_ABS,
+                "category_id": class_index(annotation["category_id"]),
+                "iscrowd": annotation.get("iscrowd", 0),
+            }
+        )
+    if left_out:
+        logger.warning(
+            f"{source}: left out {len(left_out)} of {len(document['annotations'])} boxes that are "
+            f"not finite, have no area or lie outside their image (first: annotation {left_out[0]})"
+        )
+    return list(records.values())
+
+
+def is_learnable(bbox: list[float], height: int, width: int) -> bool:
+    """Whether a box [x, y, width, height] in pixels covers any of its image."""
+    x, y, box_width, box_height = bbox
+    return (
+        all(map(math.isfinite, bbox))
+        and min(x + box_width, width) > max(x, 0)
+        and min(y + box_height, height) > max(y, 0)
+    )
+
+
+def image_folder(images: str | os.PathLike[str]) -> str:
+    """Absolute path of the folder of images; raises UserError if there is none."""
+    folder = dataset_path(images)
+    if not folder.is_dir():
+        raise UserError(
+            f"image folder not found: {folder} (set by dataset.train.images or "
+            f"dataset.test.images, {where_data_lies()}"
+        )
+    return os.path.normpath(folder)
+
+
+# COCO has 118,287 images: os.path on text takes a fraction of the time of Path objects.
+# ruff: noqa: PTH112, PTH118, PTH208
+def path_inside(folder: str, file_name: str, source: Path) -> str:
+    """Absolute path of an image; raises UserError if it would lie outside the folder."""
+    path = os.path.normpath(os.path.join(folder, file_name))
+    if not path.startswith(os.path.join(folder, "")):
+        raise UserError(f"{source}: file_name {file_name!r} leaves the image folder {folder}")
+    return path
+
+
+def check_files_exist(paths: list[str], source: Path) -> None:
+    """Raise UserError if files are missing; lists folders, which beats asking file by file."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        parent, name = os.path.split(path)
+        if parent not in listings:
+            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+        if name not in listings[parent]:
+            missing.append(path)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(paths)} images in {source} are missing, "
+            f"first: {missing[0]}; was the download finished?"
+        )
