@@ -1,7 +1,7 @@
 """What every project trains and evaluates with: a config in, a trained and measured model out.
 
-``load_config`` reads and checks the YAML, ``train`` and ``evaluate`` do the work; the other names are
-what YAMLs and projects build on.
+``load_config`` reads and checks the YAML, ``train`` and ``evaluate`` do the work; the other names
+are what YAMLs and projects build on.
 """
 
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint, write_checkpoint

@@ -44,20 +44,18 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot read the checkpoint {path} (from {setting}): {reason}") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"the checkpoint {path} (from {setting}) must hold a dict, not a {type(content).__name__}"
-        )
+        kind = type(content).__name__
+        raise UserError(f"the checkpoint {path} (from {setting}) must hold a dict, not a {kind}")
     return content
 
 
 def _refusal(path: str | Path, setting: str, reason: str) -> str:
     _, found, name = reason.partition("GLOBAL ")
-    if found:
-        return (
-            f"the checkpoint {path} (from {setting}) is refused: it asks to run {name.split()[0]!r}, "
-            "and only tensors and plain values are loaded"
-        )
-    return f"cannot read the checkpoint {path} (from {setting}): it is damaged or no checkpoint"
+    what = f"asks to run {name.split()[0]!r}" if found else "is damaged or holds other things"
+    return (
+        f"the checkpoint {path} (from {setting}) is refused: only tensors and plain values are "
+        f"loaded, and it {what}"
+    )
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

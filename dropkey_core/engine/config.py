@@ -1,13 +1,14 @@
 """One YAML per experiment: read, overridden, checked and turned into objects.
 
-The YAML is what detectron2 calls a LazyConfig: plain sections whose ``_target_`` names a callable and
-whose other keys are its keyword arguments. Everything that a text editor can get wrong is found here,
-before any data is read, and told in one line that names the key and the nearest right one.
+The YAML is what detectron2 calls a LazyConfig: plain sections whose ``_target_`` names a callable
+and whose other keys are its keyword arguments. Everything that a text editor can get wrong is found
+here, before any data is read, and told in one line that names the key and the nearest right one.
 """
 
 import importlib
 import inspect
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,14 +34,17 @@ INJECTED = {"optimizer.params": {"model"}}
 # Hydra would act on these and detectron2 would not: the same file must mean the same to both.
 FOREIGN_KEYS = {"_partial_", "_convert_", "_recursive_", "_args_", "defaults"}
 
+# Annotations that a YAML list fits.
+LISTS = (list, tuple, Sequence, Iterable, Collection)
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     """Read a config, apply ``key=value`` overrides, check it, and resolve its interpolations.
 
     Args:
         path: the YAML, relative to the working folder or else to the project's root.
-        overrides: for instance ``optimizer.lr=1e-4``; the key is in the file or is a parameter of the
-            ``_target_`` it belongs to. The value is read as YAML.
+        overrides: for instance ``optimizer.lr=1e-4``; the key is in the file or is a parameter of
+            the ``_target_`` it belongs to. The value is read as YAML.
 
     Returns:
         The config without interpolations; ``train`` is complete with its defaults.
@@ -129,7 +133,7 @@ def check_sections(config: DictConfig) -> None:
     for name in REQUIRED_SECTIONS:
         if not isinstance(config._get_node(name), DictConfig):
             raise UserError(f"the config has no section {name!r}")
-    for name in config.dataloader:
+    for name in map(str, config.dataloader):
         if name not in LOADERS:
             raise unknown_key(f"dataloader.{name}", LOADERS)
 
@@ -140,17 +144,17 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
     Raises:
         UserError: for an unknown key or a value of the wrong type.
     """
-    settings = OmegaConf.structured(TrainSettings)
-    check_known_keys(train, settings, "train")
+    settings = OmegaConf.create({"train": OmegaConf.structured(TrainSettings)})
+    check_known_keys(train, settings.train, "train")
     try:
-        return OmegaConf.merge(settings, train)
+        return typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'train'}: {first_line(error)}") from error
+        raise UserError(f"{error_key(error, 'train')}: {first_line(error)}") from error
 
 
 def check_known_keys(given: DictConfig, settings: DictConfig, key: str) -> None:
     """Compare the keys of a section with those of its structured settings, level by level."""
-    for name in given:
+    for name in map(str, given):
         if name not in settings.keys():  # noqa: SIM118, `in` denies keys without default
             raise unknown_key(f"{key}.{name}", [str(known) for known in settings])
         ours, theirs = settings._get_node(name), given._get_node(name)
@@ -167,12 +171,12 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {first_line(error)}") from error
+        raise UserError(f"{error_key(error, 'config')}: {first_line(error)}") from error
     return typing.cast("dict[str, Any]", plain)
 
 
 def check_calls(value: Any, key: str = "") -> None:
-    """Check every ``_target_`` below ``value``: it can be imported and takes the arguments given."""
+    """Check every ``_target_`` below ``value``: it is there and takes the arguments given."""
     if isinstance(value, dict):
         if "_target_" in value:
             check_call(value, key)
@@ -248,7 +252,7 @@ def locate(target: Any, key: str) -> Callable[..., Any]:
         child = getattr(found, part, None) if depth else None
         found = import_if_present(name, key) if child is None else child
         if found is None:
-            owner = sys_module(".".join(parts[:depth]))
+            owner = sys.modules.get(".".join(parts[:depth]))
             raise UserError(f"{key}: cannot import {target!r}{suggestion(part, names_in(owner))}")
     if not callable(found):
         raise UserError(f"{key}: {target!r} is a {type(found).__name__}, not something to call")
@@ -270,11 +274,6 @@ def import_if_present(name: str, key: str) -> types.ModuleType | None:
         raise UserError(f"{key}: importing {name!r} needs the module {missing!r}") from error
     except ImportError as error:
         raise UserError(f"{key}: importing {name!r} failed: {first_line(error)}") from error
-
-
-def sys_module(name: str) -> types.ModuleType | None:
-    """Return the module of that name if it is imported."""
-    return importlib.sys.modules.get(name)  # type: ignore[attr-defined, no-any-return]
 
 
 def names_in(module: types.ModuleType | None) -> list[str]:
@@ -313,7 +312,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (bool, str):
         return isinstance(value, hint)
     container = origin or hint
-    if container in (list, tuple, Sequence, Iterable, Collection):
+    if container in LISTS:
         element = inner[0] if inner else Any
         return isinstance(value, list) and all(fits(v, element) or is_call(v) for v in value)
     if container in (dict, Mapping):
@@ -338,6 +337,8 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in inner)
     if hint is type(None):
         return "null"
+    if origin in LISTS:
+        return f"a list of {describe(inner[0])}"
     return (
         hint.__name__ if isinstance(hint, type) and not inner else str(hint).replace("typing.", "")
     )
@@ -358,6 +359,11 @@ def suggestion(name: str, known: Collection[str], parent: str = "") -> str:
     return f"; there are {', '.join(sorted(known))}" if known and len(known) <= 40 else ""
 
 
+def error_key(error: OmegaConfBaseException, section: str) -> str:
+    """Return the key an OmegaConf error is about."""
+    return str(error.full_key or section)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text; OmegaConf and YAML add theirs below it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -369,7 +375,7 @@ def instantiate(node: Any, key: str, **injected: Any) -> Any:
     Args:
         node: the section; its lists and mappings reach the callables as plain ones.
         key: its name in the config, for errors.
-        injected: arguments that no YAML can hold, such as the model; they are passed on as they are.
+        injected: arguments that no YAML can hold, such as the model; passed on as they are.
 
     Raises:
         UserError: if a callable refuses a value (ValueError) or finds no file, with its words.

@@ -76,6 +76,6 @@ def flatten_results(results: Results, prefix: str = "") -> dict[str, float]:
     for name, value in results.items():
         if isinstance(value, Mapping):
             flat |= flatten_results(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) or (hasattr(value, "item") and value.size == 1):
+        elif isinstance(value, int | float) or getattr(value, "ndim", None) == 0:
             flat[f"{prefix}{name}"] = float(value)
     return flat

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dropkey_core.engine.launch import is_first_process
+
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
@@ -19,12 +21,13 @@ class TrainingStopped(Exception):
 
     Attributes:
         exit_code: 130 after Ctrl-C, as shells have it; 0 after SIGTERM, so that a scheduler that
-            pre-empts the job starts it again instead of counting it as failed.
+            pre-empts the job starts it again instead of counting it as failed. Processes that the
+            first one launched leave with 0: it would take anything else for a crash of theirs.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.exit_code = 130 if signal_number == signal.SIGINT else 0
+        self.exit_code = 130 if signal_number == signal.SIGINT and is_first_process() else 0
 
 
 class StopRequests:
@@ -62,6 +65,7 @@ class StopRequests:
         """
         received = self.received
         if fabric is not None and fabric.world_size > 1:
-            received = int(fabric.all_reduce(torch.tensor(float(received)), reduce_op="max"))
+            here = torch.tensor(received, device=fabric.device)
+            received = int(fabric.strategy.all_reduce(here, reduce_op="max"))
         if received:
             raise TrainingStopped(received)

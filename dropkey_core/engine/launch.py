@@ -36,11 +36,12 @@ def launch(train: DictConfig, num_gpus: int | None = None, num_machines: int = 1
     if num_gpus is None:
         num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     check_devices(train, num_gpus)
-    quieten_lightning()
+    # Imported here: it takes seconds, and a mistake in the config should not wait for it.
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
-    # Batch statistics are frozen or synchronised by the model; detectron2 broadcasts nothing either.
+    quieten_lightning()
+    # detectron2's default too. Broadcasting would also need evaluations of equal length.
     ddp = DDPStrategy(**{"broadcast_buffers": False, **train.ddp})
     fabric = Fabric(
         accelerator=train.device,

@@ -1,5 +1,7 @@
 """From records (detectron2's dataset dicts) to batches of samples: lists, never collated."""
 
+import atexit
+import multiprocessing
 import pickle
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +68,7 @@ def _loader(
 ) -> "DataLoader[list[Sample]]":
     return DataLoader(
         records,
-        batch_sampler=sampler,  # type: ignore[arg-type]  # batches of draws instead of indices
+        batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=list,
         worker_init_fn=_leave_signals_to_the_engine,
@@ -74,17 +76,28 @@ def _loader(
 
 
 def _leave_signals_to_the_engine(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The engine finishes its step and
-    # saves, for which it still needs its workers; they end when it does.
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The engine finishes its step
+    # and saves, for which it still needs its workers; they end when it does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class MappedRecords(Dataset[Sample]):
+def _end_workers() -> None:
+    # At exit Python sends its workers SIGTERM, which ours ignore, and waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report their end as a failure
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+atexit.register(_end_workers)
+
+
+class MappedRecords(Dataset[Any]):
     """Records packed into one array, turned into samples on demand.
 
-    Packed because loader processes share memory only until they touch it, and counting references to
-    a million small objects touches all of them: memory would grow until each had its own copy.
+    Packed because loader processes share memory only until they touch it, and counting references
+    to a million small objects touches all of them: in the end each would have its own copy.
     """
 
     def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
@@ -99,10 +112,11 @@ class MappedRecords(Dataset[Sample]):
     def record(self, index: int) -> dict[str, Any]:
         """Return a fresh copy of one record."""
         start = self._ends[index - 1] if index else 0
-        return pickle.loads(self._bytes[start : self._ends[index]].data)  # type: ignore[no-any-return]
+        record: dict[str, Any] = pickle.loads(self._bytes[start : self._ends[index]].data)
+        return record
 
-    def __getitem__(self, draw: Draw) -> Sample:  # type: ignore[override]
-        record = self.record(draw.index)
+    def __getitem__(self, draw: Draw) -> Sample:
+        record = self.record(draw.record)
         try:
             with sample_randomness(draw.seed):
                 return self._mapper(record)

@@ -1,7 +1,7 @@
 """Learning rate over a run, as a factor of progress in [0, 1).
 
-Both engines set ``lr = base lr * multiplier(step / max_iter)`` before each step, so a schedule holds no
-state and a longer or resumed run needs no care.
+Both engines set ``lr = base lr * multiplier(step / max_iter)`` before each step, so a schedule
+holds no state and a resumed run needs no care.
 """
 
 import math
@@ -41,6 +41,7 @@ class StepMultiplier(ParamScheduler):
         self.warmup = _checked_warmup(warmup)
 
     def __call__(self, where: float) -> float:
+        """Return the factor at ``where``, the part of the run that is done."""
         passed = sum(where >= milestone for milestone in self.milestones)
         return _warmup_factor(where, self.warmup) * self.gamma**passed
 
@@ -58,6 +59,7 @@ class CosineMultiplier(ParamScheduler):
         self.warmup = _checked_warmup(warmup)
 
     def __call__(self, where: float) -> float:
+        """Return the factor at ``where``, the part of the run that is done."""
         cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * where))
         return _warmup_factor(where, self.warmup) * cosine
 

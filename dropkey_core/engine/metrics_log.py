@@ -9,8 +9,8 @@ from typing import Any
 class MetricsLog:
     """One row per logged step; a resumed run goes on where its checkpoint stood.
 
-    Lightning's own CSV logger starts an existing file anew and splits training and evaluation of one
-    step into two rows.
+    Lightning's own CSV logger starts an existing file anew, and splits training and evaluation of
+    one step into two rows.
 
     Args:
         folder: holds ``metrics.csv`` and the folder ``tensorboard``.

@@ -1,4 +1,4 @@
-"""AdamW with DETR's habits: one learning rate per part of the model, gradients clipped in the step."""
+"""AdamW with DETR's habits: a learning rate for each part of the model, clipping in the step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,8 +16,9 @@ def param_groups(
         model: frozen parameters (``requires_grad`` False) are left out.
         base_lr: learning rate of whatever no multiplier names; that group comes first.
         lr_multipliers: factor by name. A parameter belongs to the first key that is one of the
-            dot-separated parts of its name or a run of them: ``backbone`` covers ``backbone.0.body``
-            and, in a model wrapped for several processes, ``module.backbone.0.body``.
+            dot-separated parts of its name or a run of them: ``backbone`` covers
+            ``backbone.0.body`` and, in a model wrapped for several processes,
+            ``module.backbone.0.body``.
 
     Raises:
         ValueError: if a multiplier names nothing in the model, as a misspelt one does.
@@ -76,7 +77,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Clip, then update; ``closure`` recomputes the gradients first, as torch defines it."""
         loss = None
         if closure is not None:

@@ -18,7 +18,7 @@ from dropkey_core.engine.randomness import fold_seed
 class Draw(NamedTuple):
     """One sample to read: which record, and the seed of its augmentation."""
 
-    index: int
+    record: int
     seed: int
 
 
@@ -114,7 +114,8 @@ class TestBatchSampler(Sampler[list[Draw]]):
         rank, world_size = rank_and_world_size()
         if self.size < world_size:
             raise UserError(
-                f"dataloader.test.dataset has {self.size} records, too few for {world_size} processes"
+                f"dataloader.test.dataset has {self.size} records, too few for {world_size} "
+                "processes"
             )
         return range(self.size * rank // world_size, self.size * (rank + 1) // world_size)
 

@@ -1,10 +1,10 @@
-"""The training loop: :func:`train` and :func:`evaluate` are what tools call, ``Trainer.run`` is the story.
+"""The training loop: tools call :func:`train` and :func:`evaluate`; ``Trainer.run`` is the story.
 
-Built on Lightning Fabric rather than on Lightning's Trainer. Fabric brings what is hard (processes,
-devices, mixed precision, gradient exchange); the loop itself is ours, because a run must stop and go on
-at any step with the same losses to the last bit. The Trainer counts validation into its restart state
-and skips one that was interrupted, and its CSV log, progress bar, checkpoints and signal handling would
-all have had to be replaced.
+Built on Lightning Fabric rather than on Lightning's Trainer. Fabric brings what is hard: processes,
+devices, mixed precision, gradient exchange. The loop itself is ours, because a run must stop and
+go on at any step with the same losses to the last bit: the Trainer counts validation into its
+restart state and skips one that was interrupted, and its CSV log, progress bar, checkpoints and
+signal handling would all have had to be replaced.
 """
 
 import platform
@@ -92,7 +92,7 @@ def evaluate(
     num_gpus: int | None = None,
     num_machines: int = 1,
 ) -> dict[str, float]:
-    """Evaluate the weights in ``train.init_checkpoint``, or the last ones of the run with ``resume``.
+    """Evaluate the weights in ``train.init_checkpoint``, or with ``resume`` the last ones of a run.
 
     Returns:
         The metrics, ``{"bbox/AP": 42.0, ...}``.
@@ -203,7 +203,8 @@ class Trainer:
         """Write this step's losses, averaged over processes, learning rate, speed and memory."""
         if self.step % self.settings.log_period and self.step != self.settings.max_iter:
             return
-        values = self.fabric.all_reduce(torch.stack([loss.float() for loss in losses.values()]))
+        terms = torch.stack([loss.float() for loss in losses.values()])
+        values = self.fabric.strategy.all_reduce(terms, reduce_op="mean")
         metrics = dict(zip(losses, values.tolist(), strict=True))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         metrics |= self.progress.measure()
@@ -228,7 +229,7 @@ class Trainer:
         self.keep_if_best()
 
     def stop_between_batches(self) -> None:
-        """End an evaluation early; several processes see unequal numbers of batches and finish it."""
+        """End an evaluation early, unless several processes see unequal numbers of batches."""
         if self.fabric.world_size == 1:
             self.stop.raise_if_received()
 
@@ -316,7 +317,7 @@ class Trainer:
 def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
     groups = instantiate(section.params, "optimizer.params", model=model)
-    rest = OmegaConf.masked_copy(section, [key for key in section if key != "params"])
+    rest = OmegaConf.masked_copy(section, [str(key) for key in section if key != "params"])
     optimizer: torch.optim.Optimizer = instantiate(rest, "optimizer", params=groups)
     return optimizer
 

@@ -1,0 +1,182 @@
+import re
+
+import pytest
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from dropkey_core.engine import UserError, instantiate, load_config
+from dropkey_core.engine.config import describe, fits
+from dropkey_core.engine.paths import PROJECT_ROOT
+
+
+def test_loads_resolves_and_completes(toy_folder):
+    config = load_config("toy.yaml", ["optimizer.lr=1e-4", "train.seed=7"])
+    assert config.optimizer.lr == 1e-4
+    assert config.optimizer.params.base_lr == 1e-4
+    assert config.dataloader.train.seed == 7
+    (toy_folder / "short.yaml").write_text(
+        re.sub(r"train:\n  output_dir(.|\n)*", "train: {output_dir: o, max_iter: 3, seed: 1}\n",
+               (toy_folder / "toy.yaml").read_text())
+    )  # fmt: skip
+    assert load_config("short.yaml").train.checkpointer.period == 5000
+
+
+def test_parameter_of_a_target_can_be_given_though_the_file_lacks_it(toy_folder):
+    assert load_config("toy.yaml", ["model.drop_ratio=0.25"]).model.drop_ratio == 0.25
+
+
+def test_config_is_found_below_the_project_root(toy_folder):
+    path = toy_folder / "toy.yaml"
+    inside = PROJECT_ROOT / "tests" / "toy" / "toy.yaml"
+    path.unlink()
+    assert load_config(inside.relative_to(PROJECT_ROOT)).model.width == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.widht=5", "unknown key 'model.widht'; nearest is 'model.width'"),
+        ("model.drop_ration=5", "unknown key 'model.drop_ration'; nearest is 'model.drop_ratio'"),
+        ("modle.width=5", "unknown key 'modle'; nearest is 'model'"),
+        ("train.max_itr=5", "unknown key 'train.max_itr'; nearest is 'train.max_iter'"),
+        (
+            "train.checkpointer.perod=5",
+            "unknown key 'train.checkpointer.perod'; nearest is 'train.checkpointer.period'",
+        ),
+        ("dataset.sise=5", "unknown key 'dataset.sise'; nearest is 'dataset.size'"),
+        ("dataloader.tran.seed=5", "unknown key 'dataloader.tran'; nearest is 'dataloader.train'"),
+        (
+            "dataloader.train.mapper.trainning=true",
+            "unknown key 'dataloader.train.mapper.trainning'; "
+            "nearest is 'dataloader.train.mapper.training'",
+        ),
+        ("optimizer.params.base_rl=1", "nearest is 'optimizer.params.base_lr'"),
+        ("train.ddp.find_unused=true", "nearest is 'train.ddp.find_unused_parameters'"),
+        ("model.width=wide", "model.width must be int, got 'wide'"),
+        ("model.width=true", "model.width must be int, got True"),
+        ("model.drop_ratio=half", "model.drop_ratio must be float, got 'half'"),
+        ("model.activation=sine", "model.activation must be one of relu, tanh, got 'sine'"),
+        ("lr_multiplier.milestones=0.5", "milestones must be a list of float, got 0.5"),
+        ("train.max_iter=many", "train.max_iter: Value 'many' .* could not be converted to Int"),
+        ("train.amp.enabled=perhaps", "train.amp.enabled: Value 'perhaps'"),
+        ("train.max_iter=???", "train.max_iter: Missing mandatory value"),
+        ("optimizer.lr=${model.lr}", "Interpolation key 'model.lr' not found"),
+        (
+            "model._target_=toy_experiment.ToyModle",
+            "model._target_: cannot import 'toy_experiment.ToyModle'; nearest is 'ToyModel'",
+        ),
+        ("model._target_=projcts.detr.Detr", "cannot import .*; nearest is 'projects'"),
+        ("model._target_=torch.version.cuda.x", "cannot import 'torch.version.cuda.x'"),
+        ("model._target_=toy_experiment.__name__", "is a str, not something to call"),
+        ("model._target_=torch", "must be a dotted name such as projects.detr.build_model"),
+        ("model._partial_=true", "model._partial_ is not used here"),
+        ("model", "an override reads key=value, got 'model'"),
+        ("model.width=[1", "cannot apply the override"),
+    ],
+)
+def test_mistake_is_named_with_the_nearest_key(toy_folder, override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config("toy.yaml", [override])
+    assert "\n" not in caught.value.one_line()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ("  width: 8", "  wdith: 8", "unknown key 'model.wdith'; nearest is 'model.width'"),
+        ("\nlr_multiplier:", "\nlr_multipler:", "unknown key 'lr_multipler'; nearest is 'lr_m"),
+        ("  test:", "  tset:", "unknown key 'dataloader.tset'; nearest is 'dataloader.test'"),
+        ("    total_batch_size: 4\n", "", "dataloader.train.total_batch_size is missing"),
+        ("${optimizer.lr}", "${optimiser.lr}", "optimizer.params.base_lr: .*optimiser"),
+        ("  width: 8", "  width: [8", "toy.yaml is not valid YAML: .*line"),
+        ("model:", "defaults: [x]\nmodel:", "'defaults' is not used here"),
+        ("train:\n  output_dir", "train: 3\nx:\n  output_dir", "unknown key 'x'"),
+    ],
+)
+def test_mistake_in_the_file(toy_folder, wrong, right, message):
+    text = (toy_folder / "toy.yaml").read_text()
+    assert wrong in text
+    (toy_folder / "toy.yaml").write_text(text.replace(wrong, right, 1))
+    with pytest.raises(UserError, match=message):
+        load_config("toy.yaml")
+
+
+def test_missing_section_missing_file_and_no_mapping(toy_folder):
+    with pytest.raises(UserError, match=r"no config 'toi.yaml' below"):
+        load_config("toi.yaml")
+    (toy_folder / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"list.yaml must be a mapping"):
+        load_config("list.yaml")
+    (toy_folder / "none.yaml").write_text("model: {_target_: x.y}")
+    with pytest.raises(UserError, match="no section 'optimizer'"):
+        load_config("none.yaml")
+    (toy_folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00model")
+    with pytest.raises(UserError, match=r"bytes.yaml"):
+        load_config("bytes.yaml")
+
+
+def test_yaml_cannot_run_code(toy_folder):
+    (toy_folder / "evil.yaml").write_text("model: !!python/object/apply:os.mkdir [ran]")
+    with pytest.raises(UserError, match=r"evil.yaml is not valid YAML"):
+        load_config("evil.yaml")
+    assert not (toy_folder / "ran").exists()
+
+
+def test_module_that_breaks_is_not_called_missing(toy_folder, monkeypatch):
+    (toy_folder / "broken_module.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(str(toy_folder))
+    with pytest.raises(UserError, match="needs the module 'not_installed_anywhere'"):
+        load_config("toy.yaml", ["model._target_=broken_module.Model"])
+
+
+def keep(**arguments):
+    return arguments
+
+
+def refuse(value):
+    raise ValueError(f"value must be in [0, 1), got {value}")
+
+
+def crash(value):
+    return value.missing
+
+
+def section(target, **arguments):
+    return OmegaConf.create({"_target_": f"{__name__}.{target.__name__}", **arguments})
+
+
+@pytest.fixture
+def this_module(monkeypatch):
+    """Targets of this file can be imported: pytest's importlib mode does not list it."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or type(sys)(__name__))
+    for target in (keep, refuse, crash):
+        monkeypatch.setattr(sys.modules[__name__], target.__name__, target, raising=False)
+
+
+def test_instantiate_passes_plain_values_and_injected_objects(this_module):
+    given = object()
+    inner = section(keep, numbers=[1, 2])
+    made = instantiate(section(keep, inner=inner, table={"a": [1]}), "key", model=given)
+    assert made["model"] is given
+    assert made["inner"] == {"numbers": [1, 2]}
+    for value in (made["inner"]["numbers"], made["table"], made["table"]["a"]):
+        assert not isinstance(value, DictConfig | ListConfig)
+
+
+def test_refused_value_is_the_users_error_and_a_crash_is_not(this_module):
+    with pytest.raises(UserError, match=r"^model: value must be in \[0, 1\), got 3$"):
+        instantiate(section(refuse, value=3), "model")
+    with pytest.raises(UserError, match=r"^model: value must be"):
+        instantiate(section(keep, inner=section(refuse, value=3)), "model")
+    with pytest.raises(AttributeError, match="missing"):
+        instantiate(section(crash, value=3), "model")
+
+
+def test_fits_and_describe():
+    assert fits(1, float) and not fits(1.5, int) and not fits(True, float)
+    assert fits(None, int | None) and not fits("a", int | None)
+    assert fits([1, {"_target_": "a.b"}], list[int]) and not fits(["a"], list[int])
+    assert fits({"a": 1.0}, dict[str, float]) and not fits({"a": "b"}, dict[str, float])
+    assert fits("anything", object)
+    assert describe(int | None) == "int or null"

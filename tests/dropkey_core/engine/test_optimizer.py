@@ -1,0 +1,82 @@
+import copy
+
+import pytest
+import torch
+from omegaconf import ListConfig
+from torch import nn
+
+from dropkey_core.engine import ClippedAdamW, param_groups
+
+
+def model():
+    parts = nn.ModuleDict({"backbone": nn.Linear(2, 2), "backbones": nn.Linear(2, 2)})
+    parts["head"] = nn.Linear(2, 2)
+    parts["head"].bias.requires_grad_(False)
+    return parts
+
+
+def names(model, group):
+    return {n for n, p in model.named_parameters() if any(p is q for q in group["params"])}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_groups_by_dotted_name(prefix):
+    plain = model()
+    wrapped = nn.ModuleDict({"module": plain}) if prefix else plain
+    base, slow = param_groups(wrapped, 1.0, {"backbone": 0.1})
+    assert (base["lr"], slow["lr"]) == (1.0, 0.1)
+    assert names(plain, slow) == {"backbone.weight", "backbone.bias"}
+    assert names(plain, base) == {"backbones.weight", "backbones.bias", "head.weight"}
+
+
+def test_multiplier_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no parameter's name contains 'backbon'"):
+        param_groups(model(), 1.0, {"backbon": 0.1})
+
+
+def with_gradient(scale=1.0):
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    parameter.grad = torch.tensor([3.0, 4.0]) * scale  # norm 5
+    return parameter
+
+
+def test_step_is_adamw_on_gradients_of_bounded_norm():
+    ours, theirs = with_gradient(), with_gradient()
+    ClippedAdamW([ours], lr=0.1, weight_decay=0.01, max_norm=0.5, eps=0.1).step()
+    theirs.grad *= 0.5 / 5
+    torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01, eps=0.1).step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # clip divides by norm + 1e-6
+    unclipped = with_gradient()
+    ClippedAdamW([unclipped], lr=0.1, weight_decay=0.01, max_norm=None, eps=0.1).step()
+    assert not torch.allclose(ours, unclipped)
+
+
+def test_scaler_unscales_before_the_clipping():
+    plain, scaled = with_gradient(), with_gradient(scale=1024.0)
+    ClippedAdamW([plain], max_norm=0.5, lr=0.1, eps=0.1).step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = ClippedAdamW([scaled], max_norm=0.5, lr=0.1, eps=0.1)
+    scaler.scale(torch.zeros(()))  # makes the scale
+    scaler.step(optimizer)
+    torch.testing.assert_close(scaled, plain)
+
+
+def test_overflow_under_a_scaler_changes_nothing():
+    parameter = with_gradient(scale=float("inf"))
+    before = copy.deepcopy(parameter.data)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.zeros(()))
+    scaler.step(ClippedAdamW([parameter]))
+    scaler.update()
+    assert torch.equal(parameter, before)
+    assert scaler.get_scale() == 512.0
+
+
+def test_state_is_plain(tmp_path):
+    optimizer = ClippedAdamW([with_gradient()], betas=ListConfig([0.8, 0.9]))
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pth")
+    assert torch.load(tmp_path / "state.pth", weights_only=True)["param_groups"][0]["betas"] == (
+        0.8,
+        0.9,
+    )

@@ -1,0 +1,243 @@
+import csv
+import os
+import signal
+
+import pytest
+import torch
+
+from dropkey_core.engine import (
+    TrainingStopped,
+    UserError,
+    evaluate,
+    load_config,
+    read_checkpoint,
+    train,
+)
+
+TIMING = {"images_per_second", "memory_mb"}
+
+
+def run(*overrides, output="output", **arguments):
+    return train(load_config("toy.yaml", [f"train.output_dir={output}", *overrides]), **arguments)
+
+
+def curve(folder):
+    with (folder / "metrics.csv").open() as file:
+        rows = csv.DictReader(file)
+        return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+
+
+def assert_same_run(folder, other):
+    """Losses, metrics, weights and optimizer of two runs are equal to the last bit."""
+    assert curve(folder) == curve(other)
+    ours, theirs = read_checkpoint(folder / "last.pth"), read_checkpoint(other / "last.pth")
+    for name, weight in ours["model"].items():
+        assert torch.equal(weight, theirs["model"][name]), name
+    for key, state in ours["optimizer"]["state"].items():
+        assert torch.equal(state["exp_avg_sq"], theirs["optimizer"]["state"][key]["exp_avg_sq"])
+    assert ours["best"] == theirs["best"]
+    best, other_best = read_checkpoint(folder / "best.pth"), read_checkpoint(other / "best.pth")
+    assert best["step"] == other_best["step"]
+
+
+class Crash(Exception):
+    pass
+
+
+def after_calls(monkeypatch, owner, name, count, action):
+    """Run ``action`` in the ``count``-th call of a method, before the method itself."""
+    original, calls = getattr(owner, name), []
+
+    def counted(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == count:
+            action()
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def crash():
+    raise Crash
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def toy(name):
+    import toy_experiment
+
+    return getattr(toy_experiment, name)
+
+
+def test_a_whole_run(toy_folder, capsys):
+    metrics = run("dataset.size=9")
+    output = toy_folder / "output"
+    assert metrics["bbox/images"] == 9
+    assert {path.name for path in output.iterdir()} == {
+        "best.pth", "config.yaml", "last.pth", "metrics.csv", "tensorboard",
+        "model_0000004.pth", "model_0000009.pth",
+    }  # fmt: skip
+    rows = curve(output)
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 13)]
+    assert [row["step"] for row in rows if row["bbox/AP"]] == ["4", "8", "12"]
+    for row in rows:
+        terms = float(row["loss_l2"]) + float(row["loss_l1"])
+        assert float(row["loss"]) == pytest.approx(terms, rel=1e-6)
+    # 8 of 12 steps are 0.6667 of the run: the rate falls for the step after the ninth
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-2] * 9 + [1e-3] * 3)
+    last = read_checkpoint(output / "last.pth")
+    assert set(last["model"]) == {"backbone.weight", "backbone.bias", "head.weight", "head.bias"}
+    assert last["step"] == 12
+    assert "toy_experiment.ToyModel" in last["config"]
+    best = read_checkpoint(output / "best.pth")
+    assert best["metrics"]["bbox/AP"] == max(float(r["bbox/AP"]) for r in rows if r["bbox/AP"])
+    assert "optimizer" not in best
+    assert load_config(output / "config.yaml").dataset.size == 9
+    assert list((output / "tensorboard").iterdir())
+    printed = capsys.readouterr().out
+    for word in ("step 1/12", "eta 0:00:", "loss_l1", "lr 0.01", "images_per_second", "memory_mb"):
+        assert word in printed
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("steps", [2, 7, 10])
+def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_workers, steps):
+    workers = f"dataloader.train.num_workers={num_workers}"
+    run(workers, output="whole")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        after_calls(patch, toy("ToyModel"), "forward", steps, crash)
+        run(workers)
+    run(workers, resume=True)
+    assert_same_run(toy_folder / "output", toy_folder / "whole")
+
+
+@pytest.mark.parametrize("ask, code", [(interrupt, 130), (terminate, 0)])
+@pytest.mark.parametrize("where", [("ToyModel", "forward", 3), ("ToyEvaluator", "process", 2)])
+def test_asked_to_stop_it_saves_and_goes_on(toy_folder, monkeypatch, capsys, ask, code, where):
+    run(output="whole")
+    owner, method, count = where
+    with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as stopped:
+        after_calls(patch, toy(owner), method, count, ask)
+        run()
+    assert stopped.value.exit_code == code
+    step = 3 if owner == "ToyModel" else 4  # during the first evaluation
+    assert read_checkpoint(toy_folder / "output" / "last.pth")["step"] == step
+    assert f"stopped after step {step}; the same command with --resume" in capsys.readouterr().out
+    run(resume=True)
+    assert_same_run(toy_folder / "output", toy_folder / "whole")
+
+
+def test_signal_handlers_are_put_back(toy_folder):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run("train.max_iter=1")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_finished_run_resumes_to_nothing_and_can_be_lengthened(toy_folder):
+    metrics = run("train.max_iter=6")
+    assert run("train.max_iter=6", resume=True) == metrics
+    run("train.max_iter=8", resume=True)
+    assert [row["step"] for row in curve(toy_folder / "output")] == [str(n) for n in range(1, 9)]
+
+
+def test_seed_changes_the_run(toy_folder):
+    run("train.max_iter=1")
+    run("train.max_iter=1", "train.seed=2", output="other")
+    first, other = (curve(toy_folder / name)[0]["loss"] for name in ("output", "other"))
+    assert first != other
+
+
+def test_folder_of_another_run(toy_folder):
+    run("train.max_iter=6")
+    with pytest.raises(UserError, match=r"output already holds a run .*--resume.*--overwrite"):
+        run("train.max_iter=1")
+    (toy_folder / "output" / "mine.txt").write_text("kept")
+    run("train.max_iter=1", overwrite=True)
+    assert [row["step"] for row in curve(toy_folder / "output")] == ["1"]
+    assert not (toy_folder / "output" / "model_0000004.pth").exists()
+    assert (toy_folder / "output" / "mine.txt").exists()
+    with pytest.raises(UserError, match="--resume and --overwrite exclude each other"):
+        run(resume=True, overwrite=True)
+
+
+def test_resume_without_a_run_begins_one(toy_folder):
+    run("train.max_iter=1", resume=True)
+    assert (toy_folder / "output" / "last.pth").exists()
+
+
+def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
+    run("train.best_metric=bbox/AP55", "train.max_iter=1")
+    assert (
+        "no best.pth: train.best_metric 'bbox/AP55' is none of bbox/AP" in capsys.readouterr().out
+    )
+    assert not (toy_folder / "output" / "best.pth").exists()
+
+
+def test_loss_that_is_no_number(toy_folder, monkeypatch):
+    def forward(self, batch):
+        guess = self.head.weight.sum()
+        return {"loss_a": guess, "loss_b": guess * float("nan")}
+
+    monkeypatch.setattr(toy("ToyModel"), "forward", forward)
+    with pytest.raises(UserError, match=r"loss of step 0 is not finite: loss_b nan \(image ids \d"):
+        run()
+    assert not (toy_folder / "output" / "last.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_iter=0", "train.max_iter must be at least 1, got 0"),
+        ("train.checkpointer.period=0", "train.checkpointer.period must be at least 1, got 0"),
+        ("train.eval_period=-1", "train.eval_period must be 0 or more, got -1"),
+        ("train.device=tpu", "train.device must be cuda or cpu, got 'tpu'"),
+        ("train.amp.enabled=true", "train.amp.enabled needs train.device=cuda"),
+        ("model.drop_ratio=1.5", r"model: drop_ratio must be in \[0, 1\), got 1.5"),
+        ("lr_multiplier.milestones=[2.0]", "lr_multiplier: milestones must increase"),
+        ("optimizer.params.lr_multipliers={neck: 1.0}", "optimizer.params: .*'neck'"),
+        ("dataloader.train.mapper.refuse=3", "/nowhere/3.jpg: the image is truncated"),
+        ("dataset.size=0", "dataloader.train.dataset has no records"),
+        ("train.init_checkpoint=none.pth", r"none.pth \(from train.init_checkpoint\)"),
+    ],
+)
+def test_bad_settings(toy_folder, override, message):
+    with pytest.raises(UserError, match=message):
+        run(override)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu(toy_folder):
+    with pytest.raises(UserError, match=r"this machine has no GPU: use train.device=cpu"):
+        run("train.device=cuda")
+
+
+def test_resume_from_other_weights_lists_them(toy_folder):
+    run("train.max_iter=1")
+    with pytest.raises(
+        UserError, match=r"mis-shaped: 2 \(backbone.weight \(8, 3\) instead of \(4, 3"
+    ):
+        run("model.width=4", resume=True)
+    torch.save({"model": {}}, toy_folder / "output" / "last.pth")
+    with pytest.raises(UserError, match="cannot be resumed from: it lacks optimizer, step"):
+        run(resume=True)
+
+
+def test_evaluate_equals_the_evaluation_in_training(toy_folder, capsys):
+    metrics = run()
+    config = load_config("toy.yaml", ["train.init_checkpoint=output/last.pth"])
+    assert evaluate(config) == metrics
+    assert evaluate(load_config("toy.yaml"), resume=True) == metrics
+    assert evaluate(load_config("toy.yaml")) != metrics
+    assert "no weights given" in capsys.readouterr().out
+
+
+def test_init_checkpoint_starts_training(toy_folder, capsys):
+    run("train.max_iter=6")
+    run("train.max_iter=1", "train.init_checkpoint=output/last.pth", output="tuned")
+    assert "loaded 4 of 4 tensors from output/last.pth" in capsys.readouterr().out

@@ -1,0 +1,119 @@
+import csv
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from dropkey_core.engine.paths import PROJECT_ROOT
+
+TOOL = PROJECT_ROOT / "tools" / "train_net.py"
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("train_net", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+main = load_tool().main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.widht=5"], "error: unknown key 'model.widht'; nearest is 'model.width'\n"),
+        (["train.device=tpu"], "error: train.device must be cuda or cpu, got 'tpu'\n"),
+        (["--eval-only", "--weights", "w.pth"],
+         "error: no checkpoint at w.pth (from train.init_checkpoint)\n"),
+        (["dataloader.train.mapper.refuse=3", "dataloader.train.num_workers=1"],
+         "error: /nowhere/3.jpg: the image is truncated\n"),
+        (["--num-gpus", "0"], "error: --num-gpus must be at least 1, got 0\n"),
+    ],
+)  # fmt: skip
+def test_user_error_is_one_line_and_exit_2(toy_folder, capsys, arguments, message):
+    assert main(["--config", "toy.yaml", *arguments]) == 2
+    assert capsys.readouterr().err == message
+
+
+def test_second_run_in_a_folder(toy_folder, capsys):
+    command = ["--config", "toy.yaml", "train.max_iter=1"]
+    assert main(command) == 0
+    assert main(command) == 2
+    assert "error: train.output_dir output already holds a run" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--eval-only", "--weights", "output/last.pth"]) == 0
+    assert "bbox/AP" in capsys.readouterr().out
+
+
+def test_print_config_is_the_resolved_yaml(toy_folder, capsys):
+    command = ["--config", "toy.yaml", "optimizer.lr=1e-3", "--print-config", "--weights", "w.pth"]
+    assert main(command) == 0
+    config = OmegaConf.create(capsys.readouterr().out)
+    assert config.optimizer.params.base_lr == 1e-3
+    assert config.train.init_checkpoint == "w.pth"
+    assert not (toy_folder / "output").exists()
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "tests" / "toy")}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, str(TOOL), "--config", "toy.yaml", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_in_a_terminal(toy_folder):
+    """The signal reaches the loader's processes too, as it does from a terminal."""
+    arguments = ("train.max_iter=100000", "dataloader.train.num_workers=2", "train.eval_period=0")
+    process = start(toy_folder, *arguments)
+    while not process.stdout.readline().startswith("step 3/"):
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command with --resume goes on" in out
+    assert "Traceback" not in err
+    assert (toy_folder / "output" / "last.pth").exists()
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_two_processes_train_as_one_with_the_same_batch(toy_folder, capsys):
+    """Without dropout, whose masks differ between ranks, the curves agree to float rounding."""
+    settings = ["model.drop_ratio=0.0", "dataset.size=9"]
+    two = start(toy_folder, *settings, "train.output_dir=two", "--num-gpus", "2")
+    assert main(["--config", "toy.yaml", *settings, "train.output_dir=one"]) == 0
+    out, err = two.communicate(timeout=120)
+    assert two.returncode == 0, err
+    assert err == ""  # neither warnings nor Lightning's notices
+    assert losses(toy_folder / "two") == pytest.approx(losses(toy_folder / "one"), rel=1e-4)
+    lines = [line for line in out.splitlines() if line.startswith("bbox/AP")]
+    assert len(lines) == 3  # told once, not by each process
+    assert "bbox/images 9.0000" in lines[-1]
+
+
+def test_failing_process_ends_the_job(toy_folder):
+    began = time.monotonic()
+    process = start(toy_folder, "--num-gpus", "2", "dataloader.train.mapper.refuse=0")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "error: /nowhere/0.jpg: the image is truncated" in err
+    assert time.monotonic() - began < 100
