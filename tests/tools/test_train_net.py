@@ -77,6 +77,7 @@ def start(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal(toy_folder):
     """The signal reaches the loader's processes too, as it does from a terminal."""
     arguments = ("train.max_iter=100000", "dataloader.train.num_workers=2", "train.eval_period=0")
@@ -96,6 +97,7 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batch(toy_folder, capsys):
     """Without dropout, whose masks differ between ranks, the curves agree to float rounding."""
     settings = ["model.drop_ratio=0.0", "dataset.size=9"]
@@ -110,6 +112,7 @@ def test_two_processes_train_as_one_with_the_same_batch(toy_folder, capsys):
     assert "bbox/images 9.0000" in lines[-1]
 
 
+@pytest.mark.slow
 def test_failing_process_ends_the_job(toy_folder):
     began = time.monotonic()
     process = start(toy_folder, "--num-gpus", "2", "dataloader.train.mapper.refuse=0")
