@@ -1,1 +1,7 @@
 """DETR with DropKey on COCO."""
+
+from projects.detr.coco import load_coco, num_classes
+from projects.detr.evaluation import CocoEvaluator
+from projects.detr.mapper import DetrMapper
+
+__all__ = ["CocoEvaluator", "DetrMapper", "load_coco", "num_classes"]

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +32,13 @@ class CategoryMap:
     """
 
     def __init__(self, categories: Iterable[dict[str, Any]]) -> None:
-        self.names = {category["id"]: category["name"] for category in categories}  # by category id
-        ids = sorted(self.names)
+        names = {category["id"]: category["name"] for category in categories}
+        times = Counter(names.values())  # exports of some tools name two categories alike
+        self.names = {  # by category id, each name once
+            number: name if times[name] == 1 else f"{name} ({number})"
+            for number, name in sorted(names.items())
+        }
+        ids = list(self.names)
         is_coco = set(ids) == COCO_CATEGORY_IDS
         self.num_classes = 91 if is_coco else len(ids)
         indices = ids if is_coco else range(len(ids))
