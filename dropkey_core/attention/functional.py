@@ -7,10 +7,10 @@ import math
 from typing import Literal, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dropkey_core.attention.kernels import explicit_attention, fused_attention
-from dropkey_core.attention.masks import RandomKeyMask, additive_mask, draw_seed
+from dropkey_core.attention.masks import additive_mask, draw_seed, random_key_mask
 from dropkey_core.attention.schedule import check_drop_ratio
 
 UNITS = ("key", "weight")
@@ -105,23 +105,53 @@ def drop_key_attention(
     ratio = drop_ratio if training else 0.0
     weight_dropout = ratio if unit == "weight" else 0.0
 
-    allowed = additive_mask(attn_mask, key_padding_mask, query.dtype)
-    mask: Tensor | RandomKeyMask | None = allowed
+    mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
     if unit == "key" and ratio > 0.0:
-        batch, heads, num_queries, _ = query.shape
-        mask = RandomKeyMask(
-            shape=(batch, heads, num_queries, key.shape[-2]),
-            drop_ratio=ratio,
-            seed=draw_seed(),
+        mask = random_key_mask(
+            (*query.shape[:-1], key.shape[-2]),
+            ratio,
+            draw_seed(),
             dtype=query.dtype,
             device=query.device,
-            allowed=allowed,
+            allowed=mask,
         )
-    if not need_weights:
-        return fused_attention(query, key, value, mask, scale, weight_dropout)
-    if isinstance(mask, RandomKeyMask):
-        mask = mask.dense()
-    return explicit_attention(query, key, value, mask, scale, weight_dropout)
+    if need_weights:
+        return explicit_attention(query, key, value, mask, scale, weight_dropout)
+    return F.scaled_dot_product_attention(query, key, value, mask, weight_dropout, scale=scale)
+
+
+def explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    weight_dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Attention as in the paper's Algorithm 1: the reference, and the way to see the weights.
+
+    Args:
+        query: (B, H, Lq, D).
+        key: (B, H, Lk, D).
+        value: (B, H, Lk, Dv).
+        mask: additive, broadcasts to (B, H, Lq, Lk): 0 = may attend, -inf = may not.
+        scale: factor on the dot products.
+        weight_dropout: probability of vanilla dropout on the weights.
+
+    Returns:
+        the output (B, H, Lq, Dv) and the weights (B, H, Lq, Lk) it was made with. A query that may
+        attend to nothing gets zeros.
+    """
+    logits = (query * scale) @ key.transpose(-2, -1)
+    weights = logits.softmax(-1) if mask is None else _masked_softmax(logits + mask)
+    weights = F.dropout(weights, weight_dropout)
+    return weights @ value.to(weights.dtype), weights
+
+
+def _masked_softmax(logits: Tensor) -> Tensor:
+    # A softmax over nothing but -inf is nan, and so is its gradient: keep such rows out of it.
+    bare = (logits == -torch.inf).all(-1, keepdim=True)
+    return logits.masked_fill(bare, 0.0).softmax(-1).masked_fill(bare, 0.0)
 
 
 def check_unit(unit: str) -> None:

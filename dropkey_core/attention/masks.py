@@ -6,25 +6,14 @@ Every mask made here is *additive*: 0 where a query may attend to a key, -inf wh
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Entries drawn at a time on a CPU: 4 MiB of float32, which stay in the cache and which the
-# allocator hands out again, where the mask of a whole layer would be fresh memory every time.
-PIECE_SIZE = 2**20
-# From this number of entries on, pieces made twice (for the output, for the gradient) are faster
-# than one mask that is stored: measured at 300 x 300 (slower) and 850 x 850 (faster), 16 heads.
-LARGE_SIZE = 4 * PIECE_SIZE
 # Below this probability nobody looks for queries that lost all their keys.
 NEGLIGIBLE = 2.0**-40
 
 _SAME_WIDTH_INT = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-# Which part of a (B, H, ...) tensor: slices of its batch and head axes.
-Piece = tuple[slice, slice]
 
 
 def draw_seed() -> int:
@@ -36,88 +25,50 @@ def draw_seed() -> int:
     return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
 
 
-@dataclass(frozen=True)
-class RandomKeyMask:
-    """The keys that each query of each head loses in one call (DropKey, Eq. 12-14).
-
-    A description, not a tensor: it can be drawn as often as needed and always comes out the same.
+def random_key_mask(
+    shape: tuple[int, ...],
+    drop_ratio: float,
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Draw which keys each query of each head loses (DropKey, Eq. 12-14).
 
     A query that would lose every key it is allowed loses none of them this time. Looking for such
     queries takes a pass over the mask, so it is left out where their expected number is below
     2^-40; should one turn up all the same, it attends to nothing and its output is 0.
 
-    Attributes:
+    Args:
         shape: (B, H, Lq, Lk).
         drop_ratio: probability in [0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends.
+        seed: 64 bits, on which alone the draw depends (devices draw differently from one seed).
         dtype: floating type of the mask.
-        device: where the mask is made. Devices draw different masks from one seed.
-        allowed: additive mask of type ``dtype`` that broadcasts to ``shape``: the keys a query may
+        device: where the mask is made.
+        allowed: additive mask that broadcasts to ``shape``, of that type: the keys a query may
             attend to at all. None: every key.
+
+    Returns:
+        additive mask (B, H, Lq, Lk), with ``allowed`` merged in
     """
+    generator = torch.Generator(device).manual_seed(seed)
+    mask = drop_at_random_(torch.empty(shape, dtype=dtype, device=device), drop_ratio, generator)
+    if allowed is not None:
+        mask = mask.add_(allowed)
+    fewest = shape[-1] if allowed is None else _fewest_allowed(allowed)
+    if math.prod(shape[:-1]) * drop_ratio**fewest > NEGLIGIBLE:
+        bare = mask.amax(-1, keepdim=True) == -torch.inf
+        mask = torch.where(bare, 0.0 if allowed is None else allowed, mask)
+    return mask
 
-    shape: tuple[int, int, int, int]
-    drop_ratio: float
-    seed: int
-    dtype: torch.dtype
-    device: torch.device
-    allowed: Tensor | None = None
 
-    @property
-    def is_large(self) -> bool:
-        """Whether the mask is made in pieces: on a CPU, above ``LARGE_SIZE`` entries."""
-        return self.device.type == "cpu" and math.prod(self.shape) > LARGE_SIZE
-
-    def dense(self) -> Tensor:
-        """Return the additive mask, (B, H, Lq, Lk)."""
-        if not self.is_large:
-            _, mask = next(self.pieces())
-            return mask
-        mask = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for piece, part in self.pieces():
-            mask[piece] = part
-        return mask
-
-    def pieces(self) -> Iterator[tuple[Piece, Tensor]]:
-        """Draw the mask piece by piece: where the piece lies, and its additive mask."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        allowed = None if self.allowed is None else self.allowed.expand(self.shape)
-        look_for_bare_queries = self._num_bare_queries() > NEGLIGIBLE
-        for piece in self._split():
-            batch, heads = (part.stop - part.start for part in piece)
-            mask = torch.empty(
-                (batch, heads, *self.shape[2:]), dtype=self.dtype, device=self.device
-            )
-            drop_at_random_(mask, self.drop_ratio, generator)
-            if allowed is not None:
-                mask = mask.add_(allowed[piece])
-            if look_for_bare_queries:
-                bare = mask.amax(-1, keepdim=True) == -torch.inf
-                mask = torch.where(bare, 0.0 if allowed is None else allowed[piece], mask)
-            yield piece, mask
-
-    def _split(self) -> list[Piece]:
-        batch, heads, num_queries, num_keys = self.shape
-        if not self.is_large:
-            return [(slice(0, batch), slice(0, heads))]
-        step = max(1, PIECE_SIZE // (num_queries * num_keys))
-        return [
-            (slice(b, b + 1), slice(h, min(h + step, heads)))
-            for b in range(batch)
-            for h in range(0, heads, step)
-        ]
-
-    def _num_bare_queries(self) -> float:
-        """Upper bound on the expected number of queries that lose all their keys."""
-        return math.prod(self.shape[:-1]) * self.drop_ratio ** self._fewest_allowed()
-
-    def _fewest_allowed(self) -> int:
-        if self.allowed is None:
-            return self.shape[-1]
-        if self.device.type != "cpu":
-            return 1  # the count is not known here without waiting for the device
-        counts = (self.allowed > -torch.inf).sum(-1)
-        return int(counts.masked_fill_(counts == 0, self.shape[-1]).min())
+def _fewest_allowed(allowed: Tensor) -> int:
+    """Return the smallest number of keys open to a query, other than none; or less than that."""
+    if allowed.device.type != "cpu":
+        return 1  # counting would wait for the device
+    counts = (allowed > -torch.inf).sum(-1)
+    return int(counts.masked_fill_(counts == 0, allowed.shape[-1]).min())
 
 
 def drop_at_random_(mask: Tensor, drop_ratio: float, generator: torch.Generator) -> Tensor:

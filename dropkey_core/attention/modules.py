@@ -155,26 +155,18 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Project queries, keys and values to width E; inputs that are one tensor in one go."""
-        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         if self.in_proj_weight is None:  # kdim or vdim differ from E
-            separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-            inputs = zip((query, key, value), separate, biases, strict=True)
-            return [F.linear(x, weight, bias) for x, weight, bias in inputs]
-
-        if query is key and key is value:
-            runs = [(query, 3)]
-        elif query is key:
-            runs = [(query, 2), (value, 1)]
-        elif key is value:
-            runs = [(query, 1), (key, 2)]
+            inputs = [query, key, value]
+            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         else:
-            runs = [(query, 1), (key, 1), (value, 1)]
-        sizes = [count * self.embed_dim for _, count in runs]
-        weights = self.in_proj_weight.split(sizes)
-        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+            inputs, counts = _join_same(query, key, value)
+            weights = self.in_proj_weight.split([count * self.embed_dim for count in counts])
+        widths = [len(weight) for weight in weights]
+        no_biases = [None] * len(widths)
+        biases = no_biases if self.in_proj_bias is None else self.in_proj_bias.split(widths)
         projected: list[Tensor] = []
-        for (x, count), weight, bias in zip(runs, weights, biases, strict=False):
-            projected += F.linear(x, weight, bias).chunk(count, dim=-1)
+        for x, weight, bias in zip(inputs, weights, biases, strict=True):
+            projected += F.linear(x, weight, bias).split(self.embed_dim, dim=-1)
         return projected
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -225,6 +217,17 @@ class MultiheadAttention(nn.MultiheadAttention):
         if mask is not None:
             mask = F.pad(mask, (0, len(appended)))
         return k, v, mask
+
+
+def _join_same(query: Tensor, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Return the inputs, with neighbours that are one tensor given once, and how many each is."""
+    if query is key and key is value:
+        return [query], [3]
+    if query is key:
+        return [query, value], [2, 1]
+    if key is value:
+        return [query, key], [1, 2]
+    return [query, key, value], [1, 1, 1]
 
 
 def _check_shape(name: str, mask: Tensor, *shapes: tuple[int, ...]) -> None:

@@ -5,21 +5,15 @@ import math
 import pytest
 import torch
 
-from dropkey_core.attention import masks
 from dropkey_core.attention.masks import (
-    RandomKeyMask,
     _random_thresholds,
     additive_mask,
     draw_seed,
     drop_at_random_,
+    random_key_mask,
 )
 
 INF = torch.inf
-CPU = torch.device("cpu")
-
-
-def random_mask(shape, drop_ratio, seed=0, dtype=torch.float32, allowed=None):
-    return RandomKeyMask(shape, drop_ratio, seed, dtype, CPU, allowed)
 
 
 def generator():
@@ -33,7 +27,7 @@ def dropped_entries(shape, drop_ratio):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.3, 0.9])
 def test_entries_are_zero_or_minus_inf(dtype, drop_ratio):
-    mask = random_mask((1, 2, 3, 50), drop_ratio, dtype=dtype).dense()
+    mask = random_key_mask((1, 2, 3, 50), drop_ratio, 0, dtype=dtype)
     assert mask.dtype == dtype
     assert ((mask == 0) | (mask == -INF)).all()
     assert (mask == -INF).any() == (drop_ratio > 0)
@@ -72,13 +66,13 @@ def test_entries_of_a_row_and_of_a_column_are_independent():
 
 
 def test_every_batch_head_and_query_gets_its_own_keys():
-    rows = random_mask((2, 3, 4, 200), 0.3).dense().flatten(0, 2)
+    rows = random_key_mask((2, 3, 4, 200), 0.3, 0).flatten(0, 2)
     assert len(torch.unique(rows, dim=0)) == 2 * 3 * 4
 
 
 def test_the_seed_decides():
     shape = (1, 2, 5, 7)
-    first, again, other = (random_mask(shape, 0.5, seed).dense() for seed in (1, 1, 2))
+    first, again, other = (random_key_mask(shape, 0.5, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -93,25 +87,9 @@ def test_seeds_follow_torch_and_use_all_bits():
         assert 50 < sum(seed >> bit & 1 for seed in seeds) < 150
 
 
-def test_pieces_are_the_dense_mask(monkeypatch):
-    monkeypatch.setattr(masks, "PIECE_SIZE", 100)
-    monkeypatch.setattr(masks, "LARGE_SIZE", 100)
-    mask = random_mask((2, 5, 6, 7), 0.4, allowed=torch.randn(2, 1, 1, 7))
-    pieces = list(mask.pieces())
-    assert [piece for piece, _ in pieces[:3]] == [
-        (slice(0, 1), slice(0, 2)),
-        (slice(0, 1), slice(2, 4)),
-        (slice(0, 1), slice(4, 5)),
-    ]
-    assert len(pieces) == 6
-    dense = mask.dense()
-    for piece, part in pieces:
-        assert torch.equal(dense[piece], part)
-
-
 @pytest.mark.parametrize("num_keys", [1, 2, 3])
 def test_a_query_that_would_lose_every_key_keeps_them_all(num_keys):
-    mask = random_mask((1, 1, 1000, num_keys), 0.9).dense()
+    mask = random_key_mask((1, 1, 1000, num_keys), 0.9, 0)
     assert (mask == 0).any(-1).all()
     # With 3 keys a full row comes from 0.1^3 (nothing lost) + 0.9^3 (all lost) = 0.73 of the
     # queries; 0.06 is 4 standard errors.
@@ -123,19 +101,28 @@ def test_such_a_query_gets_back_only_what_it_was_allowed():
     """The same with a bias on key 0, keys 2 and 3 forbidden, and query 4 forbidden everything."""
     allowed = torch.tensor([1.5, 0.0, -INF, -INF]).repeat(1, 1, 1000, 1)
     allowed[:, :, 4] = -INF
-    mask = random_mask((1, 1, 1000, 4), 0.9, allowed=allowed).dense()[0, 0]
+    mask = random_key_mask((1, 1, 1000, 4), 0.9, 0, allowed=allowed)[0, 0]
     possible = torch.tensor([[1.5, 0, -INF, -INF], [1.5, -INF, -INF, -INF], [-INF, 0, -INF, -INF]])
     others = torch.cat((mask[:4], mask[5:]))
     assert (others[:, None] == possible).all(-1).any(-1).all()
     assert (mask[4] == -INF).all()
 
 
+def test_one_query_with_few_keys_among_many_is_looked_after():
+    """Query 0 may attend to one key only, which it would lose nine times in ten."""
+    allowed = torch.zeros(1, 1, 3, 1000)
+    allowed[..., 0, 1:] = -INF
+    for seed in range(20):
+        mask = random_key_mask((1, 1, 3, 1000), 0.9, seed, allowed=allowed)
+        assert mask[0, 0, 0, 0] == 0
+
+
 def test_looking_for_such_queries_costs_nothing_where_there_are_none(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "amax", None)  # fails if it looks
-    random_mask((2, 8, 100, 100), 0.3).dense()
-    random_mask((1, 1, 1, 100), 0.3, allowed=torch.zeros(1, 1, 1, 100)).dense()
+    random_key_mask((2, 8, 100, 100), 0.3, 0)
+    random_key_mask((1, 1, 1, 100), 0.3, 0, allowed=torch.zeros(1, 1, 1, 100))
     with pytest.raises(TypeError):
-        random_mask((2, 8, 100, 10), 0.3).dense()
+        random_key_mask((2, 8, 100, 10), 0.3, 0)
 
 
 def test_additive_mask_by_hand():
