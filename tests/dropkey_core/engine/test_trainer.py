@@ -12,6 +12,7 @@ from dropkey_core.engine import (
     load_config,
     read_checkpoint,
     train,
+    write_checkpoint,
 )
 
 TIMING = {"images_per_second", "memory_mb"}
@@ -106,12 +107,12 @@ def test_a_whole_run(toy_folder, capsys):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("steps", [2, 7, 10])
-def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_workers, steps):
+@pytest.mark.parametrize("calls", [7, 10, 19])  # in the first evaluation; in steps 6 and 11
+def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_workers, calls):
     workers = f"dataloader.train.num_workers={num_workers}"
     run(workers, output="whole")
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        after_calls(patch, toy("ToyModel"), "forward", steps, crash)
+        after_calls(patch, toy("ToyModel"), "forward", calls, crash)
         run(workers)
     run(workers, resume=True)
     assert_same_run(toy_folder / "output", toy_folder / "whole")
@@ -144,6 +145,15 @@ def test_finished_run_resumes_to_nothing_and_can_be_lengthened(toy_folder):
     assert run("train.max_iter=6", resume=True) == metrics
     run("train.max_iter=8", resume=True)
     assert [row["step"] for row in curve(toy_folder / "output")] == [str(n) for n in range(1, 9)]
+
+
+def test_best_is_remembered_by_a_resumed_run(toy_folder):
+    run("train.max_iter=6")
+    last = toy_folder / "output" / "last.pth"
+    write_checkpoint(last, {**read_checkpoint(last), "best": 1e9})
+    before = read_checkpoint(toy_folder / "output" / "best.pth")["step"]
+    run("train.max_iter=12", resume=True)
+    assert read_checkpoint(toy_folder / "output" / "best.pth")["step"] == before
 
 
 def test_seed_changes_the_run(toy_folder):
