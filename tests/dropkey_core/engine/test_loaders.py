@@ -1,3 +1,5 @@
+import multiprocessing
+import signal
 import subprocess
 import sys
 from itertools import islice
@@ -69,8 +71,24 @@ def test_error_names_the_file_in_one_line(num_workers):
         list(loader)
 
 
-def test_process_ends_though_its_workers_ignore_sigterm():
-    """Python itself waits at exit for workers that an iterator still holds."""
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal is not known")
+def test_worker_obeys_its_parent_alone():
+    others = set(multiprocessing.active_children())
+    batches = iter(build_train_loader(records(), noisy, 4, num_workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(timeout=0.5)
+    assert worker.is_alive()
+    for _ in range(4):
+        next(batches)  # still at work
+    worker.terminate()
+    worker.join(timeout=5)
+    assert worker.exitcode == 0
+
+
+def test_process_ends_with_an_iterator_still_held():
+    """Python itself sends SIGTERM to workers at exit, and waits for them."""
     script = (
         "from dropkey_core.engine import build_train_loader\n"
         "batches = iter(build_train_loader([{'n': 1}] * 4, dict, 2, 1))\n"
