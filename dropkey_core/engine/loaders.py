@@ -1,9 +1,9 @@
 """From records (detectron2's dataset dicts) to batches of samples: lists, never collated."""
 
-import os
+import atexit
+import multiprocessing
 import pickle
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,18 +77,18 @@ def _loader(
 
 def _leave_signals_to_the_engine(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The engine finishes its step
-    # and saves, for which it still needs its workers; only its own SIGTERM ends them.
+    # and saves, for which it still needs its workers; they end when it lets go of them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has inherited the engine's
-    if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+@atexit.register
+def _end_workers() -> None:
+    # At exit Python sends the workers that are left SIGTERM, which ours ignore, and waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report their end as a failure
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class MappedRecords(Dataset[Any]):
