@@ -211,6 +211,8 @@ def resized(image_size: tuple[int, int], shorter: int, max_size: int) -> tuple[i
     """
     short_before, long_before = sorted(image_size)
     if long_before / short_before * shorter > max_size:
-        shorter = max(1, round(max_size * short_before / long_before))
+        shorter = round(max_size * short_before / long_before)
     longer = shorter * long_before // short_before
+    if shorter == 0:  # a ribbon
+        shorter, longer = 1, max_size
     return (shorter, longer) if image_size[0] <= image_size[1] else (longer, shorter)

@@ -1,0 +1,133 @@
+import logging
+import os
+
+import pytest
+
+from dropkey_core.engine import UserError
+from projects.detr import load_coco, num_classes
+from projects.detr.coco import COCO_CATEGORY_IDS, CategoryMap
+
+
+def categories(ids):
+    return [{"id": number, "name": f"c{number}"} for number in ids]
+
+
+def test_sparse_ids_become_contiguous_in_id_order_and_come_back():
+    categories_ = CategoryMap(categories([7, 1, 3]))
+    assert categories_.num_classes == 3
+    assert [categories_.class_index(number) for number in (1, 3, 7)] == [0, 1, 2]
+    assert [categories_.category_id(index) for index in (0, 1, 2)] == [1, 3, 7]
+    assert [categories_.name(index) for index in (0, 1, 2)] == ["c1", "c3", "c7"]
+
+
+def test_cocos_own_ids_are_the_class_indices_of_official_checkpoints():
+    assert len(COCO_CATEGORY_IDS) == 80
+    categories_ = CategoryMap(categories(COCO_CATEGORY_IDS))
+    assert categories_.num_classes == 91
+    assert all(
+        categories_.class_index(number) == categories_.category_id(number) == number
+        for number in COCO_CATEGORY_IDS
+    )
+    assert categories_.category_id(12) is None
+    assert categories_.name(0) == "unused"
+
+
+def test_a_part_of_cocos_ids_is_not_coco():
+    assert CategoryMap(categories(sorted(COCO_CATEGORY_IDS)[:79])).num_classes == 79
+
+
+def test_names_that_occur_twice_are_told_apart():
+    categories_ = CategoryMap([{"id": 0, "name": "fish"}, {"id": 4, "name": "fish"}])
+    assert [categories_.name(index) for index in (0, 1)] == ["fish (0)", "fish (4)"]
+
+
+def test_class_index_outside_the_file_is_refused():
+    with pytest.raises(
+        UserError, match=r"class index 3, .* 3 classes; set model\.num_classes to 3"
+    ):
+        CategoryMap(categories([1, 3, 7])).category_id(3)
+
+
+def test_records_are_detectron2s_dataset_dicts(write_coco):
+    images, annotations = write_coco()
+    assert load_coco(images, annotations) == [
+        {
+            "file_name": str(images / "a.jpg"),
+            "image_id": 11,
+            "height": 40,
+            "width": 60,
+            "annotations": [
+                {"bbox": [5, 6, 20, 10], "bbox_mode": 1, "category_id": 1, "iscrowd": 0},
+                {"bbox": [0, 0, 60, 40], "bbox_mode": 1, "category_id": 0, "iscrowd": 1},
+            ],
+        },
+        {
+            "file_name": str(images / "b.jpg"),
+            "image_id": 5,
+            "height": 50,
+            "width": 30,
+            "annotations": [],
+        },
+    ]
+
+
+def test_boxes_nothing_can_be_learnt_from_are_left_out_and_counted_once(write_coco, caplog):
+    boxes = [
+        [1, 1, 5, 5],
+        [-3, -3, 5, 5],  # reaches over the corner: kept
+        [1, 1, 0, 5],
+        [1, 1, 5, -2],
+        [60, 1, 5, 5],  # begins where the image ends
+        [-5, 1, 5, 5],
+        [float("nan"), 1, 5, 5],
+        [1, 1, float("inf"), 5],
+    ]
+    images, annotations = write_coco(
+        annotations=[
+            {"id": number, "image_id": 11, "category_id": 2, "bbox": bbox}
+            for number, bbox in enumerate(boxes)
+        ]
+    )
+    with caplog.at_level(logging.WARNING):
+        record = load_coco(images, annotations)[0]
+    assert [annotation["bbox"] for annotation in record["annotations"]] == boxes[:2]
+    assert [entry.getMessage() for entry in caplog.records] == [
+        f"{annotations}: left out 6 of 8 boxes that are not finite, have no area or lie outside "
+        "their image (first: annotation 2)"
+    ]
+
+
+@pytest.mark.parametrize("file_name", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "."])
+def test_file_names_that_leave_the_image_folder_are_refused(write_coco, file_name):
+    images, annotations = write_coco(
+        images=[{"id": 11, "file_name": file_name, "height": 4, "width": 4}], annotations=[]
+    )
+    with pytest.raises(UserError, match=f"'{file_name}' leaves the image folder {images}"):
+        load_coco(images, annotations)
+
+
+def test_missing_images_are_counted_and_the_first_is_named(write_coco):
+    names = ["a.jpg", "x.jpg", "sub/b.jpg"]
+    images, annotations = write_coco(
+        images=[
+            {"id": number, "file_name": name, "height": 4, "width": 4}
+            for number, name in enumerate(names)
+        ],
+        annotations=[],
+    )
+    with pytest.raises(UserError, match=f"2 of the 3 images .*missing, first: {images}/x.jpg"):
+        load_coco(images, annotations)
+
+
+def test_missing_image_folder_names_path_and_setting(write_coco, tmp_path):
+    _, annotations = write_coco()
+    with pytest.raises(UserError, match=f"not found: {tmp_path}/no .set by dataset.train.images"):
+        load_coco(tmp_path / "no", annotations)
+
+
+def test_number_of_classes_follows_the_file_even_when_it_changes(write_coco):
+    _, annotations = write_coco()
+    assert num_classes(annotations) == 2
+    write_coco(categories=categories([2, 7, 9]))
+    os.utime(annotations, ns=(1, 1))
+    assert num_classes(str(annotations)) == 3

@@ -1,0 +1,233 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dropkey_core.engine import UserError
+from projects.detr import DetrMapper
+from projects.detr.mapper import RandomSizeCrop, resized
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A black image of 90 x 120 pixels with one white rectangle, taller than wide."""
+    return painted(tmp_path, 90, 120, [30, 20, 15, 45])
+
+
+def painted(folder, height, width, bbox, **extra):
+    x, y, box_width, box_height = bbox
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y : y + box_height, x : x + box_width] = 255
+    path = folder / "image.png"
+    cv2.imwrite(str(path), image)
+    annotation = {"bbox": bbox, "bbox_mode": 1, "category_id": 4, "iscrowd": 0, **extra}
+    return {
+        "file_name": str(path),
+        "image_id": 3,
+        "height": height,
+        "width": width,
+        "annotations": [annotation],
+    }
+
+
+def with_boxes(record, *bboxes):
+    annotations = [
+        {"bbox": bbox, "bbox_mode": 1, "category_id": number, "iscrowd": 0}
+        for number, bbox in enumerate(bboxes)
+    ]
+    return {**record, "annotations": annotations}
+
+
+def white_box(image):
+    """x0, y0, x1, y1 of what is more white than black; None if nothing is."""
+    rows, columns = torch.nonzero(image[0] > 127, as_tuple=True)
+    if not len(rows):
+        return None
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return torch.stack([x0, y0, x1, y1]).float()
+
+
+def pixels_xyxy(sample):
+    """The sample's one box in pixels of its image."""
+    height, width = sample["image"].shape[1:]
+    cx, cy, w, h = (
+        sample["boxes_cxcywh"][0] * torch.tensor([width, height, width, height])
+    ).tolist()
+    return torch.tensor([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_box_stays_on_its_rectangle_under_every_augmentation(record, seed):
+    torch.manual_seed(seed)
+    mapper = DetrMapper(
+        True, [60, 90, 130], max_size=150, crop_min_sizes=[70, 110], crop_range=[40, 90]
+    )
+    sample = mapper(record)
+    seen = white_box(sample["image"])
+    if len(sample["boxes_cxcywh"]):
+        # One pixel before the last resize, which enlarges up to 130 / 40 times.
+        torch.testing.assert_close(pixels_xyxy(sample), seen, atol=3.5, rtol=0)
+    else:
+        assert seen is None
+
+
+def test_augmentations_of_all_kinds_occur(record):
+    torch.manual_seed(0)
+    mapper = DetrMapper(True, [60, 90], max_size=150, crop_min_sizes=[70], crop_range=[40, 60])
+    samples = [mapper(record) for _ in range(60)]
+    shapes = {tuple(sample["image"].shape[1:]) for sample in samples}
+    assert {(60, 80), (90, 120)} < shapes  # not cropped, at both sizes
+    boxes = [box for sample in samples for box in sample["boxes_cxcywh"]]
+    assert {0.3125, 0.6875} < {float(box[0]) for box in boxes}  # as it was, mirrored
+
+
+def test_without_augmentation_the_box_is_the_annotations(record):
+    mapper = DetrMapper(True, [90], flip_probability=0, crop_probability=0)
+    sample = mapper(record)
+    # (30 + 15 / 2) / 120, (20 + 45 / 2) / 90, 15 / 120, 45 / 90
+    expected = torch.tensor([[0.3125, 42.5 / 90, 0.125, 0.5]])
+    torch.testing.assert_close(sample["boxes_cxcywh"], expected)
+    assert sample["labels"].tolist() == [4]
+    assert sample["labels"].dtype == torch.int64
+    assert sample["image"].dtype == torch.uint8
+    assert type(sample["image"]) is type(sample["boxes_cxcywh"]) is torch.Tensor
+    assert {k: sample[k] for k in ("file_name", "image_id", "height", "width")} == {
+        k: record[k] for k in ("file_name", "image_id", "height", "width")
+    }
+
+
+def test_a_flip_mirrors_the_box(record):
+    sample = DetrMapper(True, [90], flip_probability=1, crop_probability=0)(record)
+    expected = torch.tensor([[1 - 0.3125, 42.5 / 90, 0.125, 0.5]])
+    torch.testing.assert_close(sample["boxes_cxcywh"], expected)
+
+
+def test_a_tall_box_stays_tall(record):
+    boxes = DetrMapper(True, [90], flip_probability=1, crop_probability=0)(record)["boxes_cxcywh"]
+    width, height = (boxes[0, 2:] * torch.tensor([120, 90])).tolist()
+    assert (round(width), round(height)) == (15, 45)
+
+
+def test_a_crop_clips_boxes_and_drops_those_it_leaves_nothing_of(tmp_path):
+    record = painted(tmp_path, 100, 100, [0, 0, 100, 50])
+    mapper = DetrMapper(
+        True,
+        [40],
+        flip_probability=0,
+        crop_probability=1,
+        crop_min_sizes=[100],
+        crop_range=[40, 40],
+    )
+    kept = 0
+    for seed in range(30):
+        torch.manual_seed(seed)
+        sample = mapper(record)
+        assert sample["image"].shape[1:] == (40, 40)
+        white = (sample["image"][0] > 127).float().mean()
+        height = sample["boxes_cxcywh"][:, 3].sum()  # of the one box, or 0
+        torch.testing.assert_close(height, white)
+        assert (sample["height"], sample["width"]) == (100, 100)
+        kept += len(sample["boxes_cxcywh"])
+    assert 0 < kept < 30
+
+
+def test_boxes_are_clipped_to_the_image_and_crowds_are_no_targets(record):
+    mapper = DetrMapper(True, [90], flip_probability=0, crop_probability=0)
+    record = with_boxes(record, [-10, -10, 20, 20], [0, 0, 5, 5], [110, 80, 50, 50], [50, 95, 9, 9])
+    record["annotations"][1]["iscrowd"] = 1
+    sample = mapper(record)
+    assert sample["labels"].tolist() == [0, 2]
+    expected = [[5 / 120, 5 / 90, 10 / 120, 10 / 90], [115 / 120, 85 / 90, 10 / 120, 10 / 90]]
+    torch.testing.assert_close(sample["boxes_cxcywh"], torch.tensor(expected))
+
+
+def test_an_image_without_boxes_gives_empty_targets(record):
+    sample = DetrMapper(True, [60])(with_boxes(record))
+    assert sample["boxes_cxcywh"].shape == (0, 4)
+    assert sample["boxes_cxcywh"].dtype == torch.float32
+    assert sample["labels"].shape == (0,)
+    assert sample["labels"].dtype == torch.int64
+
+
+def test_testing_resizes_to_the_largest_size_and_gives_no_targets(record):
+    sample = DetrMapper(False, [60, 180])(record)
+    assert sample["image"].shape == (3, 180, 240)
+    assert (sample["height"], sample["width"]) == (90, 120)
+    assert not {"boxes_cxcywh", "labels"} & sample.keys()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_default_sizes_are_detrs(record, training):
+    torch.manual_seed(0)
+    mapper = DetrMapper(training)
+    shorter = {min(mapper(record)["image"].shape[1:]) for _ in range(40)}
+    # Wide crops hit the limit of the longer side; none is wider than 600 / 384 here.
+    assert shorter <= (set(range(480, 801, 32)) if training else {800})
+    assert len(shorter) > 5 or not training
+
+
+def test_torchs_seed_governs_the_sample(record):
+    mapper = DetrMapper(True, [60, 90], crop_min_sizes=[70], crop_range=[40, 60])
+
+    def sample(seed):
+        torch.manual_seed(seed)
+        return mapper(record)
+
+    once, again = sample(5), sample(5)
+    assert torch.equal(once["image"], again["image"])
+    assert torch.equal(once["boxes_cxcywh"], again["boxes_cxcywh"])
+    assert len({sample(seed)["image"].numpy().tobytes() for seed in range(12)}) > 6
+
+
+@pytest.mark.parametrize(
+    ("before", "shorter", "after"),
+    [
+        ((480, 640), 800, (800, 1066)),  # 800 * 640 / 480 = 1066.7
+        ((640, 480), 800, (1066, 800)),
+        ((500, 500), 800, (800, 800)),
+        # 800 * 1000 / 300 > 1333: the shorter becomes round(1333 * 300 / 1000) = 400,
+        # the longer 400 * 1000 / 300 = 1333.3
+        ((1000, 300), 800, (1333, 400)),
+        # round(1333 * 301 / 1000) = 401, 401 * 1000 / 301 = 1332.2
+        ((301, 1000), 800, (401, 1332)),
+        ((1, 5000), 800, (1, 1333)),  # a ribbon keeps one pixel
+    ],
+)
+def test_sizes_are_rounded_as_in_detr(before, shorter, after):
+    assert resized(before, shorter, 1333) == after
+
+
+def test_crops_have_sides_and_places_of_their_range():
+    crop = RandomSizeCrop(3, 5)
+    image = torch.arange(6 * 4).reshape(1, 6, 4)
+    torch.manual_seed(0)
+    cut = [crop(image) for _ in range(300)]
+    assert {part.shape[1] for part in cut} == {3, 4, 5}
+    assert {part.shape[2] for part in cut} == {3, 4}  # the image has no more
+    assert {int(part[0, 0, 0]) for part in cut} == {0, 1, 4, 5, 8, 9, 12, 13}
+    assert RandomSizeCrop(9, 12)(image).shape == (1, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_sizes": []}, r"sizes must be 1 pixel or more, got \[\]"),
+        ({"min_sizes": [0]}, r"sizes must be 1 pixel or more, got \[0\]"),
+        ({"crop_range": [9, 4]}, "crop_range must be .* got 9, 4"),
+        ({"flip_probability": 1.5}, "interval"),
+    ],
+)
+def test_impossible_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DetrMapper(True, **arguments)
+
+
+def test_other_box_formats_are_refused(record):
+    record["annotations"][0]["bbox_mode"] = 0
+    with pytest.raises(ValueError, match="bbox_mode must be 1"):
+        DetrMapper(True)(record)
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(record):
+    with pytest.raises(UserError, match=r"has 120 x 90 pixels .* are for 120 x 91"):
+        DetrMapper(True)({**record, "height": 91})
