@@ -1,7 +1,8 @@
 """DETR with DropKey on COCO."""
 
+from projects.detr.build import build_model
 from projects.detr.coco import load_coco, num_classes
 from projects.detr.evaluation import CocoEvaluator
 from projects.detr.mapper import DetrMapper
 
-__all__ = ["CocoEvaluator", "DetrMapper", "load_coco", "num_classes"]
+__all__ = ["CocoEvaluator", "DetrMapper", "build_model", "load_coco", "num_classes"]

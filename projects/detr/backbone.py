@@ -16,7 +16,8 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
 }
-TRAINED_STAGES = ("layer2", "layer3", "layer4")
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+TRAINED_STAGES = STAGES[1:]
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ class FoldedBottleneck(Bottleneck):
 
 
 ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet10": (FoldedBasicBlock, [1, 1, 1, 1]),  # small, never pretrained: demos and tests
     "resnet18": (FoldedBasicBlock, [2, 2, 2, 2]),
     "resnet34": (FoldedBasicBlock, [3, 4, 6, 3]),
     "resnet50": (FoldedBottleneck, [3, 4, 6, 3]),
@@ -81,6 +83,8 @@ class ResNetBackbone(nn.Module):
             the first stage frozen too, as in the official recipe. ``"batch"``: ordinary trainable
             batch norm and nothing frozen, for training from random weights.
         dilation: keep the last stage at stride 16 instead of 32 (the official DC5 models).
+        num_stages: how many of the four stages to use; fewer give a finer map (stride 16, 8 or 4),
+            for small images.
 
     Raises:
         UserError: if ``name`` or ``norm`` is unknown, or the weights cannot be fetched.
@@ -92,11 +96,14 @@ class ResNetBackbone(nn.Module):
         pretrained: bool = True,
         norm: str = "frozen",
         dilation: bool = False,
+        num_stages: int = 4,
     ) -> None:
         super().__init__()
         _check_choice("backbone", name, ARCHITECTURES)
         _check_choice("backbone_norm", norm, NORM_LAYERS)
         block, depths = ARCHITECTURES[name]
+        if not 1 <= num_stages <= len(STAGES):
+            raise UserError(f"backbone_stages must be in 1..{len(STAGES)}, got {num_stages}")
         if dilation and block is FoldedBasicBlock:
             raise UserError(f"dilation needs a bottleneck ResNet (resnet50, resnet101), got {name}")
         body = ResNet(
@@ -107,19 +114,23 @@ class ResNetBackbone(nn.Module):
         )
         if pretrained:
             body.load_state_dict(_imagenet_weights(name), strict=norm == "batch")
-        self.num_channels: int = body.fc.in_features
-        del body.avgpool, body.fc
+        self.stages = STAGES[:num_stages]
+        self.num_channels: int = 64 * 2 ** (num_stages - 1) * block.expansion
+        for unused in ("avgpool", "fc", *STAGES[num_stages:]):
+            delattr(body, unused)
         if norm == "frozen":
             for parameter_name, parameter in body.named_parameters():
                 parameter.requires_grad_(parameter_name.startswith(TRAINED_STAGES))
         self.body = body.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, num_channels, ceil(H/32), ceil(W/32)); /16 with ``dilation``."""
+        """(B, 3, H, W) -> (B, num_channels, ceil(H/32), ceil(W/32)), or at a finer stride."""
         body = self.body
         x = images.contiguous(memory_format=torch.channels_last)
         x = body.maxpool(body.relu(conv_norm(body.conv1, body.bn1, x)))
-        return body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        for stage in self.stages:
+            x = getattr(body, stage)(x)
+        return x
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:

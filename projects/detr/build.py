@@ -9,6 +9,7 @@ from dropkey_core.engine.errors import UserError
 from projects.detr.backbone import ResNetBackbone
 from projects.detr.detr import Detr
 from projects.detr.losses import DetectionLoss
+from projects.detr.position_encoding import SinePositionEncoding
 from projects.detr.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, Transformer
 
 ATTENTION_SITES = ("encoder_self", "decoder_self", "decoder_cross")
@@ -84,7 +85,9 @@ def build_model(
     pre_norm: bool = False,
     pretrained_backbone: bool = True,
     backbone_norm: str = "frozen",
+    backbone_stages: int = 4,
     dilation: bool = False,
+    position_temperature: float = 10_000.0,
     drop_ratio: float = 0.3,
     drop_unit: str = "key",
     drop_schedule: str = "linear_decreasing",
@@ -110,7 +113,10 @@ def build_model(
         pre_norm: normalise before the sub-layers instead of after them.
         pretrained_backbone: start the backbone from ImageNet weights, fetched once.
         backbone_norm: ``frozen`` or ``batch``, see ``ResNetBackbone``.
+        backbone_stages: ResNet stages in use; fewer give a finer feature map, for small images.
         dilation: feature map at stride 16 instead of 32.
+        position_temperature: longest over shortest wavelength of the position encoding; about 20
+            tells the cells of a small feature map better apart.
         drop_ratio: ratio at the first layer of encoder and of decoder.
         drop_unit: what the attention drops: ``key`` (DropKey) or ``weight`` (vanilla dropout).
         drop_schedule: how the ratio changes with depth in each stack, see
@@ -143,7 +149,8 @@ def build_model(
         drop_sites,
     )
     return Detr(
-        ResNetBackbone(backbone, pretrained_backbone, backbone_norm, dilation),
+        ResNetBackbone(backbone, pretrained_backbone, backbone_norm, dilation, backbone_stages),
+        SinePositionEncoding(embed_dim, position_temperature),
         transformer,
         embed_dim,
         num_queries,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from projects.detr.losses import DetectionLoss
-from projects.detr.position_encoding import SinePositionEncoding
 from projects.detr.transformer import Transformer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,19 +27,25 @@ class DetrBody(nn.Module):
 
     Args:
         backbone: (B, 3, H, W) -> (B, ``num_channels``, h, w); has the attribute ``num_channels``.
+        position_encoding: (B, h, w) padding mask -> (B, h, w, D).
         transformer: encoder and decoder.
         embed_dim: D.
         num_queries: Q.
     """
 
     def __init__(
-        self, backbone: nn.Module, transformer: Transformer, embed_dim: int, num_queries: int
+        self,
+        backbone: nn.Module,
+        position_encoding: nn.Module,
+        transformer: Transformer,
+        embed_dim: int,
+        num_queries: int,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.query_embed = nn.Embedding(num_queries, embed_dim)
         self.input_proj = nn.Conv2d(backbone.num_channels, embed_dim, kernel_size=1)
-        self.backbone = nn.ModuleList([backbone, SinePositionEncoding(embed_dim)])
+        self.backbone = nn.ModuleList([backbone, position_encoding])
         # Non-persistent: official checkpoints hold no such entries.
         self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
@@ -58,11 +63,8 @@ class DetrBody(nn.Module):
         device = self.pixel_mean.device
         sizes = [sample["image"].shape[-2:] for sample in samples]
         height, width = (max(sides) for sides in zip(*sizes, strict=True))
-        images = torch.zeros(
-            (len(samples), 3, height, width),
-            device=device,
-            memory_format=torch.channels_last,
-        )
+        images = torch.zeros((len(samples), height, width, 3), device=device)
+        images = images.permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
         mean, std = self.pixel_mean.view(3, 1, 1), self.pixel_std.view(3, 1, 1)
         for canvas, sample, (h, w) in zip(images, samples, sizes, strict=True):
             pixels = sample["image"].to(device, non_blocking=True)
@@ -127,6 +129,7 @@ class Detr(DetrBody):
 
     Args:
         backbone: see ``DetrBody``.
+        position_encoding: see ``DetrBody``.
         transformer: encoder and decoder.
         embed_dim: D.
         num_queries: Q, the most objects it can find in an image.
@@ -140,13 +143,14 @@ class Detr(DetrBody):
     def __init__(
         self,
         backbone: nn.Module,
+        position_encoding: nn.Module,
         transformer: Transformer,
         embed_dim: int,
         num_queries: int,
         num_classes: int,
         loss: DetectionLoss,
     ) -> None:
-        super().__init__(backbone, transformer, embed_dim, num_queries)
+        super().__init__(backbone, position_encoding, transformer, embed_dim, num_queries)
         self.class_embed = nn.Linear(embed_dim, num_classes + 1)
         self.bbox_embed = BoxHead(embed_dim)
         self.loss = loss

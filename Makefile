@@ -1,0 +1,41 @@
+# make demo    train DETR with DropKey on a generated set, evaluate it, draw its detections
+# make test    linter, type check and tests, as continuous integration runs them
+# make lint    linter and type check alone
+# Each makes the environment .venv on its first call: with uv and uv.lock where uv is present, with
+# pip otherwise. PYTHON=python3.12 make demo chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := output/demo
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.train
+	$(BIN)/python datasets/make_shapes.py
+	$(BIN)/python tools/train_net.py --config projects/detr/demo.yaml --overwrite train.output_dir=$(DEMO)
+	$(BIN)/python tools/visualize_detections.py --run $(DEMO)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One rule for the stamps .venv/.train and .venv/.test: install that extra, unless it is there.
+$(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
+	@if command -v uv > /dev/null; then \
+		echo "installing with uv into $(VENV) (a few minutes the first time)"; \
+		uv sync --locked --inexact --python $(PYTHON) --extra $*; \
+	else \
+		echo "installing with pip into $(VENV) (some minutes the first time)"; \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/python -m pip install --quiet --editable '.[$*]'; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)
