@@ -67,12 +67,14 @@ class CocoEvaluator:
                 ``boxes_xyxy`` (Q, 4) in pixels of the original image; Q may be 0.
 
         Raises:
-            UserError: an image that is not in the annotation file.
+            UserError: an image or a class index that does not belong to the annotation file.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             image_id = sample["image_id"]
             if image_id not in self.ground_truth.imgs:
                 raise UserError(f"image_id {image_id} is not in {self.path}")
+            if len(output["labels"]):  # now rather than after the last of many images
+                self.category_map.category_id(int(output["labels"].max()))
             self._predictions[image_id] = {
                 name: output[name].detach().cpu() for name in ("scores", "labels", "boxes_xyxy")
             }

@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dropkey_core.engine import UserError
-from projects.detr import CocoEvaluator
+from projects.detr import CocoEvaluator, evaluation
+from projects.detr.coco import COCO_CATEGORY_IDS
 from projects.detr.evaluation import METRICS, RESULTS_FILE
 
 CATEGORY_IDS = [2, 7, 30]
@@ -183,6 +184,30 @@ def test_foreign_images_and_classes_are_refused(write_coco):
     evaluator = CocoEvaluator(annotations)
     with pytest.raises(UserError, match=f"image_id 12 is not in {annotations}"):
         process(evaluator, [(12, [], [], [])])
-    process(evaluator, [(11, [0.5], [2], [[0, 0, 1, 1]])])
     with pytest.raises(UserError, match=r"class index 2, .* 2 classes"):
-        evaluator.evaluate()
+        process(evaluator, [(11, [0.5], [2], [[0, 0, 1, 1]])])
+
+
+def test_predictions_of_all_processes_are_measured_in_the_first(noisy_set, monkeypatch):
+    annotations, predictions = noisy_set
+    alone, first, second = (CocoEvaluator(annotations) for _ in range(3))
+    process(alone, predictions)
+    process(first, predictions[::2])
+    process(second, predictions[1::2])
+    expected = alone.evaluate()
+    parts = [first._predictions, second._predictions]
+    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
+    assert first.evaluate() == expected
+    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
+    assert second.evaluate() is None
+
+
+def test_unused_indices_of_cocos_numbering_are_left_out(write_coco, tmp_path):
+    categories = [{"id": number, "name": str(number)} for number in COCO_CATEGORY_IDS]
+    _, annotations = write_coco(categories=categories)
+    evaluator = CocoEvaluator(annotations, tmp_path)
+    boxes = [[0, 0, 1, 1]] * 3
+    process(evaluator, [(11, [0.5, 0.4, 0.3], [12, 90, 0], boxes)])
+    evaluator.evaluate()
+    results = json.loads((tmp_path / RESULTS_FILE).read_text())
+    assert [result["category_id"] for result in results] == [90]

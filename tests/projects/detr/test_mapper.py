@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError
 from projects.detr import DetrMapper
@@ -177,6 +178,12 @@ def test_torchs_seed_governs_the_sample(record):
     assert torch.equal(once["image"], again["image"])
     assert torch.equal(once["boxes_cxcywh"], again["boxes_cxcywh"])
     assert len({sample(seed)["image"].numpy().tobytes() for seed in range(12)}) > 6
+
+
+def test_settings_may_come_from_a_config(record):
+    config = OmegaConf.create({"min_sizes": [60], "crop_min_sizes": [70], "crop_range": [40, 60]})
+    assert min(DetrMapper(True, **config)(record)["image"].shape[1:]) == 60
+    assert min(DetrMapper(False, min_sizes=config.min_sizes)(record)["image"].shape[1:]) == 60
 
 
 @pytest.mark.parametrize(
