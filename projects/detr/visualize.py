@@ -495,5 +495,5 @@ def add_legend(figure: Figure, x: float, y: float, pictures: Sequence[Picture]) 
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG; returns its path."""
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, format="png")
     return path

@@ -1,0 +1,193 @@
+import importlib.util
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dropkey_core.engine import instantiate, load_config
+from dropkey_core.engine.paths import PROJECT_ROOT
+
+CONFIG = "projects/detr/demo.yaml"
+
+
+def load_tool():
+    path = PROJECT_ROOT / "tools" / "visualize_detections.py"
+    spec = importlib.util.spec_from_file_location("visualize_detections", path)
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = tool  # dataclasses look their module up
+    spec.loader.exec_module(tool)
+    return tool
+
+
+tool = load_tool()
+
+
+def write_set(folder, num_images=5):
+    """Grey images with one object each, and a crowd in the first."""
+    (folder / "val").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, annotations = [], []
+    for number in range(num_images):
+        cv2.imwrite(str(folder / "val" / f"{number}.png"), np.full((40, 60, 3), 90, np.uint8))
+        entry = {"id": number, "file_name": f"{number}.png", "height": 40, "width": 60}
+        images.append(entry)
+        box = {"image_id": number, "category_id": 7, "bbox": [10, 5, 30, 20]}
+        annotations.append({**box, "id": number, "iscrowd": int(number == 0)})
+    names = {1: "apple", 3: "pear", 7: "plum"}
+    categories = [{"id": key, "name": name} for key, name in names.items()]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+
+
+def write_weights(path, num_classes):
+    config = load_config(CONFIG)
+    config.model.num_classes = num_classes
+    torch.manual_seed(0)
+    torch.save({"model": instantiate(config.model, "model").state_dict()}, path)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A working folder with a set, a folder of a run, and weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DROPKEY_DATASETS", str(tmp_path))
+    write_set(tmp_path / "shapes")
+    (tmp_path / "run").mkdir()
+    text = (PROJECT_ROOT / CONFIG).read_text()
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    write_weights(tmp_path / "run" / "last.pth", 3)
+    return tmp_path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_of_the_test_set_and_a_page(workplace, capsys):
+    assert tool.main(["--run", "run", "--num-images", "2"]) == 0
+    written = names(workplace / "run" / "pictures")
+    assert written == ["0_boxes.png", "2_boxes.png", "validation.png"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 of 5 images, detections with a score of 0.5 or more" in lines
+    assert lines[-1] == str(workplace / "run" / "pictures" / "validation.png")
+    assert cv2.imread(str(workplace / "run/pictures/0_boxes.png")).shape == (533, 800, 3)
+
+
+def test_any_images_without_the_dataset(workplace, monkeypatch):
+    monkeypatch.setenv("DROPKEY_DATASETS", str(workplace / "nowhere"))
+    (workplace / "mine").mkdir()
+    cv2.imwrite("mine/0.png", np.zeros((30, 20, 3), np.uint8))
+    write_weights("coco.pth", 91)
+    command = ["--config", CONFIG, "--weights", "coco.pth", "--output", "out"]
+    command += ["--attention", "0.3,0.5", "--images", "shapes/val/0.png", "mine"]
+    assert tool.main([*command, "model.drop_ratio=0.0"]) == 0  # an override after a list
+    assert names(workplace / "out") == [
+        "0_2_attention.png",
+        "0_2_boxes.png",
+        "0_attention.png",
+        "0_boxes.png",
+        "detections.png",
+    ]
+
+
+def test_attention_from_the_surest_detections(workplace):
+    assert tool.main(["--run", "run", "--num-images", "1", "--attention"]) == 0
+    assert (workplace / "run" / "pictures" / "0_attention.png").is_file()
+
+
+def test_best_weights_are_preferred(workplace, capsys):
+    write_weights(workplace / "run" / "best.pth", 3)
+    assert tool.main(["--run", "run", "--num-images", "1"]) == 0
+    assert "best.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to show: give --run FOLDER, or --config FILE --weights FILE"),
+        (["--config", CONFIG], "no weights to look at: give --weights FILE or --run FOLDER"),
+        (["--run", "no"], "--run {0}/no is no folder of a run: it has no config.yaml"),
+        (["--run", "bare"], "--run {0}/bare has no checkpoint yet, neither best.pth nor last.pth"),
+        (["--run", "run", "--weights", "no.pth"], "no checkpoint at no.pth (from --weights)"),
+        (["--run", "run", "--weights", "other.pth"],
+         "other.pth is no checkpoint of DETR: it has no class_embed.weight"),
+        (["--run", "run", "--attention", "0.5,1.5"],
+         "--attention takes fractions of width and height in [0, 1], got 0.5,1.5"),
+        (["--run", "run", "--attention", "0.5,nan"],
+         "--attention takes fractions of width and height in [0, 1], got 0.5,nan"),
+        (["--run", "run", "--attention", "a.jpg"],
+         "--attention takes points such as 0.3,0.5, got a.jpg"),
+        (["--run", "run", "--num-images", "0"], "--num-images must be at least 1, got 0"),
+        (["--run", "run", "--score-threshold", "50"],
+         "--score-threshold must be in [0, 1], got 50.0"),
+        (["--run", "run", "--images", "no.jpg"], "--images: no file or folder no.jpg"),
+        (["--run", "run", "--images", "other.pth"],
+         "other.pth is not an image, or of a kind that PIL cannot read"),
+        (["--run", "run", "--output", "other.pth"],
+         "cannot write to --output other.pth: File exists"),
+        (["--run", "run", "model.widht=3"], "unknown key 'model.widht'"),
+    ],
+)  # fmt: skip
+def test_user_error_is_one_line_and_exit_2(workplace, capsys, arguments, message):
+    (workplace / "bare").mkdir()
+    (workplace / "bare" / "config.yaml").touch()
+    torch.save({"model": {"weight": torch.zeros(1)}}, "other.pth")
+    assert tool.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message.format(workplace)}")
+    assert error.count("\n") == 1
+
+
+def test_folder_without_images(workplace, capsys):
+    (workplace / "empty").mkdir()
+    assert tool.main(["--run", "run", "--images", "empty"]) == 2
+    assert "error: nothing to show: no images in empty (looked for" in capsys.readouterr().err
+
+
+def test_class_names(workplace):
+    annotations = "shapes/annotations/instances_val.json"
+    assert tool.class_names(3, annotations) == ["apple", "pear", "plum"]
+    assert tool.class_names(2, annotations) == ["class 0", "class 1"]
+    coco = tool.class_names(91, "nowhere.json")
+    assert (len(coco), coco[1], coco[90]) == (91, "person", "toothbrush")
+
+
+def test_true_boxes_keep_their_names_and_crowds(workplace):
+    config = load_config(CONFIG)
+    records, true_names = tool.find_records(None, config)
+    first, second = (tool.true_boxes(record, true_names)[0] for record in records[:2])
+    assert (first.corners, first.label) == ((10, 5, 40, 25), "plum (crowd)")
+    assert (second.corners, second.label) == ((10, 5, 40, 25), "plum")
+
+
+def test_predicted_boxes_are_those_above_the_threshold():
+    detections = {
+        "scores": torch.tensor([0.2, 0.5, 0.9]),
+        "labels": torch.tensor([0, 1, 0]),
+        "boxes_xyxy": torch.arange(12.0).view(3, 4),
+    }
+    boxes = tool.predicted_boxes(detections, ["apple", "pear"], 0.5)
+    assert [box.label for box in boxes] == ["pear 0.50", "apple 0.90"]
+    assert boxes[0].corners == (4, 5, 6, 7)
+
+
+def test_points_are_the_centres_of_the_surest():
+    detections = {
+        "scores": torch.tensor([0.2, 0.9, 0.5, 0.1, 0.05]),
+        "labels": torch.tensor([0, 1, 0, 0, 0]),
+        "boxes_xyxy": torch.tensor([[0.0, 0, 20, 10]] * 5),
+    }
+    detections["boxes_xyxy"][1] = torch.tensor([20.0, 30, 40, 50])
+    points = tool.surest_points({"width": 100, "height": 50}, detections, ["apple", "pear"])
+    assert [point.label for point in points] == [
+        "pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"
+    ]  # fmt: skip
+    assert (points[0].x, points[0].y) == pytest.approx((0.3, 0.8))
+
+
+def test_images_are_spread_over_the_set():
+    assert tool.spread(range(10), 3) == [0, 3, 6]
+    assert tool.spread(range(2), 16) == [0, 1]
