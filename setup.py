@@ -1,4 +1,4 @@
-"""Only the library is packaged; projects and tools run from a checkout (README, "Map of the folders")."""
+"""Only the library is packaged; projects and tools run from a checkout."""
 
 from setuptools import find_packages, setup
 

@@ -184,9 +184,7 @@ def object_annotation(category: int, corners: np.ndarray) -> dict:
     }
 
 
-def draw_crowd(
-    rng: np.random.Generator, canvas: np.ndarray, others: list[dict]
-) -> list[dict]:
+def draw_crowd(rng: np.random.Generator, canvas: np.ndarray, others: list[dict]) -> list[dict]:
     """Draw a cluster of tiny shapes of one class under one crowd box; [] where there is no room."""
     side = rng.uniform(0.3, 0.45) * min(canvas.shape[:2])
     frame = find_place(rng, np.array([[0, 0], [side, 0], [side, side], [0, side]]), canvas, others)

@@ -1,9 +1,24 @@
+import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 
 TOY = Path(__file__).parent / "toy"
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Imports a script of tools/ or datasets/, which are no packages: "tools/train_net"."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(Path(name).name, ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ restart state and skips one that was interrupted, and its CSV log, progress bar,
 signal handling would all have had to be replaced.
 """
 
+import inspect
 import platform
 import shutil
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from dropkey_core.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from dropkey_core.engine.config import instantiate
+from dropkey_core.engine.config import instantiate, locate
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
 from dropkey_core.engine.interruption import StopRequests, TrainingStopped
@@ -39,7 +40,14 @@ if TYPE_CHECKING:
 
 LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
 # What a run leaves in its folder and --overwrite removes.
-RUN_FILES = (LAST, BEST, CONFIG, "metrics.csv", "tensorboard", "model_[0-9]*.pth")
+RUN_FILES = {  # by name or pattern: what a run's folder holds
+    CONFIG: "resolved config",
+    LAST: "last checkpoint",
+    BEST: "best checkpoint",
+    "model_[0-9]*.pth": "numbered checkpoint",
+    "metrics.csv": "log",
+    "tensorboard": "log for TensorBoard",
+}
 
 
 def train(
@@ -72,12 +80,13 @@ def train(
     fabric = launch(config.train, num_gpus, num_machines)
     try:
         with StopRequests() as stop:
-            trainer = Trainer(config, fabric, stop)
-            if resume and (folder / LAST).exists():
+            is_resumed = resume and (folder / LAST).exists()
+            start = config.train.init_checkpoint
+            trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
+            if is_resumed:
                 trainer.resume_from(folder / LAST)
-            elif config.train.init_checkpoint:
-                path = config.train.init_checkpoint
-                trainer.say(load_weights(trainer.model, path, "train.init_checkpoint"))
+            elif start:
+                trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
             return trainer.run()
     except TrainingStopped:
         raise
@@ -103,10 +112,10 @@ def evaluate(
     fabric = launch(config.train, num_gpus, num_machines)
     try:
         torch.manual_seed(config.train.seed)
-        model = instantiate(config.model, "model").to(fabric.device)
         path, setting = config.train.init_checkpoint, "train.init_checkpoint"
         if resume:
             path, setting = Path(config.train.output_dir) / LAST, "train.output_dir"
+        model = build_model(config, weights_follow=bool(path)).to(fabric.device)
         said = load_weights(model, path, setting) if path else "no weights given: as initialised"
         loader, evaluator = build_evaluation(config)
         progress = Progress(0, 0, quiet=not fabric.is_global_zero)
@@ -126,6 +135,7 @@ class Trainer:
         config: a loaded config.
         fabric: the launched processes.
         stop: told by signals to end the run.
+        weights_follow: whether a checkpoint is going to be loaded, see ``build_model``.
 
     Attributes:
         step: number of finished training steps.
@@ -133,7 +143,13 @@ class Trainer:
         best: the best value of ``train.best_metric`` so far, None before the first.
     """
 
-    def __init__(self, config: DictConfig, fabric: "Fabric", stop: StopRequests) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        fabric: "Fabric",
+        stop: StopRequests,
+        weights_follow: bool = False,
+    ) -> None:
         self.config = config
         self.settings = config.train
         self.fabric = fabric
@@ -144,7 +160,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
 
         torch.manual_seed(self.settings.seed)
-        self.model: nn.Module = instantiate(config.model, "model").to(fabric.device)
+        self.model = build_model(config, weights_follow).to(fabric.device)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lr_multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
@@ -171,6 +187,7 @@ class Trainer:
                 self.evaluate_if_due()
                 self.save_if_due()
                 self.stop.raise_if_received(self.fabric)
+            self.say_what_is_there()
         except TrainingStopped:
             self.save()
             self.say(f"stopped after step {self.step}; the same command with --resume goes on")
@@ -300,6 +317,12 @@ class Trainer:
         self.metrics = state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
 
+    def say_what_is_there(self) -> None:
+        """Print the paths of what the run has written."""
+        for name, what in RUN_FILES.items():
+            for path in sorted(self.folder.glob(name)):
+                self.say(f"{what + ':':<20} {path}")
+
     def on_first_process(self, function: Any, *arguments: Any) -> None:
         """Let rank 0 do something to the disk while the others wait."""
         if self.fabric.is_global_zero:
@@ -312,6 +335,18 @@ class Trainer:
             self.progress.say(text)
         elif self.fabric.is_global_zero:
             print(text, flush=True)
+
+
+def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
+    """Make the model; where a checkpoint follows, without fetching what it is going to replace.
+
+    A model that can start from published backbone weights takes ``pretrained_backbone``.
+    """
+    parameters = inspect.signature(locate(config.model._target_, "model")).parameters
+    replaced = weights_follow and "pretrained_backbone" in parameters
+    injected = {"pretrained_backbone": False} if replaced else {}
+    model: nn.Module = instantiate(config.model, "model", **injected)
+    return model
 
 
 def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Where a feature-map cell lies in its image, as sines and cosines (DETR, arXiv 2005.12872, section 3.2)."""
+"""Where a cell of the feature map lies, as sines and cosines (DETR, arXiv 2005.12872, A.4)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""DETR's encoder and decoder (arXiv 2005.12872, appendix A.3), their attention regularised by DropKey.
+"""DETR's encoder and decoder (arXiv 2005.12872, A.3), their attention regularised by DropKey.
 
 Shapes: B images, L cells of the feature map, Q object queries, D embedding channels, N layers.
 """

@@ -14,7 +14,7 @@ from projects.detr import DetrMapper, load_coco, num_classes
 
 @pytest.fixture(scope="module")
 def make_shapes(load_script):
-    return load_script("make_shapes")
+    return load_script("datasets/make_shapes")
 
 
 @pytest.fixture(scope="module")

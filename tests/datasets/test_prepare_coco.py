@@ -13,7 +13,7 @@ import pytest
 @pytest.fixture
 def prepare_coco(load_script, monkeypatch):
     """The script, for a COCO of 2 + 1 images that needs no space."""
-    script = load_script("prepare_coco")
+    script = load_script("datasets/prepare_coco")
     tiny = {"train": script.Split("train2017", 2, 0), "val": script.Split("val2017", 1, 0)}
     monkeypatch.setattr(script, "SPLITS", tiny)
     monkeypatch.setattr(script, "ANNOTATION_GIGABYTES", 0)
