@@ -5,8 +5,9 @@ tools/visualize_detections.py --run output/demo
 tools/visualize_detections.py --config projects/detr/dropkey.yaml --weights detr.pth --images a.jpg
 tools/visualize_detections.py --run output/demo --attention 0.3,0.5 0.7,0.5
 
-Without --images: pictures spread evenly over the config's test set, true boxes beside predicted
-ones, and all of them on a page, validation.png.
+Without --images: pictures spread evenly over the config's test set, predicted boxes over true
+ones. Each is written on its own, and all of them on one page, validation.png. With --images: any
+pictures, predicted boxes only; the page is detections.png.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -38,7 +39,8 @@ from projects.detr.annotation_file import read_annotation_file
 from projects.detr.coco import CategoryMap
 from projects.detr.detr import Detr
 from projects.detr.image_file import read_image
-from projects.detr.visualize import Box, Picture, Reference
+from projects.detr.picture import Box, Picture
+from projects.detr.visualize import Reference
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 NUM_POINTS = 4  # looked from where none are given
@@ -90,12 +92,16 @@ def run(arguments: argparse.Namespace) -> None:
     points = None if arguments.attention is None else parse_points(arguments.attention)
     config_path, weights, output = find_files(arguments)
     config = load_config(config_path, arguments.overrides)
-    weights = weights or config.train.init_checkpoint
-    if not weights:
-        raise UserError("no weights to look at: give --weights FILE or --run FOLDER")
     output = output or Path(config.train.output_dir) / "pictures"
-    detector = load_detector(config, weights)
-    records, true_names = find_records(arguments.images, config)
+    annotations = OmegaConf.select(config, "dataset.test.annotations")
+    if annotations is None:
+        raise UserError("the config has no dataset.test.annotations, from which classes have names")
+    detector = load_detector(config, weights, annotations)
+    if arguments.images is None:
+        records, true_names = load_test_set(config, annotations)
+    else:
+        records = [{"file_name": str(path)} for path in find_images(arguments.images)]
+        true_names = []
     chosen = spread(records, arguments.num_images)
     heading = (
         f"{len(chosen)} of {len(records)} images, "
@@ -116,8 +122,8 @@ def run(arguments: argparse.Namespace) -> None:
         pictures.append(picture)
         say_saved(visualize.draw_picture(picture), output / f"{stem}_boxes.png")
         if points is not None:
-            chosen_points = points or surest_points(sample, detections, detector.names)
-            figure = attention_figure(picture, chosen_points, attention, sample)
+            look_from = points or surest_points(sample, detections, detector.names)
+            figure = attention_figure(picture, look_from, attention, sample)
             say_saved(figure, output / f"{stem}_attention.png")
     page = "detections.png" if arguments.images else "validation.png"
     say_saved(visualize.draw_page(pictures, heading), output / page)
@@ -148,12 +154,14 @@ def parse_points(words: Sequence[str]) -> list[Reference]:
     return points
 
 
-def find_files(arguments: argparse.Namespace) -> tuple[str, str | None, Path | None]:
+def find_files(arguments: argparse.Namespace) -> tuple[str, str, Path | None]:
     """Paths of config, weights and output, as far as the command line says; --run fills gaps."""
     config, weights, output = arguments.config, arguments.weights, arguments.output
     if arguments.run is None:
         if config is None:
             raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
+        if weights is None:
+            raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
         return config, weights, output
     folder = arguments.run.expanduser().absolute()
     if not (folder / "config.yaml").is_file():
@@ -180,7 +188,7 @@ def say_saved(figure: Figure, path: Path) -> None:
 
 
 # ---- model and images ----------------------------------------------------------------------------
-def load_detector(config: DictConfig, weights: str) -> Detector:
+def load_detector(config: DictConfig, weights: str, annotations: str) -> Detector:
     """Build the config's model with as many classes as the checkpoint has, and load that.
 
     So an official checkpoint works where no dataset is, which the config would ask instead.
@@ -198,7 +206,7 @@ def load_detector(config: DictConfig, weights: str) -> Detector:
     return Detector(
         model.to("cuda" if use_gpu else "cpu"),
         instantiate(config.dataloader.test.mapper, "dataloader.test.mapper"),
-        class_names(num_classes, config.dataset.test.annotations),
+        class_names(num_classes, annotations),
     )
 
 
@@ -218,16 +226,10 @@ def read_categories(annotations: str) -> CategoryMap:
     return CategoryMap(read_annotation_file(annotations)["categories"])
 
 
-def find_records(
-    images: Sequence[str] | None, config: DictConfig
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """What to show as dataset dicts, and the names of the true classes by index."""
-    if images is not None:
-        return [{"file_name": str(path)} for path in find_images(images)], []
+def load_test_set(config: DictConfig, annotations: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The config's test set as dataset dicts, and the names of its classes by index."""
     records = instantiate(config.dataloader.test.dataset, "dataloader.test.dataset")
-    if not records:
-        raise UserError("nothing to show: the config's test set has no images")
-    category_map = read_categories(config.dataset.test.annotations)
+    category_map = read_categories(annotations)
     return records, [category_map.name(index) for index in range(category_map.num_classes)]
 
 

@@ -108,7 +108,7 @@ def test_best_weights_are_preferred(workplace, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to show: give --run FOLDER, or --config FILE --weights FILE"),
-        (["--config", CONFIG], "no weights to look at: give --weights FILE or --run FOLDER"),
+        (["--config", CONFIG], "no weights to look at: give --weights FILE, or --run FOLDER"),
         (["--run", "no"], "--run {0}/no is no folder of a run: it has no config.yaml"),
         (["--run", "bare"], "--run {0}/bare has no checkpoint yet, neither best.pth nor last.pth"),
         (["--run", "run", "--weights", "no.pth"], "no checkpoint at no.pth (from --weights)"),
@@ -156,8 +156,8 @@ def test_class_names(workplace):
 
 
 def test_true_boxes_keep_their_names_and_crowds(workplace):
-    config = load_config(CONFIG)
-    records, true_names = tool.find_records(None, config)
+    annotations = "shapes/annotations/instances_val.json"
+    records, true_names = tool.load_test_set(load_config(CONFIG), annotations)
     first, second = (tool.true_boxes(record, true_names)[0] for record in records[:2])
     assert (first.corners, first.label) == ((10, 5, 40, 25), "plum (crowd)")
     assert (second.corners, second.label) == ((10, 5, 40, 25), "plum")

@@ -5,20 +5,15 @@ from matplotlib.colors import to_rgb
 from torch.testing import assert_close
 
 from projects.detr import build_model
+from projects.detr.picture import PREDICTED, TRUE, Box, Picture, common_area, label_place
 from projects.detr.visualize import (
-    PREDICTED,
-    TRUE,
-    Box,
-    Picture,
     Reference,
     attention_from,
     cell_side,
-    common_area,
     detect_with_attention,
     draw_attention,
     draw_page,
     draw_picture,
-    label_place,
     save,
 )
 
