@@ -92,7 +92,9 @@ def _num_classes(
 
 
 def load_coco(
-    images: str | os.PathLike[str], annotations: str | os.PathLike[str]
+    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    same_categories_as: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a COCO-format set as detectron2's dataset dicts.
 
@@ -104,6 +106,8 @@ def load_coco(
     Args:
         images: folder of the images, relative to the dataset root or absolute.
         annotations: COCO-format file, relative to the dataset root or absolute.
+        same_categories_as: another annotation file, the one that is evaluated on; class indices
+            mean the same in both only if both have the same categories.
 
     Returns:
         One dict per image, in the file's order: ``file_name`` (absolute), ``image_id``, ``height``,
@@ -111,12 +115,15 @@ def load_coco(
         pixels, ``bbox_mode`` 1 (XYWH_ABS), ``category_id`` (the class *index*) and ``iscrowd``.
 
     Raises:
-        UserError: folder, file or images are missing, or the file is not sound.
+        UserError: folder, file or images are missing, the file is not sound, or its categories
+            are not those of ``same_categories_as``.
     """
     document = read_annotation_file(annotations)
     source = dataset_path(annotations)
     folder = image_folder(images)
-    class_index = CategoryMap(document["categories"]).class_index
+    categories = CategoryMap(document["categories"])
+    if same_categories_as is not None:
+        check_same_categories(categories, source, dataset_path(same_categories_as))
     records = {
         image["id"]: {
             "file_name": path_inside(folder, image["file_name"], source),
@@ -138,7 +145,7 @@ def load_coco(
             {
                 "bbox": annotation["bbox"],
                 "bbox_mode": XYWH_ABS,
-                "category_id": class_index(annotation["category_id"]),
+                "category_id": categories.class_index(annotation["category_id"]),
                 "iscrowd": annotation.get("iscrowd", 0),
             }
         )
@@ -148,6 +155,19 @@ def load_coco(
             f"not finite, have no area or lie outside their image (first: annotation {left_out[0]})"
         )
     return list(records.values())
+
+
+def check_same_categories(categories: CategoryMap, source: Path, other_source: Path) -> None:
+    """Raise UserError unless both files have the same categories, ids and names."""
+    other = CategoryMap(read_annotation_file(other_source)["categories"])
+    differing = sorted(set(categories.names.items()) ^ set(other.names.items()))
+    if differing:
+        number, name = differing[0]
+        place = source if number in categories.names else other_source
+        raise UserError(
+            f"{source} and {other_source} must have the same categories, {len(differing)} differ; "
+            f"first: id {number} ({name}) of {place}"
+        )
 
 
 def is_learnable(bbox: list[float], height: int, width: int) -> bool:

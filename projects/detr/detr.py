@@ -63,12 +63,14 @@ class DetrBody(nn.Module):
         device = self.pixel_mean.device
         sizes = [sample["image"].shape[-2:] for sample in samples]
         height, width = (max(sides) for sides in zip(*sizes, strict=True))
-        images = torch.zeros((len(samples), height, width, 3), device=device)
-        images = images.permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
-        mean, std = self.pixel_mean.view(3, 1, 1), self.pixel_std.view(3, 1, 1)
-        for canvas, sample, (h, w) in zip(images, samples, sizes, strict=True):
-            pixels = sample["image"].to(device, non_blocking=True)
-            canvas[:, :h, :w].copy_(pixels).sub_(mean).div_(std)
+        # Channels last, and each row of pixels as one run of 3 W numbers: several times as fast.
+        rows = torch.zeros((len(samples), height, width * 3), device=device)
+        mean, std = self.pixel_mean.repeat(width), self.pixel_std.repeat(width)
+        for canvas, sample, (h, w) in zip(rows, samples, sizes, strict=True):
+            pixels = sample["image"].to(device, non_blocking=True).permute(1, 2, 0)
+            run = canvas[:h, : w * 3]
+            run.copy_(pixels.reshape(h, w * 3)).sub_(mean[: w * 3]).div_(std[: w * 3])
+        images = rows.view(len(samples), height, width, 3).permute(0, 3, 1, 2)
         if len(set(sizes)) == 1:
             return images, None
         padding_mask = torch.ones((len(samples), height, width), dtype=torch.bool, device=device)
