@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+from torchvision.ops import nms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,7 +40,7 @@ from projects.detr.annotation_file import read_annotation_file
 from projects.detr.coco import CategoryMap
 from projects.detr.detr import Detr
 from projects.detr.image_file import read_image
-from projects.detr.picture import Box, Picture
+from projects.detr.picture import FOUND_IOU, Box, Picture
 from projects.detr.visualize import Reference
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -316,9 +317,10 @@ def true_boxes(record: dict[str, Any], names: Sequence[str]) -> list[Box]:
 def surest_points(
     sample: dict[str, Any], detections: dict[str, Tensor], names: Sequence[str]
 ) -> list[Reference]:
-    """Centres of the detections with the highest scores."""
+    """Centres of the detections with the highest scores, one for each object."""
     points = []
-    for index in detections["scores"].argsort(descending=True, stable=True)[:NUM_POINTS].tolist():
+    kept = nms(detections["boxes_xyxy"], detections["scores"], FOUND_IOU)  # surest first
+    for index in kept[:NUM_POINTS].tolist():
         x0, y0, x1, y1 = detections["boxes_xyxy"][index].tolist()
         name = names[int(detections["labels"][index])]
         points.append(
@@ -337,11 +339,11 @@ def attention_figure(
     """The image amid the attention from its points."""
     size = tuple(sample["image"].shape[-2:])  # as the model saw it
     maps = [visualize.attention_from(attention, point, size).cpu().numpy() for point in points]
-    stride = visualize.cell_side(size, attention.shape[1:3]) * picture.image.shape[0] / size[0]
+    span = visualize.cell_span(size, attention.shape[1:3])
     heading = (
         "Self-attention of the last encoder layer, mean of its heads, each map on its own scale"
     )
-    return visualize.draw_attention(picture, points, maps, stride, heading)
+    return visualize.draw_attention(picture, points, maps, span, heading)
 
 
 def main(argv: list[str] | None = None) -> int:

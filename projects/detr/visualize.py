@@ -177,16 +177,22 @@ def attention_from(attention: Tensor, point: Reference, size: tuple[int, int]) -
     return attention[:, row, column].mean(0)
 
 
-def cell_side(size: Sequence[int], cells: Sequence[int]) -> int:
+def cell_side(size: tuple[int, int], cells: tuple[int, int]) -> int:
     """Pixels along a cell, a power of two; the last cells may reach over the image's edge."""
     return 2 ** math.ceil(math.log2(max(size[0] / cells[0], size[1] / cells[1])))
+
+
+def cell_span(size: tuple[int, int], cells: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of all cells (h, w) together, in those of an image (H, W); 1 or more."""
+    side = cell_side(size, cells)
+    return cells[1] * side / size[1], cells[0] * side / size[0]
 
 
 def draw_attention(
     picture: Picture,
     points: Sequence[Reference],
     maps: Sequence[np.ndarray],
-    stride: float,
+    span: tuple[float, float],
     heading: str,
 ) -> Figure:
     """Draw an image amid the attention from points of it (figure 3 of arXiv 2005.12872).
@@ -195,7 +201,7 @@ def draw_attention(
         picture: the image; its boxes are not drawn.
         points: where to look from, at least one.
         maps: for each point (h, w), what each cell gets.
-        stride: side of a cell in pixels of the image.
+        span: width and height of all cells together, in those of the image; see ``cell_span``.
         heading: one line.
     """
     factor = ATTENTION_SIDE / max(picture.image.shape[:2])
@@ -222,21 +228,18 @@ def draw_attention(
         y = top + round(place * (map_height + CAPTION + MARGIN))
         write(figure, x, y + CAPTION / 2, f"{number + 1}: {point.label}")
         axes = add_axes(figure, x, y + CAPTION, map_width, round(map_height))
-        draw_map(axes, picture.image, weights, stride * factor)
+        draw_map(axes, picture.image, weights, span)
         mark(axes, number, point.x * width, point.y * height)
     return figure
 
 
-def draw_map(axes: Axes, image: np.ndarray, weights: np.ndarray, stride: float) -> None:
+def draw_map(axes: Axes, image: np.ndarray, weights: np.ndarray, span: tuple[float, float]) -> None:
     """Lay a map (h, w) over an image in grey, darkest at 0, brightest at its own maximum."""
     height, width = image.shape[:2]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
-    rows, columns = weights.shape
-    covered = (-0.5, columns * stride - 0.5, rows * stride - 0.5, -0.5)
-    axes.imshow(
-        weights, extent=covered, cmap="viridis", vmin=0, interpolation="bilinear", alpha=0.7
-    )
+    extent = (-0.5, span[0] * width - 0.5, span[1] * height - 0.5, -0.5)
+    axes.imshow(weights, extent=extent, cmap="viridis", vmin=0, interpolation="bilinear", alpha=0.7)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
@@ -280,7 +283,7 @@ def add_legend(figure: Figure, x: float, y: float, pictures: Sequence[Picture]) 
     handles: list[Any] = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted, score")]
     true = [box for picture in pictures for box in picture.true]
     if true:
-        label = f"true, named where not found (IoU < {FOUND_IOU:g} or other class)"
+        label = f"true, named where not found at IoU {FOUND_IOU:g}"
         handles.append(Line2D([], [], color=TRUE, linewidth=2, linestyle=DASHED, label=label))
     if any(box.is_crowd for box in true):
         handles.append(

@@ -174,18 +174,18 @@ def test_predicted_boxes_are_those_above_the_threshold():
     assert boxes[0].corners == (4, 5, 6, 7)
 
 
-def test_points_are_the_centres_of_the_surest():
+def test_points_are_the_centres_of_the_surest_one_for_each_object():
+    corners = torch.arange(0, 60, 10.0).view(-1, 1) + torch.tensor([0.0, 5, 10, 15])
     detections = {
-        "scores": torch.tensor([0.2, 0.9, 0.5, 0.1, 0.05]),
-        "labels": torch.tensor([0, 1, 0, 0, 0]),
-        "boxes_xyxy": torch.tensor([[0.0, 0, 20, 10]] * 5),
+        "scores": torch.tensor([0.2, 0.9, 0.5, 0.1, 0.05, 0.8]),
+        "labels": torch.tensor([0, 1, 0, 0, 0, 0]),
+        "boxes_xyxy": corners,
     }
-    detections["boxes_xyxy"][1] = torch.tensor([20.0, 30, 40, 50])
+    corners[5] = corners[1] + 1  # the same object again
     points = tool.surest_points({"width": 100, "height": 50}, detections, ["apple", "pear"])
-    assert [point.label for point in points] == [
-        "pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"
-    ]  # fmt: skip
-    assert (points[0].x, points[0].y) == pytest.approx((0.3, 0.8))
+    labels = ["pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"]
+    assert [point.label for point in points] == labels
+    assert (points[0].x, points[0].y) == pytest.approx((0.15, 0.4))
 
 
 def test_images_are_spread_over_the_set():

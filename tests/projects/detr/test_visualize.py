@@ -10,6 +10,7 @@ from projects.detr.visualize import (
     Reference,
     attention_from,
     cell_side,
+    cell_span,
     detect_with_attention,
     draw_attention,
     draw_page,
@@ -176,11 +177,16 @@ def test_side_of_a_cell(size, cells, side):
     assert cell_side(size, cells) == side
 
 
+def test_cells_may_reach_over_the_edges_of_the_image():
+    assert cell_span((64, 72), (8, 9)) == (1, 1)
+    assert cell_span((65, 80), (9, 10)) == (1, 72 / 65)
+
+
 def test_attention_map_is_bright_where_the_weight_is():
     weights = np.zeros((2, 4))
     weights[1, 2] = 1
     picture = Picture("", grey_image(100, 200), [])
-    figure = draw_attention(picture, [Reference(0.1, 0.2, "here")], [weights], 50, "a heading")
+    figure = draw_attention(picture, [Reference(0.1, 0.2, "here")], [weights], (1, 1), "a heading")
     drawn = pixels(figure).astype(int)
     image_width, image_height = 900, 450
     assert drawn.shape == (60 + 30 + image_height + 16, 3 * 16 + 2 * image_width, 3)
