@@ -137,10 +137,12 @@ def test_number_of_classes_follows_the_file_even_when_it_changes(write_coco):
 def test_train_and_test_must_have_the_same_categories(tmp_path):
     cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     for name, categories in {"train": cats, "same": cats[::-1], "other": cats[:1]}.items():
-        document = {"images": [], "annotations": [], "categories": categories}
+        image = {"id": 1, "file_name": "1.jpg", "height": 4, "width": 4}
+        document = {"images": [image], "annotations": [], "categories": categories}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    (tmp_path / "1.jpg").touch()
     train, same, other = (tmp_path / f"{name}.json" for name in ("train", "same", "other"))
-    assert load_coco(tmp_path, train, same_categories_as=same) == []
+    assert len(load_coco(tmp_path, train, same_categories_as=same)) == 1
     message = rf"same categories, 1 differ; first: id 2 \(dog\) of {train}"
     with pytest.raises(UserError, match=message):
         load_coco(tmp_path, train, same_categories_as=other)
