@@ -392,7 +392,9 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
-    present = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
+    # A config alone is left by a run that failed before its first step: nothing to lose.
+    patterns = [pattern for pattern in RUN_FILES if pattern != CONFIG]
+    present = [path for pattern in patterns for path in folder.glob(pattern)]
     if present and not (resume or overwrite):
         raise UserError(
             f"train.output_dir {folder} already holds a run ({present[0].name}): "

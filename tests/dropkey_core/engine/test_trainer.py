@@ -176,6 +176,14 @@ def test_folder_of_another_run(toy_folder):
         run(resume=True, overwrite=True)
 
 
+def test_a_run_that_never_began_is_in_nobodys_way(toy_folder):
+    with pytest.raises(UserError, match="no checkpoint at missing"):
+        run("train.init_checkpoint=missing", "train.max_iter=1")
+    assert (toy_folder / "output" / "config.yaml").exists()
+    run("train.max_iter=1")
+    assert (toy_folder / "output" / "last.pth").exists()
+
+
 def test_resume_without_a_run_begins_one(toy_folder):
     run("train.max_iter=1", resume=True)
     assert (toy_folder / "output" / "last.pth").exists()
