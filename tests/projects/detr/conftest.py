@@ -3,6 +3,9 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
+
+from projects.detr.build import build_model
 
 
 @pytest.fixture
@@ -31,3 +34,38 @@ def write_coco(tmp_path):
         return images, annotations
 
     return write
+
+
+@pytest.fixture
+def small_detr():
+    """Builds a DETR of two layers and five queries with settled random weights."""
+
+    def build(**changes):
+        sizes = {"embed_dim": 32, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
+        head = {"num_classes": 3, "num_queries": 5, "ffn_dim": 48}
+        backbone = {"backbone": "resnet10", "pretrained_backbone": False}
+        torch.manual_seed(0)
+        return build_model(**{**sizes, **head, **backbone, **changes})
+
+    return build
+
+
+@pytest.fixture
+def small_samples():
+    """Two images of different sizes, one object in the first and two in the second."""
+    generator = torch.Generator().manual_seed(1)
+
+    def sample(height, width, labels, boxes_cxcywh):
+        pixels = torch.randint(0, 256, (3, height, width), generator=generator)
+        return {
+            "image": pixels.to(torch.uint8),
+            "height": 2 * height,
+            "width": 3 * width,
+            "labels": torch.tensor(labels),
+            "boxes_cxcywh": torch.tensor(boxes_cxcywh),
+        }
+
+    return [
+        sample(64, 96, [2], [[0.5, 0.5, 0.2, 0.6]]),
+        sample(96, 64, [0, 1], [[0.3, 0.3, 0.2, 0.2], [0.6, 0.7, 0.3, 0.1]]),
+    ]

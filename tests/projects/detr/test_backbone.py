@@ -1,0 +1,144 @@
+from unittest import mock
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+
+from dropkey_core.engine.errors import UserError
+from projects.detr import backbone
+from projects.detr.backbone import ResNetBackbone, conv_norm
+
+
+def unsettle(norms, generator):
+    """Give frozen norms values that are not those of the identity."""
+    for norm in norms:
+        norm.weight.uniform_(0.5, 1.0, generator=generator)
+        norm.bias.normal_(0, 0.1, generator=generator)
+        norm.running_mean.normal_(0, 0.1, generator=generator)
+        norm.running_var.uniform_(0.5, 2.0, generator=generator)
+
+
+def test_folded_norm_is_the_norm():
+    """In double precision, so that only rounding is left: values and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3, 2, 1, bias=False).double(), FrozenBatchNorm2d(4).double()
+    unsettle([norm], generator)
+    images = torch.randn(2, 3, 9, 7, generator=generator, dtype=torch.double, requires_grad=True)
+    plain, folded = norm(conv(images)), conv_norm(conv, norm, images)
+    torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(plain.shape, generator=generator, dtype=torch.double)
+    inputs = (images, conv.weight)
+    torch.testing.assert_close(
+        torch.autograd.grad((folded * weights).sum(), inputs),
+        torch.autograd.grad((plain * weights).sum(), inputs),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize(("name", "block"), [("resnet18", BasicBlock), ("resnet50", Bottleneck)])
+def test_blocks_compute_what_torchvision_computes(name, block):
+    """The same modules with torchvision's own forward, norms not folded; gradients too."""
+    generator = torch.Generator().manual_seed(0)
+    body = ResNetBackbone(name, pretrained=False).body.double()
+    unsettle([m for m in body.modules() if isinstance(m, FrozenBatchNorm2d)], generator)
+    blocks = body.layer2
+    features = torch.randn(
+        2, blocks[0].conv1.in_channels, 6, 4, generator=generator, dtype=torch.double
+    )
+    folded = blocks(features)
+    plain = features
+    for module in blocks:
+        plain = block.forward(module, plain)
+    torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+    parameters = list(blocks.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(folded.square().sum(), parameters),
+        torch.autograd.grad(plain.square().sum(), parameters),
+        rtol=1e-8,
+        atol=1e-8,
+    )
+
+
+def test_batch_norm_still_learns():
+    body = ResNetBackbone("resnet10", pretrained=False, norm="batch")
+    before = body.body.bn1.running_mean.clone()
+    body(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert not torch.equal(body.body.bn1.running_mean, before)
+    assert all(parameter.grad is not None for parameter in body.parameters())
+
+
+def test_stem_and_first_stage_are_frozen():
+    model = ResNetBackbone("resnet50", pretrained=False)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert len(frozen) == 11
+    assert {name.split(".")[1] for name in frozen} == {"conv1", "layer1"}
+    model(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert model.body.layer1[0].conv1.weight.grad is None
+    assert model.body.layer2[0].conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels", "stride"),
+    [
+        ({"name": "resnet18"}, 512, 32),
+        ({"name": "resnet50"}, 2048, 32),
+        ({"name": "resnet50", "dilation": True}, 2048, 16),
+        ({"name": "resnet18", "num_stages": 3}, 256, 16),
+    ],
+)
+def test_feature_map_size(settings, channels, stride):
+    model = ResNetBackbone(pretrained=False, **settings)
+    assert model.num_channels == channels
+    with torch.no_grad():
+        features = model(torch.rand(1, 3, 65, 96))
+    assert features.shape == (1, channels, -(-65 // stride), 96 // stride)
+
+
+def test_stays_in_channels_last_memory():
+    """The layout that makes the backbone fast, from any input and through every stage."""
+    model = ResNetBackbone("resnet18", pretrained=False)
+    with torch.no_grad():
+        features = model(torch.rand(2, 3, 64, 96))
+    assert features.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "resnet51"}, "backbone must be one of .*resnet50, resnet101, got 'resnet51'"),
+        ({"norm": "layer"}, "backbone_norm must be one of frozen, batch, got 'layer'"),
+        ({"name": "resnet18", "dilation": True}, "dilation needs a bottleneck .*, got resnet18"),
+        ({"num_stages": 5}, r"backbone_stages must be in 1\.\.4, got 5"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        ResNetBackbone(pretrained=False, **settings)
+
+
+def test_backbone_without_published_weights():
+    with pytest.raises(UserError, match=r"resnet10 has no ImageNet weights.*pretrained_backbone="):
+        ResNetBackbone("resnet10", pretrained=True)
+
+
+def test_unreachable_weights_say_where_to_put_them():
+    weights = backbone.torchvision.models.ResNet50_Weights
+    with (
+        mock.patch.object(weights, "get_state_dict", side_effect=URLError("no route")),
+        pytest.raises(UserError, match=r"cannot fetch .* resnet50 .*no route.*checkpoints, or set"),
+    ):
+        ResNetBackbone("resnet50")
+
+
+def test_published_weights_are_loaded():
+    """Under torchvision's names, with its batch norm's counters, which the frozen one lacks."""
+    published = backbone.torchvision.models.resnet18(weights=None).state_dict()
+    weights = backbone.torchvision.models.ResNet18_Weights
+    with mock.patch.object(weights, "get_state_dict", return_value=published):
+        body = ResNetBackbone("resnet18").body
+    for name, value in body.state_dict().items():
+        assert torch.equal(value, published[name]), name

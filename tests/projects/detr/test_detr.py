@@ -1,0 +1,203 @@
+import pytest
+import torch
+
+from projects.detr.detr import IMAGENET_MEAN, IMAGENET_STD, detections
+
+
+def by_hand(pixels):
+    """Normalised image (3, h, w) in double precision."""
+    mean, std = (
+        torch.tensor(v, dtype=torch.double).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (pixels.double() / 255 - mean) / std
+
+
+def test_batch_is_normalised_and_padded(small_detr, small_samples):
+    images, padding_mask = small_detr().batch(small_samples)
+    assert images.shape == (2, 3, 96, 96)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    for image, mask, sample in zip(images, padding_mask, small_samples, strict=True):
+        height, width = sample["image"].shape[-2:]
+        inside = image[:, :height, :width].double()
+        torch.testing.assert_close(inside, by_hand(sample["image"]), atol=1e-6, rtol=0)
+        assert not mask[:height, :width].any()
+        assert mask.sum() == 96 * 96 - height * width
+        assert (image[:, mask] == 0).all()
+
+
+def test_batch_of_one_size_needs_no_mask(small_detr, small_samples):
+    images, padding_mask = small_detr().batch([small_samples[0]] * 2)
+    assert images.shape == (2, 3, 64, 96)
+    assert padding_mask is None
+
+
+def test_no_mask_is_a_mask_of_nothing(small_detr, small_samples):
+    model = small_detr().eval()
+    images, _ = model.batch([small_samples[0]] * 2)
+    with torch.no_grad():
+        without = model.predict_batch(images)
+        with_mask = model.predict_batch(images, torch.zeros(2, 64, 96, dtype=torch.bool))
+    torch.testing.assert_close(without["pred_boxes"], with_mask["pred_boxes"])
+    torch.testing.assert_close(without["pred_logits"], with_mask["pred_logits"])
+
+
+def test_what_a_batch_returns(small_detr):
+    outputs = small_detr(num_decoder_layers=3).predict_batch(torch.randn(2, 3, 64, 96))
+    assert set(outputs) == {"pred_logits", "pred_boxes", "aux_outputs"}
+    assert len(outputs["aux_outputs"]) == 2
+    for layer in (outputs, *outputs["aux_outputs"]):
+        assert layer["pred_logits"].shape == (2, 5, 4)
+        assert layer["pred_boxes"].shape == (2, 5, 4)
+        assert 0 < layer["pred_boxes"].min() < layer["pred_boxes"].max() < 1
+
+
+def test_what_lies_in_masked_cells_does_not_matter(small_detr):
+    """The transformer never looks there: with the map changed in masked cells, nothing changes."""
+    model = small_detr().eval()
+    images = torch.randn(1, 3, 128, 128)
+    padding_mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    padding_mask[..., :96, :64] = False
+
+    def soil(module, inputs, features):
+        features = features.clone()
+        features[..., 3:, :] = features[..., 2:] = 100.0
+        return features
+
+    with torch.no_grad():
+        clean = model.predict_batch(images, padding_mask)
+        with model.backbone[0].register_forward_hook(soil):
+            soiled = model.predict_batch(images, padding_mask)
+    torch.testing.assert_close(soiled["pred_boxes"], clean["pred_boxes"])
+    torch.testing.assert_close(soiled["pred_logits"], clean["pred_logits"])
+
+
+def test_a_padded_image_is_seen_as_if_alone(small_detr):
+    """A map of the same cells, padded or not, gives the same detections.
+
+    Only the map may differ: beyond the border convolutions see zeros in the padding, but also what
+    earlier layers made of them, so that the outermost cells change a little in any DETR.
+    """
+    model = small_detr().eval()
+    cells = torch.randn(1, 512, 3, 2)
+    padded = torch.nn.functional.pad(cells, (0, 2, 0, 1))
+    padding_mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    padding_mask[..., :96, :64] = False
+    with torch.no_grad():
+        with model.backbone[0].register_forward_hook(lambda *_: cells):
+            alone = model.predict_batch(torch.zeros(1, 3, 96, 64))
+        with model.backbone[0].register_forward_hook(lambda *_: padded):
+            together = model.predict_batch(torch.zeros(1, 3, 128, 128), padding_mask)
+    torch.testing.assert_close(together["pred_boxes"], alone["pred_boxes"])
+    torch.testing.assert_close(together["pred_logits"], alone["pred_logits"])
+
+
+def test_other_images_of_a_batch_do_not_matter(small_detr, small_samples):
+    model = small_detr().eval()
+    images, padding_mask = model.batch(small_samples)
+    with torch.no_grad():
+        together = model.predict_batch(images, padding_mask)["pred_boxes"]
+        apart = torch.cat(
+            [
+                model.predict_batch(images[i : i + 1], padding_mask[i : i + 1])["pred_boxes"]
+                for i in range(2)
+            ]
+        )
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
+
+
+def test_a_tall_box_stays_tall():
+    """Centre (1/4, 1/2), width 1/10, height 4/5, in an image 100 wide and 50 high."""
+    outputs = {
+        "pred_logits": torch.tensor([[[0.0, 2.0, 9.0]]]),
+        "pred_boxes": torch.tensor([[[0.25, 0.5, 0.1, 0.8]]]),
+    }
+    (found,) = detections(outputs, [(50, 100)])
+    torch.testing.assert_close(found["boxes_xyxy"], torch.tensor([[20.0, 5.0, 30.0, 45.0]]))
+    assert found["labels"].tolist() == [1]  # the best real class, though "no object" is likelier
+    logits = outputs["pred_logits"][0, 0]
+    torch.testing.assert_close(found["scores"], logits.softmax(0)[1:2])
+
+
+def test_detections_refer_to_the_original_image(small_detr, small_samples):
+    model = small_detr().eval()
+    with torch.no_grad():
+        found = model(small_samples)
+        outputs = model.predict_batch(*model.batch(small_samples))
+    for image, sample, boxes in zip(found, small_samples, outputs["pred_boxes"], strict=True):
+        x, _, width, _ = boxes.unbind(-1)
+        left = (x - width / 2) * sample["width"]
+        torch.testing.assert_close(image["boxes_xyxy"][:, 0], left)
+        assert image["scores"].shape == image["labels"].shape == (5,)
+        assert image["labels"].max() < 3
+
+
+def test_training_returns_weighted_losses(small_detr, small_samples):
+    losses = small_detr()(small_samples)
+    assert set(losses) == {
+        f"loss_{part}{layer}" for part in ("ce", "bbox", "giou") for layer in ("", "_0")
+    }
+    sum(losses.values()).backward()
+
+
+def test_one_seed_one_loss(small_detr, small_samples):
+    """Everything random in a step follows from torch's generator; evaluation draws nothing."""
+    model = small_detr(drop_ratio=0.5)
+
+    def loss(seed):
+        torch.manual_seed(seed)
+        return sum(model(small_samples).values()).item()
+
+    assert loss(1) == loss(1)
+    assert loss(1) != loss(2)
+    model.eval()
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        first, second = model(small_samples), model(small_samples)
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a["boxes_xyxy"], b["boxes_xyxy"])
+
+
+def test_dropping_is_felt_in_training(small_detr, small_samples):
+    """DropKey alone, with all other dropout off, moves the loss."""
+    plain = sum(small_detr(dropout=0.0, drop_ratio=0.0)(small_samples).values())
+    for unit in ("key", "weight"):
+        dropped = sum(small_detr(dropout=0.0, drop_unit=unit)(small_samples).values())
+        assert dropped.isfinite()
+        assert abs(dropped.item() - plain.item()) > 1e-4, unit
+
+
+def test_all_trainable_parameters_learn(small_detr, small_samples):
+    model = small_detr()
+    sum(model(small_samples).values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+
+
+def test_small_images_with_no_object(small_detr):
+    sample = {
+        "image": torch.zeros(3, 5, 7, dtype=torch.uint8),
+        "height": 5,
+        "width": 7,
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "boxes_cxcywh": torch.zeros(0, 4),
+    }
+    loss = sum(small_detr()([sample]).values())
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_normalisation_is_not_saved(small_detr):
+    assert not [name for name in small_detr().state_dict() if "pixel" in name]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_agrees_with_cpu(small_detr, small_samples):
+    model = small_detr().eval()
+    with torch.no_grad():
+        expected = model(small_samples)
+        found = model.cuda()(small_samples)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours["boxes_xyxy"].cpu(), theirs["boxes_xyxy"], atol=0.1, rtol=0)

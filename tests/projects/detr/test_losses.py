@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+
+from projects.detr.losses import DetectionLoss, box_losses, classification_loss
+
+LEFT_HALF = [0.25, 0.5, 0.5, 1.0]
+RIGHT_HALF = [0.75, 0.5, 0.5, 1.0]
+TOP_LEFT = [0.25, 0.25, 0.5, 0.5]
+
+
+def outputs(logits, boxes, earlier=()):
+    tensors = {"pred_logits": torch.tensor(logits), "pred_boxes": torch.tensor(boxes)}
+    return {**{k: v.requires_grad_() for k, v in tensors.items()}, "aux_outputs": list(earlier)}
+
+
+def no_objects(images=1):
+    return [torch.zeros(0, dtype=torch.int64)] * images, [torch.zeros(0, 4)] * images
+
+
+def test_classification_is_a_weighted_mean():
+    """One object at probability 1/2, two empty queries at 1/4 and 1/2; C = 1."""
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [0.0, 0.0]])[None, None]
+    loss = classification_loss(logits, torch.tensor([[[0, 1, 1]]]), no_object_weight=0.1)
+    expected = (math.log(2) + 0.1 * math.log(4) + 0.1 * math.log(2)) / 1.2
+    torch.testing.assert_close(loss, torch.tensor([expected]))
+
+
+def test_box_losses_by_hand():
+    predicted = torch.tensor([[LEFT_HALF, TOP_LEFT], [LEFT_HALF, LEFT_HALF]])
+    true = torch.tensor([[LEFT_HALF, RIGHT_HALF]] * 2)
+    l1, giou = box_losses(predicted, true)
+    torch.testing.assert_close(l1, torch.tensor([0.0 + 1.25, 0.0 + 0.5]))
+    torch.testing.assert_close(giou, torch.tensor([0.0 + 1.25, 0.0 + 1.0]), atol=1e-5, rtol=0)
+
+
+def test_two_queries_two_objects_by_hand():
+    """Query 0 answers for object 1 and the other way round, whatever their order in the file."""
+    judged = outputs([[[0.0, 0.0, 0.0]] * 2], [[RIGHT_HALF, TOP_LEFT]])
+    labels, boxes = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
+    losses = DetectionLoss()(judged, labels, boxes)
+    assert list(losses) == ["loss_ce", "loss_bbox", "loss_giou"]
+    torch.testing.assert_close(losses["loss_ce"].item(), math.log(3))
+    # Top left and left half: L1 0.25 + 0.5, IoU = GIoU = 1/2. The other pair is perfect.
+    assert losses["loss_bbox"].item() == pytest.approx(5 * 0.75 / 2)
+    assert losses["loss_giou"].item() == pytest.approx(2 * 0.5 / 2, abs=1e-5)
+
+
+def test_weights_scale_losses():
+    judged = outputs([[[0.0, 0.0, 0.0]] * 2], [[RIGHT_HALF, TOP_LEFT]])
+    targets = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
+    once = DetectionLoss(1, 1, 1)(judged, *targets)
+    scaled = DetectionLoss(2, 3, 4)(judged, *targets)
+    for name, factor in (("loss_ce", 2), ("loss_bbox", 3), ("loss_giou", 4)):
+        torch.testing.assert_close(scaled[name], factor * once[name])
+
+
+def test_each_layer_is_matched_by_itself():
+    """The layers see the same boxes in other orders: box losses 0 in both, never crossed."""
+    first = outputs([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]], [[LEFT_HALF, RIGHT_HALF]])
+    last = outputs([[[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]]], [[RIGHT_HALF, LEFT_HALF]], [first])
+    labels, boxes = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
+    losses = DetectionLoss()(last, labels, boxes)
+    assert set(losses) == {
+        f"loss_{part}{layer}" for part in ("ce", "bbox", "giou") for layer in ("", "_0")
+    }
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(0.0, abs=1e-3), name
+
+
+def test_boxes_count_over_the_whole_batch():
+    """Two images, three objects: the sum of L1 is divided by 3; an image may be empty."""
+    judged = outputs([[[0.0, 0.0]] * 2] * 3, [[LEFT_HALF, RIGHT_HALF]] * 3)
+    labels = [torch.tensor([0, 0]), torch.tensor([0]), torch.zeros(0, dtype=torch.int64)]
+    boxes = [
+        torch.tensor([LEFT_HALF, RIGHT_HALF]),
+        torch.tensor([TOP_LEFT]),
+        torch.zeros(0, 4),
+    ]
+    losses = DetectionLoss()(judged, labels, boxes)
+    assert losses["loss_bbox"].item() == pytest.approx(5 * 0.75 / 3)
+    torch.testing.assert_close(losses["loss_ce"].item(), math.log(2))  # every query says 1/2
+
+
+def test_more_objects_than_queries():
+    judged = outputs([[[0.0, 0.0]]], [[LEFT_HALF]])
+    labels, boxes = [torch.tensor([0, 0])], [torch.tensor([RIGHT_HALF, LEFT_HALF])]
+    losses = DetectionLoss()(judged, labels, boxes)
+    assert losses["loss_bbox"].item() == 0.0  # the nearer one is matched, none is counted twice
+    assert losses["loss_ce"].item() == pytest.approx(math.log(2))
+
+
+def test_batch_without_any_object():
+    """Only "no object" is taught; the boxes get a gradient of zero rather than none."""
+    judged = outputs([[[0.0, 0.0, 0.0]] * 2] * 2, [[LEFT_HALF, RIGHT_HALF]] * 2)
+    losses = DetectionLoss()(judged, *no_objects(images=2))
+    assert losses["loss_bbox"].item() == losses["loss_giou"].item() == 0.0
+    assert losses["loss_ce"].item() == pytest.approx(math.log(3))
+    sum(losses.values()).backward()
+    assert torch.equal(judged["pred_boxes"].grad, torch.zeros(2, 2, 4))
+    assert (judged["pred_logits"].grad[..., -1] < 0).all()
+
+
+def test_half_precision_outputs_are_judged_in_single():
+    judged = outputs([[[0.0, 0.0, 0.0]] * 2], [[RIGHT_HALF, TOP_LEFT]])
+    halves = {k: v if k == "aux_outputs" else v.bfloat16() for k, v in judged.items()}
+    labels, boxes = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
+    losses = DetectionLoss()(halves, labels, boxes)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert losses["loss_bbox"].item() == pytest.approx(5 * 0.75 / 2)
