@@ -134,6 +134,8 @@ class ResNetBackbone(nn.Module):
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:
+    if name not in torchvision.models.list_models():
+        raise UserError(f"{name} has no ImageNet weights: set model.pretrained_backbone=false")
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return dict(weights.get_state_dict(check_hash=True))
