@@ -1,0 +1,85 @@
+import importlib.util
+import json
+
+import pytest
+
+from dropkey_core.engine.paths import PROJECT_ROOT
+
+CONFIG = "projects/detr/dropkey.yaml"
+SMALL = [
+    "model.backbone=resnet10",
+    "model.embed_dim=16",
+    "model.num_heads=2",
+    "model.num_encoder_layers=1",
+    "model.num_decoder_layers=2",
+    "model.ffn_dim=16",
+    "model.num_queries=8",
+]
+TINY_BATCH = ["--height", "32", "--width", "64", "--repeats", "2"]
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_model", PROJECT_ROOT / "tools" / "benchmark_model.py"
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+main = load_tool().main
+
+
+def test_two_variants_side_by_side(tmp_path, capsys):
+    file = tmp_path / "times.json"
+    arguments = ["--config", CONFIG, *SMALL, *TINY_BATCH, "--json", str(file)]
+    assert main([*arguments, "--compare", "model.drop_unit=weight"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "| job | contender | images/s | memory, MiB | speed |"
+    assert [row.split(" | ")[1] for row in table[2:]] == [
+        "dropkey.yaml",
+        "model.drop_unit=weight",
+    ] * 2
+    rows = json.loads(file.read_text())
+    assert [row["job"] for row in rows] == ["training step"] * 2 + ["inference"] * 2
+    for row in rows:
+        assert len(row["seconds"]) == 2
+        assert row["images"] == 2
+        assert row["images_per_second"] > 0
+    assert [row["speed_over_first"] for row in rows[::2]] == [1.0, 1.0]
+
+
+def test_loader(tmp_path, capsys, monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((40, 60, 3), np.uint8))
+    document = {
+        "categories": [{"id": 1, "name": "ship"}],
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 20, 10]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    data = [
+        f"dataset.{part}.{key}={tmp_path / name}"
+        for part in ("train", "test")
+        for key, name in (("images", ""), ("annotations", "a.json"))
+    ]
+    sizes = ["dataloader.train.mapper.min_sizes=[64]"]
+    assert main(["--config", CONFIG, *data, *sizes, "--loader", "--repeats", "1"]) == 0
+    assert "| loader | dropkey.yaml |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "tpu"], "error: --device must be cpu or cuda, got 'tpu'"),
+        (["--reference", "/nowhere"], "error: /nowhere is no checkout of facebookresearch/detr"),
+        (["--compare", "model.drop_unti=key"], "error: unknown key 'model.drop_unti'; nearest"),
+    ],
+)
+def test_user_error_is_one_line_and_exit_2(capsys, arguments, message):
+    assert main(["--config", CONFIG, *SMALL, *TINY_BATCH, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
