@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dropkey_core.engine import ClippedAdamW, UserError, instantiate, load_config, param_groups
+from dropkey_core.engine import UserError, instantiate, load_config
 from dropkey_core.engine.benchmark import Measurement, Step, measure
 from dropkey_core.engine.trainer import build_optimizer
 from projects.detr.build import build_model
 from projects.detr.detr import Detr
-from projects.detr.official import OfficialDetr, official_preparation
+from projects.detr.official import OfficialDetr, OfficialOptimizer, official_preparation
 
 # Neither a download nor a dataset is needed; what the user overrides comes later and wins.
 WITHOUT_DATA = ("model.num_classes=91", "model.pretrained_backbone=false")
@@ -35,7 +35,7 @@ def benchmark_models(
         overrides: ``key=value`` for all variants.
         compared: further ``key=value``; each makes a variant to be measured beside the first.
         reference: folder of a checkout of the official DETR, to be measured too, with the same
-            weights and the same optimizer settings.
+            weights and its own optimizer.
         batch_shape: images, height and width in pixels.
         repeats: turns of each.
         device: ``cpu`` or ``cuda``.
@@ -57,8 +57,7 @@ def benchmark_models(
     ours, _ = models[plain]
     if reference:
         official = OfficialDetr(reference, like=ours).to(where)
-        optimizer = ClippedAdamW(param_groups(official, 1e-4, {"backbone": 0.1}))
-        models = {"official DETR": (official, optimizer), **models}
+        models = {"official DETR": (official, OfficialOptimizer(official)), **models}
     samples = random_samples(*batch_shape, num_classes=ours.class_embed.out_features - 1)
     jobs = {
         "training step": {n: training_step(model, o, samples) for n, (model, o) in models.items()},

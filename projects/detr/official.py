@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.optimizer import param_groups
 from projects.detr.detr import Detr
 
 
@@ -80,6 +81,24 @@ class OfficialDetr(nn.Module):
         weights = self.criterion.weight_dict
         losses = self.criterion(outputs, targets)
         return {name: weights[name] * loss for name, loss in losses.items() if name in weights}
+
+
+class OfficialOptimizer(torch.optim.AdamW):
+    """The official recipe's optimizer and gradient clipping, as its training loop runs them.
+
+    Args:
+        model: its ``backbone`` learns ten times as slowly.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        groups = param_groups(model, 1e-4, {"backbone": 0.1})
+        super().__init__(groups, lr=1e-4, weight_decay=1e-4)
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Clip the total norm to 0.1, then update."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        return super().step(closure)
 
 
 def unpretrained_resnet50(pretrained: bool = False, **settings: Any) -> nn.Module:
