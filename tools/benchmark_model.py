@@ -92,14 +92,9 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's error."""
     arguments = parse_arguments(argv)
-    from dropkey_core.engine import UserError
+    from dropkey_core.engine.command import exit_code
 
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error.one_line()}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

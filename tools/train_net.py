@@ -59,16 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, 2 for a user's error, 130 after Ctrl-C."""
     arguments = parse_arguments(argv)
-    from dropkey_core.engine import TrainingStopped, UserError
+    from dropkey_core.engine.command import exit_code
 
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error.one_line()}", file=sys.stderr)
-        return 2
-    except TrainingStopped as stopped:
-        return stopped.exit_code
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import UserError, load_config
+from dropkey_core.engine.command import exit_code
 from projects.detr.gallery import draw_gallery
 from projects.detr.visualize import Reference
 
@@ -117,12 +118,7 @@ def find_files(arguments: argparse.Namespace) -> tuple[str, str, Path | None]:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a user's error."""
     arguments = parse_arguments(argv)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error.one_line()}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

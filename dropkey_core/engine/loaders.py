@@ -110,6 +110,7 @@ class MappedRecords(Dataset[Any]):
     def record(self, index: int) -> dict[str, Any]:
         """Return a fresh copy of one record."""
         start = self._ends[index - 1] if index else 0
+        # Bytes that this very object packed: nothing from a file.
         record: dict[str, Any] = pickle.loads(self._bytes[start : self._ends[index]].data)
         return record
 

@@ -16,17 +16,18 @@ ATTENTION_SITES = ("encoder_self", "decoder_self", "decoder_cross")
 
 
 def build_transformer(
-    embed_dim: int = 256,
-    num_heads: int = 8,
-    num_encoder_layers: int = 6,
-    num_decoder_layers: int = 6,
-    ffn_dim: int = 2048,
-    dropout: float = 0.1,
-    pre_norm: bool = False,
-    drop_ratio: float = 0.3,
-    drop_unit: str = "key",
-    drop_schedule: str = "linear_decreasing",
-    drop_sites: Sequence[str] = ATTENTION_SITES,
+    *,
+    embed_dim: int,
+    num_heads: int,
+    num_encoder_layers: int,
+    num_decoder_layers: int,
+    ffn_dim: int,
+    dropout: float,
+    pre_norm: bool,
+    drop_ratio: float,
+    drop_unit: str,
+    drop_schedule: str,
+    drop_sites: Sequence[str],
 ) -> Transformer:
     """DETR's encoder and decoder; see ``build_model`` for the arguments."""
     unknown = [site for site in drop_sites if site not in ATTENTION_SITES]
@@ -136,17 +137,17 @@ def build_model(
         ValueError: a ratio outside [0, 1), an unknown schedule or unit, sizes that do not fit.
     """
     transformer = build_transformer(
-        embed_dim,
-        num_heads,
-        num_encoder_layers,
-        num_decoder_layers,
-        ffn_dim,
-        dropout,
-        pre_norm,
-        drop_ratio,
-        drop_unit,
-        drop_schedule,
-        drop_sites,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        num_encoder_layers=num_encoder_layers,
+        num_decoder_layers=num_decoder_layers,
+        ffn_dim=ffn_dim,
+        dropout=dropout,
+        pre_norm=pre_norm,
+        drop_ratio=drop_ratio,
+        drop_unit=drop_unit,
+        drop_schedule=drop_schedule,
+        drop_sites=drop_sites,
     )
     return Detr(
         ResNetBackbone(backbone, pretrained_backbone, backbone_norm, dilation, backbone_stages),

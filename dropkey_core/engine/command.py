@@ -1,0 +1,22 @@
+"""How every command of ``tools/`` ends."""
+
+import sys
+from collections.abc import Callable
+
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.interruption import TrainingStopped
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command and return its exit code: 0, 2 for a user's error, or a stopped run's own.
+
+    A user's error is printed as one line on stderr.
+    """
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error.one_line()}", file=sys.stderr)
+        return 2
+    except TrainingStopped as stopped:
+        return stopped.exit_code
+    return 0
