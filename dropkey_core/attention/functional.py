@@ -4,16 +4,19 @@ Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dropkey_core.attention.masks import additive_mask, draw_seed, random_key_mask
+from dropkey_core.attention.masks import additive_mask, draw_seed
 from dropkey_core.attention.schedule import check_drop_ratio
+from dropkey_core.attention.units import Key, KeyUnit, Unit, Weight, find_unit
 
-UNITS = ("key", "weight")
+# How attention is computed when nothing is dropped any more: (logits, drop_ratio) -> weights.
+Inference = Callable[[Tensor, float], Tensor]
 
 
 @overload
@@ -23,12 +26,13 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str = ...,
+    unit: str | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
     scale: float | None = ...,
     training: bool = ...,
     need_weights: Literal[False] = ...,
+    inference: Inference | None = ...,
 ) -> Tensor: ...
 
 
@@ -39,12 +43,13 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str = ...,
+    unit: str | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
     scale: float | None = ...,
     training: bool = ...,
     need_weights: Literal[True],
+    inference: Inference | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -54,24 +59,35 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str = "key",
+    unit: str | Unit = "key",
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     scale: float | None = None,
     training: bool = True,
     need_weights: bool = False,
+    inference: Inference | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Softmax attention in which each query of each head loses random keys, or weights.
 
     With unit "key" this is DropKey (arXiv 2208.02646, Algorithm 1, Eq. 12-14): a dropped key gets
-    -inf *before* the softmax, so that the weights of a query still sum to 1. With unit "weight" it
-    is the vanilla dropout that the paper compares with: a dropped weight gets 0 *after* the softmax
-    and the others grow by 1 / (1 - ``drop_ratio``).
+    -inf *before* the softmax, so that the weights of a query still sum to 1. The other units are
+    what it is compared with:
+
+    ============ ===================================================================================
+    "key"        DropKey
+    "weight"     vanilla dropout: a dropped weight gets 0 *after* the softmax and the others grow by
+                 1 / (1 - ``drop_ratio``)
+    "element"    DropAttention(e): the others share what the dropped weights had
+    "column"     DropAttention(c): the same, and all queries of a head lose the same keys
+    ============ ===================================================================================
+
+    and, as objects, ``units.Key(shared_over=...)``, ``units.DropAttention(window=...)``,
+    ``structured.Block(size)`` and ``structured.Cross(size)``.
 
     Without dropping (``drop_ratio`` 0 or not ``training``) it is
-    ``torch.nn.functional.scaled_dot_product_attention`` and nothing else. All randomness follows
-    from torch's default generator: the same ``torch.manual_seed``, the same mask, with
-    ``need_weights`` or without.
+    ``torch.nn.functional.scaled_dot_product_attention`` and nothing else, unless ``inference`` says
+    otherwise. All randomness follows from torch's default generator: the same
+    ``torch.manual_seed``, the same mask, with ``need_weights`` or without.
 
     A query that would lose all the keys it may attend to loses none of them this time. A query that
     may attend to none in the first place gets zeros, and zero gradients. Neither is ever nan.
@@ -81,7 +97,7 @@ def drop_key_attention(
         key: (B, H, Lk, D).
         value: (B, H, Lk, Dv).
         drop_ratio: probability in [0, 1) that a query loses a key (or weight).
-        unit: "key" or "weight".
+        unit: what is dropped, a name of the table or an object.
         attn_mask: (Lq, Lk) or (B, H, Lq, Lk), where axes of length 1 broadcast; as in
             ``scaled_dot_product_attention`` bool, True = may attend, or floating, added to the
             logits.
@@ -90,74 +106,105 @@ def drop_key_attention(
         training: whether to drop anything.
         need_weights: return the weights too. They are then computed explicitly, at several times
             the time and memory of the fused path.
+        inference: what takes the place of the softmax when not ``training``, so that attention is
+            what it was on average while training (section 3.2): an ``alignment.Expected`` or
+            ``alignment.MonteCarlo``. None: the plain softmax. Weights are then explicit, too.
 
     Returns:
         the output (B, H, Lq, Dv); with ``need_weights`` also the weights (B, H, Lq, Lk) that made
         it, after dropping.
 
     Raises:
-        ValueError: a ``drop_ratio`` outside [0, 1), an unknown ``unit``, a mask of the wrong type.
+        ValueError: a ``drop_ratio`` outside [0, 1), an unknown ``unit``, a mask of the wrong type,
+            ``inference`` for a unit other than keys.
     """
     check_drop_ratio(drop_ratio)
-    check_unit(unit)
+    unit = find_unit(unit)
     query, key, value = _autocast(query, key, value)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    ratio = drop_ratio if training else 0.0
-    weight_dropout = ratio if unit == "weight" else 0.0
-
     mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
-    if unit == "key" and ratio > 0.0:
-        mask = random_key_mask(
-            (*query.shape[:-1], key.shape[-2]),
-            ratio,
-            draw_seed(),
-            dtype=query.dtype,
-            device=query.device,
-            allowed=mask,
+    ratio = drop_ratio if training else 0.0
+
+    is_aligned = inference is not None and not training and drop_ratio > 0.0
+    is_fused = isinstance(unit, KeyUnit | Weight) or ratio == 0.0
+    if need_weights or is_aligned or not is_fused:
+        logits = (query * scale) @ key.transpose(-2, -1)
+        logits = logits if mask is None else logits + mask
+        weights = drop_key_softmax(
+            logits, drop_ratio, unit=unit, training=training, inference=inference
         )
-    if need_weights:
-        return explicit_attention(query, key, value, mask, scale, weight_dropout)
-    return F.scaled_dot_product_attention(query, key, value, mask, weight_dropout, scale=scale)
+        output = weights @ value.to(weights.dtype)
+        return (output, weights) if need_weights else output
+
+    if ratio > 0.0 and isinstance(unit, KeyUnit):
+        shape = (*query.shape[:-1], key.shape[-2])
+        mask = unit.draw(
+            shape, ratio, draw_seed(), dtype=query.dtype, device=query.device, allowed=mask
+        )
+    dropout = ratio if isinstance(unit, Weight) else 0.0
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
 
 
-def explicit_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    weight_dropout: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Attention as in the paper's Algorithm 1: the reference, and the way to see the weights.
+def drop_key_softmax(
+    logits: Tensor,
+    drop_ratio: float,
+    *,
+    unit: str | Unit = "key",
+    training: bool = True,
+    inference: Inference | None = None,
+) -> Tensor:
+    """Softmax over the keys in which each query of each head loses some of them.
+
+    ``drop_key_attention`` without its products with queries, keys and values, for code that
+    computes attention explicitly; the paper's Algorithm 1 has it between those two products.
 
     Args:
-        query: (B, H, Lq, D).
-        key: (B, H, Lk, D).
-        value: (B, H, Lk, Dv).
-        mask: additive, broadcasts to (B, H, Lq, Lk): 0 = may attend, -inf = may not.
-        scale: factor on the dot products.
-        weight_dropout: probability of vanilla dropout on the weights.
+        logits: (B, H, Lq, Lk), or any shape that ends in (Lq, Lk); scaled and masked already,
+            -inf = may not attend.
+        drop_ratio: as in ``drop_key_attention``, like all that follow.
+        unit: what is dropped.
+        training: whether to drop anything.
+        inference: what takes the place of the softmax when not ``training``.
 
     Returns:
-        the output (B, H, Lq, Dv) and the weights (B, H, Lq, Lk) it was made with. A query that may
-        attend to nothing gets zeros.
+        the weights, of the shape and type of ``logits``. A query that may attend to nothing gets
+        zeros.
+
+    Raises:
+        ValueError: as ``drop_key_attention``.
     """
-    logits = (query * scale) @ key.transpose(-2, -1)
-    weights = logits.softmax(-1) if mask is None else _masked_softmax(logits + mask)
-    weights = F.dropout(weights, weight_dropout)
-    return weights @ value.to(weights.dtype), weights
+    check_drop_ratio(drop_ratio)
+    unit = find_unit(unit)
+    if drop_ratio == 0.0:
+        return _softmax(logits)
+    if not training:
+        return (
+            _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
+        )
+    if isinstance(unit, KeyUnit):
+        shape = tuple(logits.shape)
+        seed = draw_seed()
+        return _softmax(
+            unit.draw(
+                shape, drop_ratio, seed, dtype=logits.dtype, device=logits.device, allowed=logits
+            )
+        )
+    return unit.drop(_softmax(logits), drop_ratio)
 
 
-def _masked_softmax(logits: Tensor) -> Tensor:
+def _align(logits: Tensor, drop_ratio: float, unit: Unit, inference: Inference) -> Tensor:
+    if not isinstance(unit, Key):
+        raise ValueError(
+            f"inference must be None for unit {unit}: only the expectation over dropped keys, unit "
+            f'"key", is known; got inference={inference}'
+        )
+    return inference(logits, drop_ratio)
+
+
+def _softmax(logits: Tensor) -> Tensor:
     # A softmax over nothing but -inf is nan, and so is its gradient: keep such rows out of it.
     bare = (logits == -torch.inf).all(-1, keepdim=True)
     return logits.masked_fill(bare, 0.0).softmax(-1).masked_fill(bare, 0.0)
-
-
-def check_unit(unit: str) -> None:
-    """Raise a ``ValueError`` that names the unit, unless it is one of ``UNITS``."""
-    if unit not in UNITS:
-        raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:

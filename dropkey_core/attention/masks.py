@@ -41,24 +41,40 @@ def random_key_mask(
     2^-40; should one turn up all the same, it attends to nothing and its output is 0.
 
     Args:
-        shape: (B, H, Lq, Lk).
+        shape: (B, H, Lq, Lk); axes that share a draw may have length 1.
         drop_ratio: probability in [0, 1) that a query loses a key.
         seed: 64 bits, on which alone the draw depends (devices draw differently from one seed).
         dtype: floating type of the mask.
         device: where the mask is made.
-        allowed: additive mask that broadcasts to ``shape``, of that type: the keys a query may
-            attend to at all. None: every key.
+        allowed: additive mask or logits that broadcast with ``shape``, of that type: the keys a
+            query may attend to at all. None: every key.
 
     Returns:
-        additive mask (B, H, Lq, Lk), with ``allowed`` merged in
+        additive mask of that shape, with ``allowed`` merged in
     """
     generator = torch.Generator(device).manual_seed(seed)
     mask = drop_at_random_(torch.empty(shape, dtype=dtype, device=device), drop_ratio, generator)
-    if allowed is not None:
-        mask = mask.add_(allowed)
     fewest = shape[-1] if allowed is None else _fewest_allowed(allowed)
-    if math.prod(shape[:-1]) * drop_ratio**fewest > NEGLIGIBLE:
-        bare = mask.amax(-1, keepdim=True) == -torch.inf
+    num_queries = math.prod(shape[:-1])
+    return restrict(mask, allowed, may_be_bare=num_queries * drop_ratio**fewest > NEGLIGIBLE)
+
+
+def restrict(mask: Tensor, allowed: Tensor | None, *, may_be_bare: bool) -> Tensor:
+    """Merge a drawn mask with what is allowed at all; give back all keys where none is left.
+
+    Args:
+        mask: additive, (..., Lq, Lk); overwritten where it can be.
+        allowed: additive mask or logits, broadcasts with ``mask``. None: everything is allowed.
+        may_be_bare: whether to look for queries that have lost every key, a pass over the mask.
+
+    Returns:
+        additive mask, both merged
+    """
+    if allowed is not None:
+        fits = torch.broadcast_shapes(mask.shape, allowed.shape) == mask.shape
+        mask = mask.add_(allowed) if fits else mask + allowed
+    if may_be_bare:
+        bare = mask.detach().amax(-1, keepdim=True) == -torch.inf
         mask = torch.where(bare, 0.0 if allowed is None else allowed, mask)
     return mask
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropkey_core.attention.functional import check_unit, drop_key_attention
+from dropkey_core.attention.functional import Inference, drop_key_attention
 from dropkey_core.attention.masks import additive_mask
 from dropkey_core.attention.schedule import check_drop_ratio
+from dropkey_core.attention.units import Unit, find_unit
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -40,7 +41,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         dtype: floating type of the parameters.
         drop_ratio: probability in [0, 1) that a query of a head loses a key. An attribute that may
             be changed at any time.
-        unit: what ``drop_ratio`` drops: "key", or "weight" to make it vanilla dropout.
+        unit: what ``drop_ratio`` drops: "key", another name or an object that
+            ``drop_key_attention`` knows.
+        inference: what takes the place of the softmax in evaluation mode, see
+            ``drop_key_attention``. An attribute, too.
 
     Raises:
         ValueError: ``drop_ratio`` outside [0, 1), unknown ``unit``, or ``dropout`` and
@@ -62,7 +66,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         dtype: torch.dtype | None = None,
         *,
         drop_ratio: float = 0.0,
-        unit: str = "key",
+        unit: str | Unit = "key",
+        inference: Inference | None = None,
     ) -> None:
         super().__init__(
             embed_dim,
@@ -78,9 +83,10 @@ class MultiheadAttention(nn.MultiheadAttention):
             dtype=dtype,
         )
         check_drop_ratio(drop_ratio)
-        check_unit(unit)
+        find_unit(unit)  # refuses an unknown one
         self.drop_ratio = drop_ratio
         self.unit = unit
+        self.inference = inference
         self._what_to_drop()  # refuses a ratio for both units now rather than in the first step
 
     def forward(
@@ -127,7 +133,13 @@ class MultiheadAttention(nn.MultiheadAttention):
         q, k, v = (self._split_heads(x) for x in self._project(query, key, value))
         mask = self._additive_mask(attn_mask, key_padding_mask, q, num_keys=k.shape[2])
         k, v, mask = self._append_keys(k, v, mask)
-        attend = partial(drop_key_attention, unit=unit, attn_mask=mask, training=self.training)
+        attend = partial(
+            drop_key_attention,
+            unit=unit,
+            attn_mask=mask,
+            training=self.training,
+            inference=self.inference,
+        )
         weights = None
         if need_weights:
             out, weights = attend(q, k, v, ratio, need_weights=True)
@@ -145,7 +157,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             f"drop_ratio={self.drop_ratio:g}, unit={self.unit!r}{dropout}"
         )
 
-    def _what_to_drop(self) -> tuple[float, str]:
+    def _what_to_drop(self) -> tuple[float, str | Unit]:
         if self.dropout and self.drop_ratio:
             raise ValueError(
                 "one of dropout and drop_ratio must be 0, since DropKey takes the place of dropout "

@@ -119,7 +119,8 @@ def build_model(
         position_temperature: longest over shortest wavelength of the position encoding; about 20
             tells the cells of a small feature map better apart.
         drop_ratio: ratio at the first layer of encoder and of decoder.
-        drop_unit: what the attention drops: ``key`` (DropKey) or ``weight`` (vanilla dropout).
+        drop_unit: what the attention drops: ``key`` (DropKey), ``weight`` (vanilla dropout) or
+            another unit that ``dropkey_core.drop_key_attention`` knows.
         drop_schedule: how the ratio changes with depth in each stack, see
             ``dropkey_core.drop_ratios``.
         drop_sites: which attentions drop: of ``encoder_self``, ``decoder_self``,
