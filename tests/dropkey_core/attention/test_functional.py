@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import drop_key_attention
-from dropkey_core.attention.functional import drop_key_softmax
 
 INF = torch.inf
 
@@ -244,5 +243,5 @@ def test_ratio_outside_is_refused(qkv, ratio):
 
 
 def test_unknown_unit_is_refused(qkv):
-    with pytest.raises(ValueError, match="unit must be one of key, weight, .* got 'head'"):
+    with pytest.raises(ValueError, match=r"unit must be one of key, weight, .* got 'head'"):
         drop_key_attention(*qkv, 0.1, unit="head")

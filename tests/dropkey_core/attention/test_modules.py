@@ -265,7 +265,7 @@ def test_repr_says_what_is_dropped():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"drop_ratio must be in \[0, 1\), got 1.5"):
         MultiheadAttention(WIDTH, HEADS, drop_ratio=1.5)
-    with pytest.raises(ValueError, match="unit must be one of key, weight, .* got 'row'"):
+    with pytest.raises(ValueError, match=r"unit must be one of key, weight, .* got 'row'"):
         MultiheadAttention(WIDTH, HEADS, unit="row")
     with pytest.raises(ValueError, match=r"must be 0.* got dropout=0.1, drop_ratio=0.3"):
         MultiheadAttention(WIDTH, HEADS, dropout=0.1, drop_ratio=0.3)
