@@ -1,0 +1,1 @@
+"""What trained and untrained attention does, in numbers and pictures."""

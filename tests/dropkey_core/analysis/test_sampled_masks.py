@@ -1,0 +1,63 @@
+"""The picture of sampled masks: what is drawn, where the queries lie, what is refused."""
+
+import pytest
+import torch
+
+from dropkey_core.analysis.sampled_masks import draw_masks, parse_unit, sample_dropped, spread_over
+from dropkey_core.attention.structured import Block, Cross
+from dropkey_core.attention.units import Key
+
+
+def test_units_by_name():
+    grid = (4, 6)
+    assert parse_unit("key", grid) == Key()
+    assert parse_unit("block:3", grid) == Block(3, grid=grid)
+    assert parse_unit("cross:1", grid) == Cross(1, grid=grid)
+
+
+@pytest.mark.parametrize("text", ["blok:2", "block", "block:", "block:-1", "cross:two", "weight"])
+def test_other_names_are_refused(text):
+    with pytest.raises(ValueError, match=f"unit must be key, block:SIZE or .*; got {text}"):
+        parse_unit(text, (4, 6))
+
+
+def test_patterns_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="size must be at most 4 on a grid of 4 x 6, got 5"):
+        parse_unit("block:5", (4, 6))
+
+
+@pytest.mark.parametrize("text", ["key", "block:2", "cross:1"])
+def test_what_is_drawn_follows_seed_and_ratio(text):
+    grid = (4, 6)
+    unit = parse_unit(text, grid)
+    dropped = sample_dropped(unit, grid, 0.5, 8, seed=1)
+    assert dropped.shape == (8, 4, 6)
+    assert torch.equal(dropped, sample_dropped(unit, grid, 0.5, 8, seed=1))
+    assert not torch.equal(dropped, sample_dropped(unit, grid, 0.5, 8, seed=2))
+    assert not sample_dropped(unit, grid, 0.0, 8, seed=1).any()
+
+
+def test_rows_of_the_grid_are_rows_of_the_picture():
+    """Crosses of one patch are whole rows and columns, which a transposed grid would break."""
+    dropped = sample_dropped(parse_unit("cross:1", (3, 7)), (3, 7), 0.2, 50, seed=0)
+    rows, columns = dropped.all(2), dropped.all(1)
+    assert torch.equal(dropped, rows.unsqueeze(2) | columns.unsqueeze(1))
+
+
+def test_queries_lie_evenly():
+    assert spread_over((2, 4), 2) == [(0, 2), (1, 2)]
+    assert spread_over((2, 2), 4) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_the_picture_is_written(tmp_path):
+    """Its width in pixels grows with the queries, its height with the units."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
+    from matplotlib.image import imread
+
+    sizes = []
+    for units, queries in ((["key"], 2), (["key", "block:2"], 3)):
+        path = tmp_path / "new" / f"{queries}.png"
+        draw_masks(units, (4, 4), 0.3, queries, 0, path)
+        sizes.append(imread(path).shape)
+    assert sizes[1][0] > sizes[0][0]
+    assert sizes[1][1] > sizes[0][1]
