@@ -21,7 +21,12 @@ def draw_seed() -> int:
 
     So ``torch.manual_seed`` governs every mask, activation checkpointing, which restores that
     generator, repeats it, and drawing never waits for an accelerator.
+
+    Code that torch compiles or exports has no use for a number, which would stay the same in every
+    call. It gets 0, and draws from the generator of the device instead, which torch follows.
     """
+    if torch.compiler.is_compiling():
+        return 0
     return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
 
 
@@ -43,7 +48,8 @@ def random_key_mask(
     Args:
         shape: (B, H, Lq, Lk); axes that share a draw may have length 1.
         drop_ratio: probability in [0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends (devices draw differently from one seed).
+        seed: 64 bits, on which alone the draw depends (devices draw differently from one seed);
+            ignored in compiled code, see ``draw_seed``.
         dtype: floating type of the mask.
         device: where the mask is made.
         allowed: additive mask or logits that broadcast with ``shape``, of that type: the keys a
@@ -52,11 +58,29 @@ def random_key_mask(
     Returns:
         additive mask of that shape, with ``allowed`` merged in
     """
+    if torch.compiler.is_compiling():
+        return _compiled_key_mask(shape, drop_ratio, dtype, device, allowed)
     generator = torch.Generator(device).manual_seed(seed)
     mask = drop_at_random_(torch.empty(shape, dtype=dtype, device=device), drop_ratio, generator)
     fewest = shape[-1] if allowed is None else _fewest_allowed(allowed)
     num_queries = math.prod(shape[:-1])
     return restrict(mask, allowed, may_be_bare=num_queries * drop_ratio**fewest > NEGLIGIBLE)
+
+
+def _compiled_key_mask(
+    shape: tuple[int, ...],
+    drop_ratio: float,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    allowed: Tensor | None,
+) -> Tensor:
+    """Draw with what a compiler understands: no generator, nothing that depends on values.
+
+    Each key is dropped with the right probability to within 2^-24. A pass over the mask more or
+    less is the compiler's business, so queries that lost every key are always looked for.
+    """
+    mask = _minus_inf_where(torch.rand(shape, device=device) < drop_ratio, dtype)
+    return restrict(mask, allowed, may_be_bare=True)
 
 
 def restrict(mask: Tensor, allowed: Tensor | None, *, may_be_bare: bool) -> Tensor:

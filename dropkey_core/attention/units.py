@@ -146,6 +146,8 @@ def random_events(
     Returns:
         bool tensor of that shape, True = it happens
     """
+    if torch.compiler.is_compiling():  # ``seed`` means nothing then, see ``draw_seed``
+        return torch.rand(shape, device=device) < probability
     generator = torch.Generator(device).manual_seed(seed)
     return torch.rand(shape, generator=generator, device=device) < probability
 

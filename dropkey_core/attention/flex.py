@@ -1,0 +1,307 @@
+"""DropKey on CUDA without a mask in memory: FlexAttention, and random bits made where needed.
+
+Whether a query loses a key is a hash of (seed, batch, head, query, key). The kernel works it out
+for the tile at hand, forward and backward, so that memory grows with N and not with N x N.
+
+Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
+
+The hash has two parts, since N x N times as few steps as possible are wanted:
+
+- per query, two words a (odd) and b; per key, one word c. They are mixed well, from the seed and
+  the position, and kept in memory: 2 * B * H * Lq + Lk words.
+- per query and key, the word ``x = a * c + b``, of which the upper half is folded onto the lower
+  and spread again by one more product. b makes x uniform; a makes the words of any two keys
+  independent of each other over the queries; the last step breaks up what is linear in it.
+
+All of it is int32 arithmetic that wraps around. torch has no unsigned one, so a right shift repeats
+the sign bit and is followed by a mask. The positions a kernel counts in may be 64 bits wide, where
+nothing would wrap: it only looks words up with them.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dropkey_core.attention.masks import NEGLIGIBLE, restrict
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+# What the logit of a dropped key is lowered by where a query might lose every key it may attend to.
+# The softmax does not see a shift that all its logits share, so such a query keeps them all. Beside
+# a key that is kept, a dropped one gets exp(-2048) = 0. With -inf, as the dense mask has it, such
+# queries would be nan or nothing, and finding them would take a pass of its own over all N x N.
+# Why 2048: the larger the shift, the coarser float32 beside it (2^-13 here, finer than half
+# precision is around 1); the smaller, the sooner a dropped logit shows again (here once it is 1,900
+# above all that are kept, where the softmax has long had one key only). A key with a bias far below
+# -2048, such as the smallest finite number, counts as one that the query may not attend to.
+RESCUING_SHIFT = 2048.0
+
+# Below this the dense mask is small and compiling is not worth it. Not measured yet.
+FEWEST_QUERIES, FEWEST_KEYS = 128, 512
+
+# Each combination of head_dim, heads, type, kinds of masks and (the first) lengths is compiled once
+# for the process; torch gives up after 8 of one function, too few for a hierarchy such as Swin's.
+_MOST_VARIANTS = 64
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# The finaliser of MurmurHash3 (Austin Appleby, public domain), as signed numbers.
+_FIRST_FACTOR = 0x85EBCA6B - 2**32
+_SECOND_FACTOR = 0xC2B2AE35 - 2**32
+
+
+class KeyHash(NamedTuple):
+    """The words from which one call's random bits are made, all int32.
+
+    Attributes:
+        factors: (B, H, Lq), odd.
+        offsets: (B, H, Lq).
+        columns: (Lk,).
+        threshold: (); a key is dropped where the bits lie below it.
+    """
+
+    factors: Tensor
+    offsets: Tensor
+    columns: Tensor
+    threshold: Tensor
+
+
+def flex_drop_key_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    drop_ratio: float,
+    seed: int | Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """DropKey attention (Eq. 12-14) that stores no (Lq, Lk) tensor; with gradients on CUDA only.
+
+    The same as plain attention with ``hashed_key_mask(..., seed)`` as its mask. The first call of a
+    kind compiles a kernel, which takes seconds; a new seed or ratio does not.
+
+    A query that would lose every key it may attend to loses none of them this time. One that may
+    attend to none gives zeros, and zero gradients. Neither is ever nan.
+
+    Args:
+        query: (B, H, Lq, D), float32, float16 or bfloat16.
+        key: (B, H, Lk, D).
+        value: (B, H, Lk, Dv).
+        drop_ratio: probability in [0, 1) that a query loses a key.
+        seed: 64 bits, on which alone the draw depends; or an int64 tensor () on the device.
+        attn_mask: broadcasts to (B, H, Lq, Lk), and stays as small as it is; bool, True = may
+            attend, or floating, added to the logits, without a gradient.
+        key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
+        scale: factor on the dot products; default 1 / sqrt(D).
+
+    Returns:
+        the output (B, H, Lq, Dv)
+    """
+    masks = [] if attn_mask is None else [attn_mask]
+    if key_padding_mask is not None:
+        is_bool = key_padding_mask.dtype == torch.bool
+        padding = ~key_padding_mask if is_bool else key_padding_mask
+        masks.append(padding[:, None, None, :])  # (B, 1, 1, Lk)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    shape = (*query.shape[:-1], key.shape[-2])
+    may_be_bare = bool(masks) or _may_be_bare(shape, drop_ratio)
+    seed_and_threshold = _settings(seed, drop_ratio, query.device)
+    if torch.compiler.is_compiling():  # then this is a part of the caller's graph
+        words = _key_hash(shape, seed_and_threshold)
+        return _attend(query, key, value, words, masks, None, may_be_bare, scale)
+    with torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS):
+        words = _compiled(_key_hash)(shape, seed_and_threshold)
+        one_block = _one_block(query.device)
+        return _compiled(_attend)(query, key, value, words, masks, one_block, may_be_bare, scale)
+
+
+def flex_fits(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+) -> bool:
+    """Tell whether ``flex_drop_key_attention`` can take these inputs, and is likely to pay.
+
+    That is on an NVIDIA GPU of compute capability 8.0 or more with Triton installed; for float32,
+    float16 and bfloat16; at least 128 queries and 512 keys; heads of width 16 to 256; masks that
+    are not learned. Looks at no values, so nobody waits for the device.
+
+    Args:
+        query: (B, H, Lq, D).
+        key: (B, H, Lk, D).
+        value: (B, H, Lk, Dv).
+        attn_mask: as for ``flex_drop_key_attention``.
+        key_padding_mask: likewise.
+    """
+    masks = [mask for mask in (attn_mask, key_padding_mask) if mask is not None]
+    return (
+        query.device.type == "cuda"
+        and query.dtype in _DTYPES
+        and query.dtype == key.dtype == value.dtype
+        and query.dim() == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[2] >= FEWEST_QUERIES
+        and key.shape[2] >= FEWEST_KEYS
+        and all(16 <= x.shape[3] <= 256 for x in (query, value))
+        and not any(mask.requires_grad for mask in masks)
+        and _can_compile_for(query.device)
+    )
+
+
+def hashed_key_mask(
+    shape: tuple[int, int, int, int],
+    drop_ratio: float,
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Make the mask that ``flex_drop_key_attention`` uses under that seed: its reference.
+
+    Args:
+        shape: (B, H, Lq, Lk).
+        drop_ratio: probability in [0, 1) that a query loses a key, kept to within 2^-32.
+        seed: 64 bits, on which alone the draw depends, on every device alike.
+        dtype: floating type of the mask.
+        device: where the mask is made.
+        allowed: additive mask that broadcasts to ``shape``, of that type. None: every key.
+
+    Returns:
+        additive mask of that shape, with ``allowed`` merged in
+    """
+    words = _key_hash(shape, _settings(seed, drop_ratio, torch.device(device)))
+    bits = _bits(words.factors[..., None], words.offsets[..., None], words.columns)
+    mask = torch.zeros(shape, dtype=dtype, device=device)
+    mask = mask.masked_fill_(bits < words.threshold, -torch.inf)
+    return restrict(mask, allowed, may_be_bare=True)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    words: KeyHash,
+    masks: list[Tensor],
+    block_mask: "BlockMask | None",
+    may_be_bare: bool,
+    scale: float,
+) -> Tensor:
+    """What is compiled. All that changes from call to call is in tensors."""
+    from torch.nn.attention.flex_attention import flex_attention  # takes a third of a second
+
+    factors, offsets, columns, threshold = words
+    restrictions = [_restriction(mask) for mask in masks]
+    shift = RESCUING_SHIFT if may_be_bare else torch.inf
+
+    def modify(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        for restriction in restrictions:
+            score = restriction(score, b, h, q, k)
+        bits = _bits(factors[b, h, q], offsets[b, h, q], columns[k])
+        return torch.where(bits < threshold, score - shift, score)
+
+    return flex_attention(query, key, value, score_mod=modify, block_mask=block_mask, scale=scale)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    # In full or not at all: what torch runs in its place would store Lq x Lk scores.
+    return torch.compile(function, fullgraph=True)
+
+
+@cache
+def _one_block(device: torch.device) -> "BlockMask":
+    """Return the block mask that restricts nothing, which torch would make anew in every call."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    with torch.inference_mode(False):  # for what may first be called there
+        count = torch.ones(1, 1, 1, dtype=torch.int32, device=device)
+        index = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=device)
+        return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=2**30)
+
+
+@cache
+def _can_compile_for(device: torch.device) -> bool:
+    is_nvidia = torch.version.cuda is not None
+    has_triton = importlib.util.find_spec("triton") is not None
+    return is_nvidia and has_triton and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _restriction(mask: Tensor) -> Callable[..., Tensor]:
+    """Return the function of (score, b, h, q, k) that applies a mask without expanding it."""
+    mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))  # (B or 1, H or 1, ...)
+    axes = [axis for axis in range(4) if mask.shape[axis] != 1]
+    mask = mask.reshape([mask.shape[axis] for axis in axes])
+
+    def restrict_score(score: Tensor, *position: Tensor) -> Tensor:
+        entry = mask[tuple(position[axis] for axis in axes)] if axes else mask
+        if mask.dtype == torch.bool:
+            return torch.where(entry, score, -torch.inf)
+        return score + entry
+
+    return restrict_score
+
+
+def _settings(seed: int | Tensor, drop_ratio: float, device: torch.device) -> Tensor:
+    """Return (2,) int64: the seed, and below what the bits of a dropped key lie."""
+    threshold = min(round(drop_ratio * 2**32), 2**32 - 1) - 2**31
+    if isinstance(seed, Tensor):
+        return torch.stack((seed, torch.full_like(seed, threshold)))
+    # The copy takes the values at once, so this never waits for the device.
+    return torch.tensor((seed, threshold)).to(device, non_blocking=True)
+
+
+def _may_be_bare(shape: tuple[int, ...], drop_ratio: float) -> bool:
+    """Tell whether a query that loses all its keys is to be expected, see ``random_key_mask``."""
+    return math.prod(shape[:-1]) * drop_ratio ** shape[-1] > NEGLIGIBLE
+
+
+def _key_hash(shape: tuple[int, ...], seed_and_threshold: Tensor) -> KeyHash:
+    """Mix the words for a mask of that shape (B, H, Lq, Lk)."""
+    seed, threshold = seed_and_threshold.unbind()
+    num_rows = math.prod(shape[:-1])
+    return KeyHash(
+        factors=(_random_words(num_rows, seed, stream=1) | 1).view(shape[:-1]),
+        offsets=_random_words(num_rows, seed, stream=2).view(shape[:-1]),
+        columns=_random_words(shape[-1], seed, stream=3),
+        threshold=threshold.to(torch.int32),
+    )
+
+
+def _random_words(count: int, seed: Tensor, stream: int) -> Tensor:
+    """Return (count,) int32, all different: mixed from position, stream and both halves of a seed.
+
+    The position comes first, as a counter does. Streams differ in bits that no position reaches.
+    """
+    words = torch.arange(count, dtype=torch.int32, device=seed.device) ^ (stream << 29)
+    for half in (seed.to(torch.int32), (seed >> 32).to(torch.int32)):
+        words = _mix(_mix(words) ^ half)
+    return words
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Turn int32 into int32, one to one, so that every bit depends on every bit."""
+    x = (x ^ _shift_right(x, 16)) * _FIRST_FACTOR
+    x = (x ^ _shift_right(x, 13)) * _SECOND_FACTOR
+    return x ^ _shift_right(x, 16)
+
+
+def _shift_right(x: Tensor, places: int) -> Tensor:
+    return (x >> places) & (2 ** (32 - places) - 1)
+
+
+def _bits(factor: Tensor, offset: Tensor, column: Tensor) -> Tensor:
+    """Return 32 random bits as int32, uniform over its range, for words that broadcast."""
+    x = factor * column + offset
+    return (x ^ _shift_right(x, 16)) * _FIRST_FACTOR
