@@ -51,6 +51,8 @@ class MultiheadAttention(nn.MultiheadAttention):
             ``drop_ratio`` both above 0.
     """
 
+    inference: Inference | None = None  # torch's constructor asks before ours has set it
+
     def __init__(
         self,
         embed_dim: int,
@@ -127,6 +129,8 @@ class MultiheadAttention(nn.MultiheadAttention):
             ValueError: ``is_causal`` without ``attn_mask``; a mask of the wrong type or shape;
                 ``dropout`` and ``drop_ratio`` both above 0.
         """
+        if query.is_nested:
+            return self._attend_to_nested(query, key, value, attn_mask, key_padding_mask)
         if is_causal and attn_mask is None:
             raise ValueError("attn_mask must be given with is_causal=True, which only describes it")
         ratio, unit = self._what_to_drop()
@@ -156,6 +160,39 @@ class MultiheadAttention(nn.MultiheadAttention):
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
             f"drop_ratio={self.drop_ratio:g}, unit={self.unit!r}{dropout}"
         )
+
+    @property
+    def _qkv_same_embed_dim(self) -> bool:
+        # In evaluation torch's encoder layers compute all they do in one call of their own and
+        # never come here. They look at this first: say no where ``inference`` has to be obeyed.
+        return self.__dict__["_qkv_same_embed_dim"] and self.inference is None
+
+    @_qkv_same_embed_dim.setter
+    def _qkv_same_embed_dim(self, value: bool) -> None:
+        self.__dict__["_qkv_same_embed_dim"] = value
+
+    def _attend_to_nested(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+    ) -> tuple[Tensor, None]:
+        """Attend within sequences (B, *, E) without padding, as torch's encoder makes them."""
+        is_plain = query is key and key is value and attn_mask is key_padding_mask is None
+        if not is_plain or not self.batch_first:
+            raise ValueError(
+                "nested tensors must come alone: one for query, key and value, no mask, and "
+                "batch_first=True"
+            )
+        lengths = [len(sequence) for sequence in query.unbind()]
+        padded = torch.nested.to_padded_tensor(query, 0.0)  # (B, L, E)
+        ends = torch.tensor(lengths, device=query.device)[:, None]
+        padding = torch.arange(padded.shape[1], device=query.device) >= ends
+        output, _ = self(padded, padded, padded, key_padding_mask=padding, need_weights=False)
+        rows = [row[:length] for row, length in zip(output, lengths, strict=True)]
+        return torch.nested.as_nested_tensor(rows), None
 
     def _what_to_drop(self) -> tuple[float, str | Unit]:
         if self.dropout and self.drop_ratio:
