@@ -1,5 +1,4 @@
 """DropKey (arXiv 2208.02646): dropout for self-attention that masks keys before the softmax."""
 
-from dropkey_core.attention import MultiheadAttention, drop_key_attention, drop_ratios
-
-__all__ = ["MultiheadAttention", "drop_key_attention", "drop_ratios"]
+from dropkey_core.attention import *  # noqa: F403
+from dropkey_core.attention import __all__ as __all__

@@ -1,7 +1,39 @@
-"""Attention that drops keys: the schedule, the function, the module."""
+"""Attention that drops keys: what is dropped, how much, in one's own models and in others'."""
 
-from dropkey_core.attention.functional import drop_key_attention
+from dropkey_core.attention.alignment import (
+    Expected,
+    MonteCarlo,
+    expected_attention,
+    monte_carlo_attention,
+)
+from dropkey_core.attention.convert import (
+    apply_dropkey,
+    remove_dropkey,
+    set_drop_ratio,
+    set_inference,
+)
+from dropkey_core.attention.functional import drop_key_attention, drop_key_softmax
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.attention.schedule import drop_ratios
+from dropkey_core.attention.structured import Block, Cross
+from dropkey_core.attention.units import DropAttention, Key, Weight
 
-__all__ = ["MultiheadAttention", "drop_key_attention", "drop_ratios"]
+__all__ = [
+    "Block",
+    "Cross",
+    "DropAttention",
+    "Expected",
+    "Key",
+    "MonteCarlo",
+    "MultiheadAttention",
+    "Weight",
+    "apply_dropkey",
+    "drop_key_attention",
+    "drop_key_softmax",
+    "drop_ratios",
+    "expected_attention",
+    "monte_carlo_attention",
+    "remove_dropkey",
+    "set_drop_ratio",
+    "set_inference",
+]
