@@ -137,12 +137,11 @@ def equipped_class(original: type[nn.Module]) -> type[EquippedAttention]:
             "__module__": original.__module__,
             "__doc__": original.__doc__,
         }
-        made: Any = type(f"DropKey{original.__name__}", (mixin, original), contents)
-        _MADE[original] = made
+        _MADE[original] = type(f"DropKey{original.__name__}", (mixin, original), contents)
     return _MADE[original]
 
 
-_MADE: dict[type[nn.Module], type[EquippedAttention]] = {}
+_MADE: dict[type[nn.Module], Any] = {}
 
 
 def _new_equipped(original: type[nn.Module], *args: Any) -> EquippedAttention:
