@@ -47,7 +47,8 @@ FEWEST_QUERIES, FEWEST_KEYS = 128, 512
 
 # Each combination of head_dim, heads, type, kinds of masks and (the first) lengths is compiled once
 # for the process; torch gives up after 8 of one function, too few for a hierarchy such as Swin's.
-_MOST_VARIANTS = 64
+# A second scale must be a number to the kernel as well, and not a variable, which it cannot take.
+_SETTINGS_OF_DYNAMO = {"recompile_limit": 64, "specialize_float": True}
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -77,7 +78,7 @@ def flex_drop_key_attention(
     key: Tensor,
     value: Tensor,
     drop_ratio: float,
-    seed: int | Tensor,
+    seed: int,
     *,
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
@@ -96,7 +97,8 @@ def flex_drop_key_attention(
         key: (B, H, Lk, D).
         value: (B, H, Lk, Dv).
         drop_ratio: probability in [0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends; or an int64 tensor () on the device.
+        seed: 64 bits, on which alone the draw depends, see ``masks.draw_seed``; ignored in compiled
+            code, as there.
         attn_mask: broadcasts to (B, H, Lq, Lk), and stays as small as it is; bool, True = may
             attend, or floating, added to the logits, without a gradient.
         key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
@@ -112,13 +114,13 @@ def flex_drop_key_attention(
         masks.append(padding[:, None, None, :])  # (B, 1, 1, Lk)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     shape = (*query.shape[:-1], key.shape[-2])
-    may_be_bare = bool(masks) or _may_be_bare(shape, drop_ratio)
-    seed_and_threshold = _settings(seed, drop_ratio, query.device)
     if torch.compiler.is_compiling():  # then this is a part of the caller's graph
-        words = _key_hash(shape, seed_and_threshold)
-        return _attend(query, key, value, words, masks, None, may_be_bare, scale)
-    with torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS):
-        words = _compiled(_key_hash)(shape, seed_and_threshold)
+        words = _key_hash(shape, _drawn_settings(drop_ratio, query.device))
+        return _attend(query, key, value, words, masks, None, True, scale)
+    may_be_bare = bool(masks) or _may_be_bare(shape, drop_ratio)
+    settings = _settings(seed, drop_ratio, query.device)
+    with torch._dynamo.config.patch(_SETTINGS_OF_DYNAMO):
+        words = _compiled(_key_hash)(shape, settings)
         one_block = _one_block(query.device)
         return _compiled(_attend)(query, key, value, words, masks, one_block, may_be_bare, scale)
 
@@ -253,13 +255,23 @@ def _restriction(mask: Tensor) -> Callable[..., Tensor]:
     return restrict_score
 
 
-def _settings(seed: int | Tensor, drop_ratio: float, device: torch.device) -> Tensor:
+def _settings(seed: int, drop_ratio: float, device: torch.device) -> Tensor:
     """Return (2,) int64: the seed, and below what the bits of a dropped key lie."""
-    threshold = min(round(drop_ratio * 2**32), 2**32 - 1) - 2**31
-    if isinstance(seed, Tensor):
-        return torch.stack((seed, torch.full_like(seed, threshold)))
     # The copy takes the values at once, so this never waits for the device.
-    return torch.tensor((seed, threshold)).to(device, non_blocking=True)
+    return torch.tensor((seed, _threshold(drop_ratio))).to(device, non_blocking=True)
+
+
+def _drawn_settings(drop_ratio: float, device: torch.device) -> Tensor:
+    """Return the same with a seed from the device's generator, in operations that compile."""
+    upper, lower = torch.randint(-(2**31), 2**31, (2,), device=device).unbind()
+    # In a tensor, since a compiler may make a ratio that has changed a variable.
+    threshold = torch.full((), drop_ratio, dtype=torch.float64, device=device) * 2**32
+    threshold = threshold.round().clamp(max=2**32 - 1).to(torch.int64) - 2**31
+    return torch.stack(((upper << 32) ^ lower, threshold))
+
+
+def _threshold(drop_ratio: float) -> int:
+    return min(round(drop_ratio * 2**32), 2**32 - 1) - 2**31
 
 
 def _may_be_bare(shape: tuple[int, ...], drop_ratio: float) -> bool:

@@ -1,0 +1,490 @@
+"""DropKey by FlexAttention against a dense evaluation of the same hash; the hash's statistics.
+
+Compiled, its forward pass runs on CPU but takes ten seconds to build, and its backward pass needs
+CUDA. Uncompiled, torch evaluates the same function of scores and positions, and its derivative,
+densely: that is what most tests use.
+"""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dropkey_core import drop_key_attention
+from dropkey_core.attention import flex
+from dropkey_core.attention.flex import flex_drop_key_attention, flex_fits, hashed_key_mask
+from dropkey_core.attention.functional import drop_key_softmax
+from dropkey_core.attention.masks import additive_mask
+
+INF = torch.inf
+SEED = 0x0123456789ABCDEF
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def dropped_entries(shape, drop_ratio, seed=SEED):
+    """Return 1 where the hash drops a key, before queries that lost all of them get them back."""
+    words = flex._key_hash(shape, flex._settings(seed, drop_ratio, torch.device("cpu")))
+    return (random_bits(words) < words.threshold).double()
+
+
+def random_bits(words):
+    return flex._bits(words.factors[..., None], words.offsets[..., None], words.columns)
+
+
+def bits_of(shape, seed=SEED):
+    return random_bits(flex._key_hash(shape, flex._settings(seed, 0.5, torch.device("cpu"))))
+
+
+# The hash. "z" is a deviation in standard errors; 4.5 of them happen once in 150,000 times.
+
+
+@pytest.mark.parametrize("drop_ratio", [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.999])
+def test_rate(drop_ratio):
+    dropped = dropped_entries((4, 4, 512, 512), drop_ratio)
+    standard_error = math.sqrt(drop_ratio * (1 - drop_ratio) / dropped.numel())
+    assert abs(dropped.mean().item() - drop_ratio) < 4.5 * standard_error
+
+
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.001, 0.1, 1 / 3, 0.5, 0.999, 1 - 2**-40])
+def test_threshold_has_no_bias(drop_ratio):
+    """Of the 2^32 values that the bits may take, that share lies below it."""
+    threshold = flex._settings(SEED, drop_ratio, torch.device("cpu"))[1].item()
+    assert abs((threshold + 2**31) / 2**32 - drop_ratio) <= 2**-32
+    assert -(2**31) <= threshold < 2**31  # fits the kernel's int32
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, SEED])
+def test_bits_are_uniform(seed):
+    """A chi-square over each pair of bytes: 65,536 bins, 64 entries expected in each."""
+    bits = bits_of((2, 4, 512, 1024), seed).flatten()
+    for shift in (0, 8, 16):
+        counts = torch.bincount((bits >> shift) & 0xFFFF, minlength=2**16).double()
+        expected = bits.numel() / 2**16
+        chi_square = ((counts - expected) ** 2 / expected).sum().item()
+        z = (chi_square - (2**16 - 1)) / math.sqrt(2 * (2**16 - 1))
+        assert abs(z) < 4.5
+
+
+@pytest.mark.parametrize("drop_ratio", [0.1, 0.5, 0.9])
+def test_neighbours_are_independent(drop_ratio):
+    """Both are dropped with probability r^2: in batch, head, query, key; seed, its upper half."""
+    shape = (16, 16, 64, 64)
+    dropped = dropped_entries(shape, drop_ratio)
+    pairs = [dropped.narrow(a, 1, n - 1) * dropped.narrow(a, 0, n - 1) for a, n in enumerate(shape)]
+    for other in (SEED + 1, SEED ^ 1, SEED + 2**32, SEED ^ -(2**63)):
+        pairs.append(dropped * dropped_entries(shape, drop_ratio, other))
+    # A draw is in two pairs; those share no more than r^3, so the error is below this.
+    standard_error = math.sqrt(drop_ratio**2 * (1 - drop_ratio) * (1 + 3 * drop_ratio))
+    for both in pairs:
+        z = (both.mean().item() - drop_ratio**2) / standard_error * math.sqrt(both.numel())
+        assert abs(z) < 4.5
+
+
+@pytest.mark.parametrize("axis", ["keys", "queries"])
+@pytest.mark.parametrize("drop_ratio", [0.1, 0.5])
+def test_no_two_keys_or_queries_are_correlated(axis, drop_ratio):
+    """All 523,776 pairs of 1,024, over 4,096 entries each: as far apart as chance, none further.
+
+    Keys share a word over all queries, and queries two words over all keys. Were the last step of
+    the hash left out, some pairs would be 60 standard errors apart.
+    """
+    shape = (1, 1, 4096, 1024) if axis == "keys" else (1, 1, 1024, 4096)
+    entries = dropped_entries(shape, drop_ratio)[0, 0]
+    entries = entries if axis == "keys" else entries.T
+    z = (entries - drop_ratio) / math.sqrt(drop_ratio * (1 - drop_ratio))
+    z = (z.T @ z) / math.sqrt(len(entries))
+    z = z[torch.triu(torch.ones(1024, 1024, dtype=torch.bool), diagonal=1)]
+    assert abs(z.mean().item()) < 4.5 / math.sqrt(len(z))
+    assert abs(z.square().mean().item() - 1) < 4.5 * math.sqrt(2 / len(z)) + 0.01
+    assert z.abs().max() < 6.5  # at r = 0.1 the products are skewed: a little over a normal's 5.5
+
+
+@pytest.mark.parametrize("window", [(1, 12), (12, 1), (2, 6), (3, 4), (4, 3)])
+def test_patterns_are_equally_frequent(window):
+    """Each of the 4,096 ways to fill a window, at a ratio of a half: a chi-square."""
+    rows, columns = window
+    bits = (bits_of((2, 2, 1200, 1200)) < 0).long()
+    tiles = bits.unfold(2, rows, rows).unfold(3, columns, columns).flatten(-2)
+    patterns = (tiles << torch.arange(12)).sum(-1).flatten()
+    counts = torch.bincount(patterns, minlength=4096).double()
+    expected = len(patterns) / 4096
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert abs(chi_square - 4095) < 4.5 * math.sqrt(2 * 4095)
+
+
+@pytest.mark.parametrize("distance", [(1, 1), (1, 7), (64, 64), (5, 128)])
+def test_corners_of_rectangles_are_independent(distance):
+    """What is linear in the words would make the four corners add up to nothing."""
+    signs = 1.0 - 2.0 * dropped_entries((1, 1, 2048, 2048), 0.5)[0, 0]
+    down, right = distance
+    product = signs[down:, right:] * signs[down:, :-right] * signs[:-down, right:]
+    product = product * signs[:-down, :-right]
+    assert abs(product.mean().item()) * math.sqrt(product.numel()) < 4.5
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_each_bit_of_the_seed_changes_half_of_all_bits(bit):
+    changed = bits_of((2, 2, 64, 64)) ^ bits_of(
+        (2, 2, 64, 64), SEED ^ (-(2**63) if bit == 63 else 1 << bit)
+    )
+    changed = (changed.flatten()[:, None] >> torch.arange(32)) & 1
+    shares = changed.double().mean(0)
+    # 32 bits and 64 tests: 5.5 standard errors of 16,384 entries happen once in 12,000 runs.
+    assert (shares - 0.5).abs().max() < 5.5 * 0.5 / math.sqrt(len(changed))
+
+
+@pytest.mark.parametrize("bit", range(12))
+def test_each_bit_of_a_position_changes_half_of_all_bits(bit):
+    bits = bits_of((1, 1, 64, 4096))[0, 0]
+    bits = torch.cat((bits, bits_of((1, 1, 4096, 64))[0, 0].T))
+    changed = bits[:, torch.arange(4096)] ^ bits[:, torch.arange(4096) ^ (1 << bit)]
+    changed = (changed[:, :, None] >> torch.arange(32)) & 1
+    shares = changed.double().mean((0, 1))
+    # Each pair is counted twice.
+    assert (shares - 0.5).abs().max() < 5.5 * 0.5 / math.sqrt(bits.numel() / 2)
+
+
+def test_no_two_queries_lose_the_same_keys():
+    rows = hashed_key_mask((4, 8, 64, 256), 0.3, SEED).flatten(0, 2)
+    assert len(torch.unique(rows, dim=0)) == 4 * 8 * 64
+
+
+def test_words_wrap_around_on_purpose():
+    """The same in Python's unlimited integers, so that no device may do it otherwise."""
+
+    def mix(x):
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            x = (x ^ x >> shift) * factor % 2**32
+        return x ^ x >> 16
+
+    def word(position, stream):
+        x = position ^ stream << 29
+        for half in (SEED % 2**32, SEED >> 32):
+            x = mix(mix(x) ^ half)
+        return x
+
+    bits = bits_of((2, 3, 4, 5))
+    for b, h, q, k in ((0, 0, 0, 0), (1, 0, 3, 2), (1, 2, 3, 4)):
+        row = (b * 3 + h) * 4 + q
+        x = ((word(row, 1) | 1) * word(k, 3) + word(row, 2)) % 2**32
+        assert bits[b, h, q, k].item() % 2**32 == (x ^ x >> 16) * 0x85EBCA6B % 2**32
+
+
+# Attention.
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Let torch evaluate flex_attention densely, on CPU, gradients too."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex, "_compiled", lambda function: function)
+    torch_flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(torch_flex, "_warn_once", lambda *args, **kwargs: None, raising=False)
+
+
+def inputs(num_queries=9, num_keys=12, head_dim=16, value_dim=16, dtype=torch.float32, **where):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(num_queries, head_dim), (num_keys, head_dim), (num_keys, value_dim)]
+    return [
+        torch.randn(2, 3, *shape, generator=generator).to(dtype=dtype, **where).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def dense(query, key, value, drop_ratio, seed=SEED, *, scale=None, **masks):
+    """The reference: explicit attention under the dense mask by the same hash."""
+    shape = (*query.shape[:-1], key.shape[-2])
+    allowed = additive_mask(masks.get("attn_mask"), masks.get("key_padding_mask"), query.dtype)
+    where = {"dtype": query.dtype, "device": query.device}
+    mask = hashed_key_mask(shape, drop_ratio, seed, allowed=allowed, **where)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return drop_key_softmax((query * scale) @ key.mT + mask, 0.0) @ value
+
+
+def output_and_gradients(attend, tensors):
+    out = attend(*tensors)
+    factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
+    return [out, *torch.autograd.grad(out, tensors, factors)]
+
+
+def assert_same(ours, expected, **tolerance):
+    for x, y in zip(ours, expected, strict=True):
+        torch.testing.assert_close(x, y, **tolerance)
+
+
+def padding(*lengths, num_keys=12):
+    return torch.arange(num_keys) >= torch.tensor(lengths)[:, None]
+
+
+MASKS = {
+    "nothing": {},
+    "scale": {"scale": 0.7},
+    "padding": {"key_padding_mask": padding(12, 5)},
+    "float padding": {"key_padding_mask": torch.where(padding(12, 5), -INF, 0.5)},
+    "bool": {"attn_mask": torch.arange(9)[:, None] + 3 >= torch.arange(12)},
+    "bool per head": {"attn_mask": torch.linspace(-1, 3, 3 * 12).view(1, 3, 1, 12).sin() > -0.8},
+    "bias": {"attn_mask": torch.linspace(-9, 9, 3 * 9 * 12).view(3, 9, 12).sin()},
+    "bias per query": {"attn_mask": torch.linspace(-1, 1, 18).view(2, 1, 9, 1)},
+    "one number": {"attn_mask": torch.ones(1, 1, 1, 1)},
+    "both": {
+        "attn_mask": torch.linspace(-9, 9, 2 * 9 * 12).view(2, 1, 9, 12).sin(),
+        "key_padding_mask": padding(7, 12),
+    },
+}
+
+
+@pytest.mark.parametrize("drop_ratio", [0.0, 0.4])
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
+def test_values_and_gradients_are_those_of_the_dense_mask(uncompiled, masks, drop_ratio):
+    """Sums of a few terms of size 1 in float32: 1e-6 is some ten roundings.
+
+    The logits of a query that has lost all its few keys are rounded to 2^-13, its weights too.
+    """
+    tensors = inputs()
+    tolerance = 5e-4 if drop_ratio > 0 and masks else 1e-6
+    results = (
+        output_and_gradients(partial(attend, drop_ratio=drop_ratio, **masks), tensors)
+        for attend in (partial(flex_drop_key_attention, seed=SEED), dense)
+    )
+    assert_same(*results, atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (1, 2), (2, 1), (5, 300), (130, 3), (64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lengths_and_types(uncompiled, lengths, dtype):
+    tensors = inputs(*lengths, value_dim=8, dtype=dtype)
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    ours = output_and_gradients(
+        partial(flex_drop_key_attention, drop_ratio=0.3, seed=SEED), tensors
+    )
+    expected = output_and_gradients(partial(dense, drop_ratio=0.3), exact)
+    assert ours[0].dtype == dtype
+    # 8 roundings of values around 1; in float32, 2^-13 in the logits of queries that lost all keys.
+    tolerance = {"atol": max(8 * torch.finfo(dtype).eps, 5e-4), "rtol": 0.05}
+    assert_same([x.double() for x in ours], expected, **tolerance)
+
+
+@pytest.mark.parametrize("num_keys", [1, 2, 3])
+def test_a_query_that_would_lose_every_key_keeps_them_all(uncompiled, num_keys):
+    tensors = inputs(200, num_keys)
+    out = flex_drop_key_attention(*tensors, 0.9, SEED)
+    mask = hashed_key_mask((2, 3, 200, num_keys), 0.9, SEED)
+    lost_all = dropped_entries((2, 3, 200, num_keys), 0.9).all(-1)
+    assert lost_all.double().mean() > 0.5
+    assert (mask[lost_all] == 0).all()
+    plain = F.scaled_dot_product_attention(*tensors)
+    torch.testing.assert_close(out[lost_all], plain[lost_all], atol=5e-4, rtol=0)
+    torch.testing.assert_close(out, dense(*tensors, 0.9), atol=5e-4, rtol=0)
+
+
+def test_it_keeps_only_what_it_may_attend_to(uncompiled):
+    """Two keys of 300 are not padding. In a batch like this, a query often loses both."""
+    tensors = inputs(50, 300)
+    masks = {"key_padding_mask": padding(300, 2, num_keys=300)}
+    ours, expected = (
+        output_and_gradients(partial(attend, drop_ratio=0.8, **masks), tensors)
+        for attend in (partial(flex_drop_key_attention, seed=SEED), dense)
+    )
+    assert_same(ours, expected, atol=2e-3, rtol=1e-3)
+    assert (ours[2][1, :, 2:] == 0).all()  # gradients of padded keys and values
+    assert (ours[3][1, :, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("smallest", [-1e4, torch.finfo(torch.float32).min])
+def test_a_large_negative_bias_forbids_like_minus_infinity(uncompiled, smallest):
+    tensors = inputs(50, 20)
+    forbidden = torch.arange(20) >= 2
+    outputs = [
+        flex_drop_key_attention(*tensors, 0.8, SEED, attn_mask=torch.where(forbidden, value, 0.0))
+        for value in (smallest, -INF)
+    ]
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("spread", [100.0, 1800.0])
+def test_a_dropped_key_gets_nothing_however_large_its_logit(uncompiled, spread):
+    """Key 0 stands out by that much: a query that loses it attends to key 1 alone."""
+    query = torch.ones(1, 1, 400, 16)
+    key = torch.tensor([spread, 0.0, -20.0]).view(1, 1, 3, 1).expand(1, 1, 3, 16)
+    value = torch.eye(3).view(1, 1, 3, 3)
+    weights = flex_drop_key_attention(query, key, value, 0.3, SEED, scale=1 / 16)[0, 0]
+    mask = hashed_key_mask((1, 1, 400, 3), 0.3, SEED)[0, 0]
+    best = F.one_hot(mask.argmax(-1), 3).float()
+    torch.testing.assert_close(weights, best, atol=1e-6, rtol=0)
+    assert (weights[:, 1] == 1).any()
+
+
+def test_a_query_that_may_attend_to_nothing_gives_zeros(uncompiled):
+    tensors = inputs()
+    masks = {"key_padding_mask": padding(0, 1)}
+    attend = partial(flex_drop_key_attention, drop_ratio=0.9, seed=SEED, **masks)
+    for x in output_and_gradients(attend, tensors):
+        assert x.isfinite().all()
+        assert (x[0] == 0).all()
+    out = attend(*tensors)
+    torch.testing.assert_close(out[1], tensors[2][1, :, :1].expand(3, 9, 16))
+
+
+def test_the_seed_decides(uncompiled):
+    tensors = inputs()
+    first, again, other = (
+        flex_drop_key_attention(*tensors, 0.4, seed) for seed in (SEED, SEED, SEED + 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_it_is_a_part_of_compiled_code():
+    """There the seed comes from torch's generator, and each call has its own."""
+    torch._dynamo.reset()
+    attend = torch.compile(
+        lambda x, ratio: flex_drop_key_attention(
+            x, x, torch.eye(200).expand(2, 3, -1, -1), ratio, 0
+        ),
+        backend="eager",
+        fullgraph=True,
+    )
+    x = torch.zeros(2, 3, 200, 16)
+    torch.manual_seed(1)
+    first, second = attend(x, 0.4), attend(x, 0.4)
+    torch.manual_seed(1)
+    assert torch.equal(attend(x, 0.4), first)
+    assert not torch.equal(first, second)
+    for ratio in (0.1, 0.4, 0.7):
+        share = (attend(x, ratio) == 0).double().mean().item()
+        assert abs(share - ratio) < 4.5 * math.sqrt(ratio * (1 - ratio) / (2 * 3 * 200 * 200))
+
+
+@pytest.mark.slow
+def test_compiled_forward_on_cpu():
+    """The real thing, as far as a CPU can go: types, masks, seeds and ratios."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("torch compiles FlexAttention for x86 with AVX2 only")
+    try:
+        torch.compile(torch.sin)(torch.ones(3))
+    except Exception as error:
+        pytest.skip(f"torch.compile does not work here: {type(error).__name__}")
+    torch._dynamo.reset()
+    for name, dtype, tolerance in (
+        ("nothing", torch.float32, 1e-6),
+        ("nothing", torch.bfloat16, 0.02),
+        ("bool", torch.float32, 5e-4),  # 2^-13 in the logits, as above
+        ("both", torch.float32, 5e-4),
+    ):
+        tensors = [x.detach() for x in inputs(dtype=dtype)]
+        for seed, drop_ratio in ((SEED, 0.4), (-5, 0.2)):
+            ours = flex_drop_key_attention(*tensors, drop_ratio, seed, **MASKS[name])
+            expected = dense(*(x.float() for x in tensors), drop_ratio, seed, **MASKS[name])
+            torch.testing.assert_close(ours.float(), expected, atol=tolerance, rtol=1e-3)
+
+
+def test_it_is_not_for_the_cpu():
+    assert not flex_fits(*inputs(2000, 2000))
+
+
+# On a GPU.
+
+
+@pytest.fixture
+def cuda_inputs():
+    pytest.importorskip("triton")
+    return partial(inputs, device="cuda")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_values_and_gradients(cuda_inputs, masks, dtype):
+    """Against the dense mask in float64; TF32 off, as it is by default."""
+    tensors = cuda_inputs(300, 700, dtype=dtype)
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    given = {
+        "nothing": {},
+        "scale": {"scale": 0.7},
+        "padding": {"key_padding_mask": padding(700, 5, num_keys=700)},
+        "float padding": {
+            "key_padding_mask": torch.where(padding(700, 5, num_keys=700), -INF, 0.5)
+        },
+        "bool": {"attn_mask": torch.arange(300)[:, None] + 3 >= torch.arange(700)},
+        "bool per head": {"attn_mask": torch.linspace(-1, 3, 2100).view(1, 3, 1, 700).sin() > -0.8},
+        "bias": {"attn_mask": torch.linspace(-9, 9, 3 * 300 * 700).view(3, 300, 700).sin()},
+        "bias per query": {"attn_mask": torch.linspace(-1, 1, 600).view(2, 1, 300, 1)},
+        "one number": {"attn_mask": torch.ones(1, 1, 1, 1)},
+        "both": {
+            "attn_mask": torch.linspace(-9, 9, 2 * 300 * 700).view(2, 1, 300, 700).sin(),
+            "key_padding_mask": padding(7, 700, num_keys=700),
+        },
+    }[masks]
+    given = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+    attend = partial(flex_drop_key_attention, drop_ratio=0.4, seed=SEED, **given)
+    ours = output_and_gradients(attend, tensors)
+    expected = output_and_gradients(partial(dense, drop_ratio=0.4, **given), exact)
+    assert ours[0].dtype == dtype
+    tolerance = {"atol": max(16 * torch.finfo(dtype).eps, 2e-3), "rtol": 0.05}
+    assert_same([x.double() for x in ours], expected, **tolerance)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_hashes_as_the_cpu_does():
+    for seed in (SEED, -1):
+        here, there = (
+            hashed_key_mask((2, 3, 50, 70), 0.4, seed, device=device) for device in ("cpu", "cuda")
+        )
+        assert torch.equal(here, there.cpu())
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_chooses_it_and_stores_no_mask():
+    """A mask of (1, 8, 16384, 16384) in bfloat16 has 4.3 GB; what is stored grows with N only."""
+
+    def peak(length):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        shape = (1, 8, length, 64)
+        tensors = [
+            torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+            for _ in range(3)
+        ]
+        drop_key_attention(*tensors, 0.3).sum().backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    peak(1024)  # compiles
+    small, large = peak(8192), peak(16384)
+    assert large < 2**29
+    assert large < 2.2 * small
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_seeds_and_checkpointing(cuda_inputs):
+    tensors = cuda_inputs(256, 1024)
+
+    def attend(q, k, v):
+        return drop_key_attention(q, k, v, 0.4).sin()
+
+    def run(function):
+        torch.manual_seed(1)
+        return output_and_gradients(function, tensors)
+
+    plain = run(attend)
+    assert_same(run(partial(checkpoint, attend, use_reentrant=False)), plain)
+    assert not torch.equal(attend(*tensors), attend(*tensors))
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_a_new_seed_ratio_or_third_length_compiles_nothing(cuda_inputs):
+    attend = drop_key_attention
+    for length in (600, 700):
+        attend(*cuda_inputs(length, length), 0.3)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for length, drop_ratio in ((600, 0.3), (700, 0.2), (800, 0.1)):
+            attend(*cuda_inputs(length, length), drop_ratio)
