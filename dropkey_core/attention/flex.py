@@ -21,13 +21,20 @@ nothing would wrap: it only looks words up with them.
 import importlib.util
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dropkey_core.attention.masks import NEGLIGIBLE, restrict
+from dropkey_core.attention.masks import (
+    NEGLIGIBLE,
+    check_mask_type,
+    random_key_mask,
+    restrict,
+)
+from dropkey_core.attention.units import KeyUnit
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -50,6 +57,7 @@ FEWEST_QUERIES, FEWEST_KEYS = 128, 512
 # A second scale must be a number to the kernel as well, and not a variable, which it cannot take.
 _SETTINGS_OF_DYNAMO = {"recompile_limit": 64, "specialize_float": True}
 
+_HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # The finaliser of MurmurHash3 (Austin Appleby, public domain), as signed numbers.
@@ -106,7 +114,12 @@ def flex_drop_key_attention(
 
     Returns:
         the output (B, H, Lq, Dv)
+
+    Raises:
+        ValueError: a mask neither bool nor floating.
     """
+    check_mask_type("attn_mask", attn_mask)
+    check_mask_type("key_padding_mask", key_padding_mask)
     masks = [] if attn_mask is None else [attn_mask]
     if key_padding_mask is not None:
         is_bool = key_padding_mask.dtype == torch.bool
@@ -157,12 +170,14 @@ def flex_fits(
         and key.shape[2] >= FEWEST_KEYS
         and all(16 <= x.shape[3] <= 256 for x in (query, value))
         and not any(mask.requires_grad for mask in masks)
-        and _can_compile_for(query.device)
+        and _HAS_TRITON
+        and torch.cuda.get_device_properties(query.device).major >= 8
+        and not torch.compiler.is_exporting()
     )
 
 
 def hashed_key_mask(
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     drop_ratio: float,
     seed: int,
     *,
@@ -188,6 +203,28 @@ def hashed_key_mask(
     mask = torch.zeros(shape, dtype=dtype, device=device)
     mask = mask.masked_fill_(bits < words.threshold, -torch.inf)
     return restrict(mask, allowed, may_be_bare=True)
+
+
+@dataclass(frozen=True)
+class HashedKey(KeyUnit):
+    """The unit "key" with the mask of ``flex_drop_key_attention``, for when weights are wanted."""
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        drop_ratio: float,
+        seed: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        allowed: Tensor | None,
+    ) -> Tensor:
+        """Draw the mask, see ``KeyUnit.draw``."""
+        if torch.compiler.is_compiling():  # which has masks of its own, see ``draw_seed``
+            return random_key_mask(
+                shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed
+            )
+        return hashed_key_mask(shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed)
 
 
 def _attend(
@@ -231,13 +268,6 @@ def _one_block(device: torch.device) -> "BlockMask":
         count = torch.ones(1, 1, 1, dtype=torch.int32, device=device)
         index = torch.zeros(1, 1, 1, 1, dtype=torch.int32, device=device)
         return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=2**30)
-
-
-@cache
-def _can_compile_for(device: torch.device) -> bool:
-    is_nvidia = torch.version.cuda is not None
-    has_triton = importlib.util.find_spec("triton") is not None
-    return is_nvidia and has_triton and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _restriction(mask: Tensor) -> Callable[..., Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.masks import additive_mask, draw_seed
 from dropkey_core.attention.schedule import check_drop_ratio
 from dropkey_core.attention.units import Key, KeyUnit, Unit, Weight, find_unit
@@ -122,8 +123,16 @@ def drop_key_attention(
     unit = find_unit(unit)
     query, key, value = _autocast(query, key, value)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
     ratio = drop_ratio if training else 0.0
+
+    masks = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask}
+    if ratio > 0.0 and unit == Key() and flex_fits(query, key, value, **masks):
+        if not need_weights:
+            return flex_drop_key_attention(
+                query, key, value, ratio, draw_seed(), scale=scale, **masks
+            )
+        unit = HashedKey()  # so that the mask is the same, with weights or without
+    mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
 
     is_aligned = inference is not None and not training and drop_ratio > 0.0
     is_fused = isinstance(unit, KeyUnit | Weight) or ratio == 0.0

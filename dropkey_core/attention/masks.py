@@ -164,8 +164,8 @@ def additive_mask(
     Raises:
         ValueError: a mask neither bool nor floating.
     """
-    _check_type("attn_mask", attn_mask)
-    _check_type("key_padding_mask", key_padding_mask)
+    check_mask_type("attn_mask", attn_mask)
+    check_mask_type("key_padding_mask", key_padding_mask)
     mask = None
     if attn_mask is not None:
         is_bool = attn_mask.dtype == torch.bool
@@ -179,7 +179,8 @@ def additive_mask(
     return mask
 
 
-def _check_type(name: str, mask: Tensor | None) -> None:
+def check_mask_type(name: str, mask: Tensor | None) -> None:
+    """Raise a ``ValueError`` that names the mask, unless it is bool, floating or None."""
     if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
         raise ValueError(f"{name} must be bool or floating, got {mask.dtype}")
 

@@ -11,13 +11,15 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import drop_key_attention
-from dropkey_core.attention import flex
+from dropkey_core.attention import flex, functional
 from dropkey_core.attention.flex import flex_drop_key_attention, flex_fits, hashed_key_mask
 from dropkey_core.attention.functional import drop_key_softmax
-from dropkey_core.attention.masks import additive_mask
+from dropkey_core.attention.masks import additive_mask, draw_seed
+from dropkey_core.attention.units import Key
 
 INF = torch.inf
 SEED = 0x0123456789ABCDEF
@@ -382,8 +384,79 @@ def test_compiled_forward_on_cpu():
             torch.testing.assert_close(ours.float(), expected, atol=tolerance, rtol=1e-3)
 
 
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Make tensors of a GPU of compute capability 9.0, or as given, that nothing computes with."""
+
+    class Properties:
+        major = 9
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(flex, "_HAS_TRITON", True)
+    with FakeTensorMode():
+        yield Properties
+
+
+def on_gpu(num_queries=1000, num_keys=1000, head_dim=32, value_dim=32, dtype=torch.bfloat16):
+    widths = ((num_queries, head_dim), (num_keys, head_dim), (num_keys, value_dim))
+    return [torch.empty(2, 3, *shape, dtype=dtype, device="cuda") for shape in widths]
+
+
+def test_where_it_fits(fake_gpu, monkeypatch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert flex_fits(*on_gpu(dtype=dtype))
+    mask = torch.zeros(1000, 1000, device="cuda")
+    assert flex_fits(*on_gpu(), attn_mask=mask, key_padding_mask=mask[:2])
+    assert not flex_fits(*on_gpu(), attn_mask=mask.requires_grad_())
+    for unfit in (
+        {"num_queries": 127},
+        {"num_keys": 511},
+        {"head_dim": 8},
+        {"head_dim": 512},
+        {"value_dim": 512},
+        {"dtype": torch.float64},
+    ):
+        assert not flex_fits(*on_gpu(**unfit))
+    query, key, value = on_gpu()
+    assert not flex_fits(query, key[:1], value[:1])
+    assert not flex_fits(query, key, value.half())
+    fake_gpu.major = 7
+    assert not flex_fits(*on_gpu())
+    fake_gpu.major = 9
+    monkeypatch.setattr(flex, "_HAS_TRITON", False)
+    assert not flex_fits(*on_gpu())
+
+
 def test_it_is_not_for_the_cpu():
     assert not flex_fits(*inputs(2000, 2000))
+
+
+def test_one_seed_one_mask_with_weights_or_without(uncompiled, monkeypatch):
+    """What drop_key_attention does where flex fits: the same numbers, and so the same mask."""
+    monkeypatch.setattr(functional, "flex_fits", lambda *tensors, **masks: True)
+    tensors, masks = inputs(30, 40), {"key_padding_mask": padding(40, 25, num_keys=40)}
+    outputs = []
+    for attend in (
+        partial(drop_key_attention, drop_ratio=0.3),
+        lambda *x, **masks: drop_key_attention(*x, 0.3, need_weights=True, **masks)[0],
+        lambda *x, **masks: flex_drop_key_attention(*x, 0.3, draw_seed(), **masks),
+    ):
+        torch.manual_seed(1)
+        outputs.append(output_and_gradients(partial(attend, **masks), tensors))
+    assert_same(outputs[0], outputs[2])
+    assert_same(outputs[1], outputs[2], atol=1e-6, rtol=1e-5)
+    plain = drop_key_attention(*tensors, 0.3, training=False, **masks)
+    torch.testing.assert_close(plain, dense(*tensors, 0.0, **masks))
+    for unit in ("weight", "element", Key(shared_over=("heads",))):  # none of its business
+        torch.manual_seed(1)
+        assert not torch.allclose(
+            drop_key_attention(*tensors, 0.3, unit=unit, **masks), outputs[0][0]
+        )
+
+
+def test_masks_of_the_wrong_type_are_refused(uncompiled):
+    with pytest.raises(ValueError, match=r"attn_mask must be bool or floating, got torch\.int64"):
+        flex_drop_key_attention(*inputs(), 0.3, SEED, attn_mask=torch.ones(9, 12).long())
 
 
 # On a GPU.
