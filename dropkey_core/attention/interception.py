@@ -8,7 +8,7 @@ Shapes: (..., Lq, Lk) = batch and heads in any number of axes, queries, keys.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
 from dropkey_core.attention.units import Unit
 
-# Where a logit or an additive mask is at or below this, the key is masked: many models write a
-# large negative number (-1e4, the lowest of the type) where they mean -inf.
-MASKED = -1e4
+# Where a logit or an additive mask is at or below this, the key is masked: many models add a large
+# negative number, from -1e4 to the lowest of the type, where they mean -inf.
+MASKED = -5e3
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Interception:
         inference: what takes the place of the softmax when not ``training``.
         num_attended: how many times attention over keys was computed so far.
         other_axis: whether a softmax was seen that runs over an axis other than the last.
-        weights_shape: shape of the weights which vanilla dropout may still follow; else None.
+        awaited: shapes of the weights that have not met their vanilla dropout yet.
     """
 
     drop_ratio: float
@@ -44,7 +44,7 @@ class Interception:
     inference: Inference | None
     num_attended: int = 0
     other_axis: bool = False
-    weights_shape: torch.Size | None = None
+    awaited: list[torch.Size] = field(default_factory=list)
 
     def attend(
         self,
@@ -127,7 +127,7 @@ class Interception:
             self.other_axis = self.other_axis or input.dim() >= 3
             return original(input, dim=dim, dtype=dtype, **rest)
         self.num_attended += 1
-        self.weights_shape = input.shape
+        self.awaited.append(input.shape)
         logits = input.masked_fill(input <= MASKED, -torch.inf)
         return drop_key_softmax(
             logits if dtype is None else logits.to(dtype),
@@ -144,8 +144,8 @@ class Interception:
 
         The first dropout after a softmax whose input has the shape of the weights is theirs.
         """
-        if input.shape == self.weights_shape:
-            self.weights_shape = None
+        if input.shape in self.awaited:
+            self.awaited.remove(input.shape)
             return input
         return original(input, *args, **kwargs)
 

@@ -22,10 +22,10 @@ from types import CodeType, FunctionType
 import torch
 from torch import nn
 
-from dropkey_core.attention.equipped import SETTINGS, drops_keys
+from dropkey_core.attention.equipped import SETTINGS, EquippedAttention, drops_keys
 
 # What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA ...
-NAME = re.compile(r"(?i:att(n|ention))|^[A-Z_]*[SMHC]A$")
+NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$")
 # Names in the code of a class that tell that it computes attention.
 _FUSED = "scaled_dot_product_attention"
 _COMPUTING = {_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
@@ -33,6 +33,7 @@ _COMPUTING = {_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
 _CALLS = 2
 
 _COMPUTES_NOTHING = "no softmax over keys was found in its code"
+_BESIDE = "it computes attention beside the attention inside it, which is equipped"
 _CHANNELS = "its softmax runs over channels, not over keys"
 _LINEAR = "no query has weights over the keys: it is linear in their number"
 _TWO_MAPS = "it mixes two maps after their softmax: what one drops, the other keeps"
@@ -46,11 +47,11 @@ LOOKALIKES: dict[str, str] = {
     r"Channel(Self)?Att(n|ention)\w*": _CHANNELS,  # DaViT
     r"\w*Linear(Self)?Attention": _LINEAR,  # MobileViT v2
     "FactorAttnConvRelPosEnc": _LINEAR,  # CoaT
-    r"(Nystromformer|Performer|Linformer)\w*Attention|LinearAttn|Token_performer": _LINEAR,
+    r"Nystromformer\w*Attention": _LINEAR,
     "GPSA": _TWO_MAPS,  # ConViT
     r"Diff(erential)?Att(n|ention)|DiffParallelScalingBlock": _TWO_MAPS,
     r"\w*Deformable(Self|Cross)?Att(n|ention)": _SAMPLES,  # Deformable DETR and its kin
-    "SelectiveKernelAttn|SplitAttn|GroupViTAssignAttention": _NO_KEYS,
+    "SelectiveKernelAttn|GroupViTAssignAttention": _NO_KEYS,
     r"\w*MHAttentionMap": _NO_VALUES,  # the mask head of DETR
 }
 
@@ -84,7 +85,7 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
     Returns:
         the modules by name, and those left out; both in the order in which they were registered
     """
-    looking = {name: m for name, m in model.named_modules() if looks_like_attention(m)}
+    looking = {name: m for name, m in model.named_modules() if looks_like_attention(type(m))}
     reasons = {name: why_not(module) for name, module in looking.items()}
     outer = {o for o in looking for name in looking if _is_inside(name, o) and not reasons[name]}
     found = {n: m for n, m in looking.items() if reasons[n] is None and n not in outer}
@@ -92,21 +93,17 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
     for name, reason in reasons.items():
         if name in found or any(_is_inside(name, other) for other in found):
             continue
-        module = looking[name]
-        if name in outer and reason is None and _COMPUTING & names(type(module)):
-            reason = "it computes attention beside the attention inside it, which is equipped"
-        is_wrapper = reason == _COMPUTES_NOTHING and any(_is_inside(n, name) for n in looking)
-        if reason is not None and not is_wrapper:
-            left_out.append(LeftOut(name, type(module).__name__, reason))
+        cls = type(looking[name])
+        if any(_is_inside(inner, name) for inner in looking) and not _COMPUTING & names(cls):
+            continue  # it only wraps attention
+        left_out.append(LeftOut(name, cls.__name__, reason or _BESIDE))
     return found, left_out
 
 
-def looks_like_attention(module: nn.Module) -> bool:
-    """Return whether the module's type, the name of its class or its code speaks of attention."""
-    if isinstance(module, nn.MultiheadAttention) or drops_keys(module):
-        return True
-    cls = type(module)
-    return NAME.search(cls.__name__) is not None or _FUSED in names(cls)
+def looks_like_attention(cls: type) -> bool:
+    """Return whether the name of a class, its ancestry or its code speaks of attention."""
+    is_known = issubclass(cls, nn.MultiheadAttention | EquippedAttention)
+    return is_known or NAME.search(cls.__name__) is not None or _FUSED in names(cls)
 
 
 def why_not(module: nn.Module) -> str | None:
@@ -135,11 +132,12 @@ def why_not_class(cls: type) -> str | None:
         return None if inherits else "it overrides forward of torch.nn.MultiheadAttention"
     if issubclass(cls, torch.jit.ScriptModule):
         return "it is compiled by TorchScript: equip the model before scripting"
+    if not _COMPUTING & names(cls, _CALLS):
+        return _COMPUTES_NOTHING
     for pattern, reason in LOOKALIKES.items():
         if any(re.fullmatch(pattern, base.__name__) for base in cls.__mro__):
             return reason
-    computes = not _COMPUTING.isdisjoint(names(cls, _CALLS))
-    return None if computes else _COMPUTES_NOTHING
+    return None
 
 
 def _is_inside(name: str, outer: str) -> bool:

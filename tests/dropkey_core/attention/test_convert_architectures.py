@@ -220,7 +220,7 @@ def as_input(x):
 
 def test_every_site_drops_in_two_training_steps(architecture):
     model, run, num_sites, num_stacks = architecture
-    report = apply_dropkey(model, 0.4)
+    report = apply_dropkey(model, 0.4, "constant")
     assert len(report.equipped) == num_sites
     assert len({site.stack for site in report.equipped}) == num_stacks
     witnesses = {}
