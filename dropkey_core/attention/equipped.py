@@ -116,7 +116,7 @@ def unequip(module: nn.Module) -> None:
     if isinstance(module, EquippedAttention):
         for name in SETTINGS:
             delattr(module, name)
-        module.__class__ = module.original_class
+        module.__class__ = module.original_class  # type: ignore[assignment]
     elif _BEFORE in vars(module):
         for name, value in vars(module).pop(_BEFORE).items():
             setattr(module, name, value)
@@ -132,16 +132,17 @@ def equipped_class(original: type[nn.Module]) -> type[EquippedAttention]:
     if original not in _MADE:
         is_torchs = issubclass(original, nn.MultiheadAttention)
         mixin = EquippedMultiheadAttention if is_torchs else EquippedAttention
+        name = f"DropKey{original.__name__}"
         contents = {
             "original_class": original,
             "__module__": original.__module__,
             "__doc__": original.__doc__,
         }
-        _MADE[original] = type(f"DropKey{original.__name__}", (mixin, original), contents)
+        _MADE[original] = type(name, (mixin, original), contents)
     return _MADE[original]
 
 
-_MADE: dict[type[nn.Module], Any] = {}
+_MADE: dict[type[nn.Module], Any] = {}  # class -> its equipped class
 
 
 def _new_equipped(original: type[nn.Module], *args: Any) -> EquippedAttention:
