@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.masks import additive_mask, draw_seed
+from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
 from dropkey_core.attention.schedule import check_drop_ratio
 from dropkey_core.attention.units import Key, KeyUnit, Unit, Weight, find_unit
 
@@ -146,10 +147,11 @@ def drop_key_attention(
         return (output, weights) if need_weights else output
 
     if ratio > 0.0 and isinstance(unit, KeyUnit):
+        seed = draw_seed()
+        if unit == Key() and recomputing_pays(query, key, value, mask):
+            return recomputed_attention(query, key, value, ratio, seed, allowed=mask, scale=scale)
         shape = (*query.shape[:-1], key.shape[-2])
-        mask = unit.draw(
-            shape, ratio, draw_seed(), dtype=query.dtype, device=query.device, allowed=mask
-        )
+        mask = unit.draw(shape, ratio, seed, dtype=query.dtype, device=query.device, allowed=mask)
     dropout = ratio if isinstance(unit, Weight) else 0.0
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
 

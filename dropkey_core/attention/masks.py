@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
+from dropkey_core.attention.draw import KeyDraw
+
 # Below this probability nobody looks for queries that lost all their keys.
 NEGLIGIBLE = 2.0**-40
-
-_SAME_WIDTH_INT = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def draw_seed() -> int:
@@ -61,10 +61,8 @@ def random_key_mask(
     if torch.compiler.is_compiling():
         return _compiled_key_mask(shape, drop_ratio, dtype, device, allowed)
     generator = torch.Generator(device).manual_seed(seed)
-    mask = drop_at_random_(torch.empty(shape, dtype=dtype, device=device), drop_ratio, generator)
-    fewest = shape[-1] if allowed is None else _fewest_allowed(allowed)
-    num_queries = math.prod(shape[:-1])
-    return restrict(mask, allowed, may_be_bare=num_queries * drop_ratio**fewest > NEGLIGIBLE)
+    mask = KeyDraw.sample(shape, drop_ratio, generator).mask(dtype)
+    return restrict(mask, allowed, may_be_bare=may_lose_all(shape, drop_ratio, allowed))
 
 
 def _compiled_key_mask(
@@ -103,47 +101,18 @@ def restrict(mask: Tensor, allowed: Tensor | None, *, may_be_bare: bool) -> Tens
     return mask
 
 
+def may_lose_all(shape: tuple[int, ...], drop_ratio: float, allowed: Tensor | None) -> bool:
+    """Tell whether a query that loses every key is to be expected, see ``random_key_mask``."""
+    fewest = shape[-1] if allowed is None else _fewest_allowed(allowed)
+    return math.prod(shape[:-1]) * drop_ratio**fewest > NEGLIGIBLE
+
+
 def _fewest_allowed(allowed: Tensor) -> int:
     """Return the smallest number of keys open to a query, other than none; or less than that."""
     if allowed.device.type != "cpu":
         return 1  # counting would wait for the device
     counts = (allowed > -torch.inf).sum(-1)
     return int(counts.masked_fill_(counts == 0, allowed.shape[-1]).min())
-
-
-def drop_at_random_(mask: Tensor, drop_ratio: float, generator: torch.Generator) -> Tensor:
-    """Overwrite ``mask``: each entry is -inf with probability ``drop_ratio``, else 0 (Eq. 13).
-
-    One random byte is drawn per entry. A byte tells apart 256 levels only, so each row (a query of
-    a head) compares its bytes with a threshold of its own: 256 * ``drop_ratio``, rounded up or down
-    at random so that it is right on average. Each entry is then dropped with the right probability
-    to within 2^-24; the entries of a row share its rounding, which moves the share of keys that
-    the row loses by at most 0.2% (one standard deviation).
-
-    Args:
-        mask: (..., Lq, Lk), contiguous, floating; overwritten and returned.
-        drop_ratio: in [0, 1).
-        generator: source of the random bits, on the device of ``mask``.
-    """
-    words = torch.empty(-(-mask.numel() // 8), dtype=torch.int64, device=mask.device)
-    words.random_(-(2**63), None, generator=generator)
-    noise = words.view(torch.int8)[: mask.numel()].view(mask.shape)  # uniform in -128 ... 127
-
-    # A threshold reaches -128 but not 128, so what lies below it is the rarer outcome.
-    drop, rarer = (torch.lt, drop_ratio) if drop_ratio <= 0.5 else (torch.ge, 1.0 - drop_ratio)
-    threshold = _random_thresholds((*mask.shape[:-1], 1), rarer, generator)
-
-    # Written as integers of the same width: exactly -inf or 0, from one comparison and one product.
-    bits = mask.view(_SAME_WIDTH_INT[mask.element_size()])
-    drop(noise, threshold, out=bits)
-    bits.mul_(_bits_of_minus_inf(mask.dtype))
-    return mask
-
-
-def _random_thresholds(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
-    """Draw int8 thresholds below which lies, on average, that ``share`` of all bytes."""
-    rounding = torch.rand(shape, device=generator.device, generator=generator)
-    return (rounding + 256 * share).floor_().sub_(128).to(torch.int8)
 
 
 def additive_mask(
@@ -196,7 +165,3 @@ def _is_known_to_do_nothing(key_padding_mask: Tensor) -> bool:
 def _minus_inf_where(blocked: Tensor, dtype: torch.dtype) -> Tensor:
     zeros = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
     return zeros.masked_fill_(blocked, -torch.inf)
-
-
-def _bits_of_minus_inf(dtype: torch.dtype) -> int:
-    return int(torch.tensor(-torch.inf, dtype=dtype).view(_SAME_WIDTH_INT[dtype.itemsize]).item())
