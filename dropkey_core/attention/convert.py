@@ -51,9 +51,9 @@ class DropKeyReport:
 
     def __str__(self) -> str:
         """Return a table, a line for each module."""
-        num_stacks = len({site.stack for site in self.equipped})
-        stacks = "1 stack" if num_stacks == 1 else f"{num_stacks} stacks"
-        lines = [f"DropKey in {len(self.equipped)} attention modules, {stacks}"]
+        modules = _count(len(self.equipped), "attention module")
+        stacks = _count(len({site.stack for site in self.equipped}), "stack")
+        lines = [f"DropKey in {modules}, {stacks}"]
         lines += _table(
             (site.name or "(the model)", site.class_name, f"{site.drop_ratio:.4f}")
             for site in self.equipped
@@ -239,6 +239,10 @@ def _grouped(left_out: Iterable[LeftOut]) -> list[str]:
         (names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), class_name, reason)
         for (class_name, reason), names in groups.items()
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from dropkey_core.attention.equipped import SETTINGS, EquippedAttention, drops_keys
+from dropkey_core.attention.modules import MultiheadAttention
 
 # What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA ...
 NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$")
@@ -33,6 +34,7 @@ _COMPUTING = {_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
 _CALLS = 2
 
 _COMPUTES_NOTHING = "no softmax over keys was found in its code"
+_HAS_DROPOUT = "it has dropout, whose place DropKey takes: set its dropout to 0 first"
 _BESIDE = "it computes attention beside the attention inside it, which is equipped"
 _CHANNELS = "its softmax runs over channels, not over keys"
 _LINEAR = "no query has weights over the keys: it is linear in their number"
@@ -109,7 +111,10 @@ def looks_like_attention(cls: type) -> bool:
 def why_not(module: nn.Module) -> str | None:
     """Return why a module that looks like attention is not equipped; None if it can be."""
     if drops_keys(module):
-        return None
+        is_ours = isinstance(module, MultiheadAttention) and not isinstance(
+            module, EquippedAttention
+        )
+        return _HAS_DROPOUT if is_ours and module.dropout else None
     cls = type(module)
     reason = why_not_class(cls)
     implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)

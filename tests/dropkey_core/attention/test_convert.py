@@ -197,7 +197,7 @@ def test_report_has_names_classes_ratios_and_what_was_left_out():
     with pytest.warns(UserWarning, match="left out .*\n.*gate  ChannelAttention  .*channels"):
         report = apply_dropkey(model, 0.3, select=lambda name, _: name != "blocks.1.attn")
     assert str(report).splitlines() == [
-        "DropKey in 1 attention modules, 1 stack",
+        "DropKey in 1 attention module, 1 stack",
         "  blocks.0.attn  SelfAttention  0.3000",
         "Left out: 2",
         "  blocks.1.attn  SelfAttention     select returned False",

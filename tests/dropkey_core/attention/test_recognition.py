@@ -184,6 +184,14 @@ def test_implementations_that_cannot_be_equipped_are_left_out_by_name(name):
         assert not find_attention(attention)[1]
 
 
+def test_our_own_module_is_left_out_while_it_has_dropout():
+    attention = MultiheadAttention(4, 1, dropout=0.1)
+    [left_out] = find_attention(attention)[1]
+    assert "set its dropout to 0" in left_out.reason
+    attention.dropout = 0.0
+    assert list(find_attention(attention)[0]) == [""]
+
+
 def test_scripted_attention_is_left_out():
     scripted = torch.jit.script(nn.MultiheadAttention(4, 1))
     assert not find_attention(nn.Sequential(scripted))[0]
@@ -210,6 +218,7 @@ def modules_of(library):
     return [m.name for m in pkgutil.walk_packages(package.__path__, f"{library}.") if not m.ispkg]
 
 
+@pytest.mark.filterwarnings("ignore:Importing from timm")
 @pytest.mark.parametrize("library", ["timm.layers", "timm.models", "torchvision.models"])
 def test_every_attention_class_of_a_library_has_been_looked_at(library):
     found = {
