@@ -5,6 +5,7 @@ from dropkey_core.attention.alignment import (
     MonteCarlo,
     expected_attention,
     monte_carlo_attention,
+    smoothing_coefficients,
 )
 from dropkey_core.attention.convert import (
     apply_dropkey,
@@ -36,4 +37,5 @@ __all__ = [
     "remove_dropkey",
     "set_drop_ratio",
     "set_inference",
+    "smoothing_coefficients",
 ]

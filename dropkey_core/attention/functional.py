@@ -214,7 +214,9 @@ def _align(logits: Tensor, drop_ratio: float, unit: Unit, inference: Inference) 
 
 def _softmax(logits: Tensor) -> Tensor:
     # A softmax over nothing but -inf is nan, and so is its gradient: keep such rows out of it.
-    bare = (logits == -torch.inf).all(-1, keepdim=True)
+    if logits.shape[-1] == 0:
+        return logits  # no key, no weight, no largest logit
+    bare = logits.detach().amax(-1, keepdim=True) == -torch.inf
     return logits.masked_fill(bare, 0.0).softmax(-1).masked_fill(bare, 0.0)
 
 

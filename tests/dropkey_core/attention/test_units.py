@@ -208,3 +208,9 @@ def test_window_below_one_is_refused():
 def test_unknown_units_are_refused(bad):
     with pytest.raises(ValueError, match=f"unit must be one of key, .*; got {bad!r}"):
         find_unit(bad)
+
+
+def test_no_keys_at_all_give_no_weights():
+    logits = torch.zeros(2, 3, 4, 0, requires_grad=True)
+    for training in (True, False):
+        assert drop_key_softmax(logits, 0.0, training=training).shape == (2, 3, 4, 0)
