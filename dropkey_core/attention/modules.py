@@ -51,8 +51,6 @@ class MultiheadAttention(nn.MultiheadAttention):
             ``drop_ratio`` both above 0.
     """
 
-    inference: Inference | None = None  # torch's constructor asks before ours has set it
-
     def __init__(
         self,
         embed_dim: int,
@@ -164,8 +162,9 @@ class MultiheadAttention(nn.MultiheadAttention):
     @property
     def _qkv_same_embed_dim(self) -> bool:
         # In evaluation torch's encoder layers compute all they do in one call of their own and
-        # never come here. They look at this first: say no where ``inference`` has to be obeyed.
-        return self.__dict__["_qkv_same_embed_dim"] and self.inference is None
+        # never come here, unless this is False. torch's constructor, which asks before ours has
+        # set the unit, gets the truth.
+        return self.__dict__["_qkv_same_embed_dim"] and "unit" not in self.__dict__
 
     @_qkv_same_embed_dim.setter
     def _qkv_same_embed_dim(self, value: bool) -> None:

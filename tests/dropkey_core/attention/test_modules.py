@@ -234,6 +234,44 @@ def test_works_as_the_attention_of_torchs_layers():
     assert not torch.allclose(layer(queries, memory, **args), expected(queries, memory, **args))
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_torchs_fast_path_does_not_bypass_it(when, monkeypatch):
+    """In evaluation torch's encoder computes its layers in one call, and makes batches nested.
+
+    A module put into the layer before the encoder is made, or into each layer afterwards.
+    """
+
+    def ours(layer):
+        attention = MultiheadAttention(WIDTH, HEADS, batch_first=True, drop_ratio=0.5)
+        attention.load_state_dict(layer.self_attn.state_dict())
+        layer.self_attn = attention
+
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True)
+    expected = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    if when == "before":
+        ours(layer)
+    encoder = nn.TransformerEncoder(layer, 2)
+    for encoder_layer in encoder.layers if when == "after" else ():
+        ours(encoder_layer)
+    encoder.eval()
+    calls = []
+    forward = MultiheadAttention.forward
+    monkeypatch.setattr(
+        MultiheadAttention, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1]
+    )
+    x = torch.randn(BATCH, 5, WIDTH)
+    padding = torch.arange(5) >= torch.tensor([5, 3, 1])[:, None]
+    with torch.no_grad():
+        for given in ({}, {"src_key_padding_mask": padding}):
+            calls.clear()
+            out = encoder(x, **given)
+            assert len(calls) >= 2
+            kept = ~padding if given else torch.ones_like(padding)
+            torch.testing.assert_close(out[kept], expected(x, **given)[kept], atol=1e-5, rtol=1e-5)
+
+
 def test_autocast():
     ours = MultiheadAttention(WIDTH, HEADS, batch_first=True, drop_ratio=0.3)
     padding = torch.arange(5) >= torch.tensor([5, 3, 1])[:, None]
