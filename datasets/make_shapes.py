@@ -97,10 +97,15 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray,
         if rng.random() < 0.1:
             annotations += draw_crowd(rng, canvas, annotations)
 
+    return with_noise(rng, canvas), annotations
+
+
+def with_noise(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """A copy of a picture with a camera's noise, (H, W, 3) uint8."""
     noise = np.empty(canvas.shape, np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     cv2.randn(noise, (0, 0, 0), (8, 8, 8))
-    return np.clip(canvas + noise, 0, 255).astype(np.uint8), annotations
+    return np.clip(canvas + noise, 0, 255).astype(np.uint8)
 
 
 def textured_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -122,7 +127,7 @@ def draw_objects(
         corners = find_place(rng, turned(rng, category, size), canvas, annotations)
         if corners is None:  # the picture is full
             continue
-        fill(canvas, corners, class_colour(rng, category))
+        fill(canvas, corners, vivid_colour(rng, HUES[category]))
         annotations.append(object_annotation(category, corners))
     return annotations
 
@@ -154,9 +159,9 @@ def find_place(
     return None
 
 
-def class_colour(rng: np.random.Generator, category: int) -> np.ndarray:
-    """A vivid colour, (3,) in 0..255, within 40 degrees of the hue of its class."""
-    hue = (HUES[category] + rng.uniform(-20, 20)) % 180
+def vivid_colour(rng: np.random.Generator, hue: float, spread: float = 20) -> np.ndarray:
+    """A vivid colour, (3,) in 0..255, of a hue within ``spread`` of OpenCV's ``hue`` (0 to 179)."""
+    hue = (hue + rng.uniform(-spread, spread)) % 180
     hsv = np.array([[[hue, rng.uniform(150, 255), rng.uniform(120, 255)]]], dtype=np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
 
@@ -191,7 +196,7 @@ def draw_crowd(rng: np.random.Generator, canvas: np.ndarray, others: list[dict])
     if frame is None:
         return []
     category = int(rng.choice(list(SHAPES)))
-    colour = class_colour(rng, category)
+    colour = vivid_colour(rng, HUES[category])
     mask = np.zeros(canvas.shape[:2], np.uint8)
     for _ in range(rng.integers(10, 16)):
         corners = turned(rng, category, rng.uniform(0.15, 0.25) * side)
@@ -295,12 +300,12 @@ def pictures(split: str, settings: Settings) -> Iterator[tuple[int, np.ndarray, 
         yield index + 1, *draw_picture(rng, settings.image_size)
 
 
-def default_output() -> Path:
-    """``shapes`` below the dataset root."""
+def below_dataset_root(name: str) -> Path:
+    """A folder below the dataset root."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from dropkey_core.engine import dataset_path  # here, not on top: it brings torch with it
 
-    return dataset_path("shapes")
+    return dataset_path(name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -311,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help="default: %(default)s")
     arguments = vars(parser.parse_args(argv))
-    output = arguments.pop("output") or default_output()
+    output = arguments.pop("output") or below_dataset_root("shapes")
     try:
         made = make_shapes(output, Settings(**arguments))
     except (ValueError, OSError) as error:
