@@ -1,6 +1,8 @@
 """The one place that knows DETR's sizes."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -13,6 +15,16 @@ from projects.detr.position_encoding import SinePositionEncoding
 from projects.detr.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, Transformer
 
 ATTENTION_SITES = ("encoder_self", "decoder_self", "decoder_cross")
+
+
+class BodyParts(NamedTuple):
+    """What a ``DetrBody`` is made of, in the order of its arguments."""
+
+    backbone: ResNetBackbone
+    position_encoding: SinePositionEncoding
+    transformer: Transformer
+    embed_dim: int
+    num_queries: int
 
 
 def build_transformer(
@@ -29,7 +41,7 @@ def build_transformer(
     drop_schedule: str,
     drop_sites: Sequence[str],
 ) -> Transformer:
-    """DETR's encoder and decoder; see ``build_model`` for the arguments."""
+    """DETR's encoder and decoder; see ``build_body`` for the arguments."""
     unknown = [site for site in drop_sites if site not in ATTENTION_SITES]
     if unknown:
         raise UserError(
@@ -73,10 +85,10 @@ def build_transformer(
     return Transformer(encoder, decoder)
 
 
-def build_model(
-    backbone: str = "resnet50",
-    num_classes: int = 91,
-    num_queries: int = 100,
+def build_body(
+    backbone: str,
+    num_queries: int,
+    *,
     embed_dim: int = 256,
     num_heads: int = 8,
     num_encoder_layers: int = 6,
@@ -93,18 +105,12 @@ def build_model(
     drop_unit: str = "key",
     drop_schedule: str = "linear_decreasing",
     drop_sites: Sequence[str] = ATTENTION_SITES,
-    class_weight: float = 1.0,
-    l1_weight: float = 5.0,
-    giou_weight: float = 2.0,
-    no_object_weight: float = 0.1,
-) -> Detr:
-    """Build DETR with DropKey; the defaults are the official R50 model.
+) -> BodyParts:
+    """Build all of DETR but heads and loss; the defaults are the official sizes, with DropKey.
 
     Args:
         backbone: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
-        num_classes: size of the class head, without "no object". The official COCO checkpoints
-            have 91: their class index is COCO's category id.
-        num_queries: the most objects found in an image.
+        num_queries: the most objects (or pairs) found in an image.
         embed_dim: channels of the transformer.
         num_heads: attention heads.
         num_encoder_layers: layers of the encoder.
@@ -125,13 +131,6 @@ def build_model(
             ``dropkey_core.drop_ratios``.
         drop_sites: which attentions drop: of ``encoder_self``, ``decoder_self``,
             ``decoder_cross``.
-        class_weight: weight of the class term in loss and matching.
-        l1_weight: weight of the L1 box term in loss and matching.
-        giou_weight: weight of the generalised-IoU term in loss and matching.
-        no_object_weight: class weight of "no object" in the classification loss.
-
-    Returns:
-        The model in training mode. In eval mode nothing is dropped.
 
     Raises:
         UserError: unknown backbone, norm or site, or ImageNet weights out of reach.
@@ -150,12 +149,63 @@ def build_model(
         drop_schedule=drop_schedule,
         drop_sites=drop_sites,
     )
-    return Detr(
+    return BodyParts(
         ResNetBackbone(backbone, pretrained_backbone, backbone_norm, dilation, backbone_stages),
         SinePositionEncoding(embed_dim, position_temperature),
         transformer,
         embed_dim,
         num_queries,
+    )
+
+
+def shows_body_settings(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function that ends in ``**body``, for ``build_body``, show these settings one by one.
+
+    Its signature and annotations then name them all, for ``help`` and for the check of configs.
+    """
+    own = inspect.signature(build)
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = inspect.signature(build_body).parameters
+    further = [p for name, p in settings.items() if name not in own.parameters]
+    build.__signature__ = own.replace(parameters=[*named, *further])  # type: ignore[attr-defined]
+    hints = {p.name: p.annotation for p in [*named, *further]}
+    build.__annotations__ = {**hints, "return": own.return_annotation}
+    return build
+
+
+@shows_body_settings
+def build_model(
+    backbone: str = "resnet50",
+    num_classes: int = 91,
+    num_queries: int = 100,
+    class_weight: float = 1.0,
+    l1_weight: float = 5.0,
+    giou_weight: float = 2.0,
+    no_object_weight: float = 0.1,
+    **body: Any,
+) -> Detr:
+    """Build DETR with DropKey; the defaults are the official R50 model.
+
+    Args:
+        backbone: see ``build_body``.
+        num_classes: size of the class head, without "no object". The official COCO checkpoints
+            have 91: their class index is COCO's category id.
+        num_queries: the most objects found in an image.
+        class_weight: weight of the class term in loss and matching.
+        l1_weight: weight of the L1 box term in loss and matching.
+        giou_weight: weight of the generalised-IoU term in loss and matching.
+        no_object_weight: class weight of "no object" in the classification loss.
+        body: what else ``build_body`` takes, with its defaults.
+
+    Returns:
+        The model in training mode. In eval mode nothing is dropped.
+
+    Raises:
+        UserError: see ``build_body``.
+        ValueError: see ``build_body``.
+    """
+    return Detr(
+        *build_body(backbone, num_queries, **body),
         num_classes,
         DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight),
     )

@@ -3,7 +3,7 @@
 Shapes: N decoder layers, B images, Q queries, T objects of the whole batch, M matched pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -35,20 +35,20 @@ def classification_loss(pred_logits: Tensor, labels: Tensor, no_object_weight: f
 
 
 def box_losses(pred_boxes: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 and generalised-IoU loss of matched boxes, summed over the pairs.
+    """L1 and generalised-IoU loss of each matched box.
 
     Args:
         pred_boxes: (N, M, 4) cxcywh in [0, 1].
         boxes_cxcywh: (N, M, 4) the objects' boxes.
 
     Returns:
-        L1 (N,) and 1 - GIoU (N,).
+        L1, the sum over the four numbers of a box, and 1 - GIoU, both (N, M).
     """
-    l1 = (pred_boxes - boxes_cxcywh).abs().sum((1, 2))
+    l1 = (pred_boxes - boxes_cxcywh).abs().sum(-1)
     giou = generalized_box_iou_loss(
         box_convert(pred_boxes, "cxcywh", "xyxy"), box_convert(boxes_cxcywh, "cxcywh", "xyxy")
     )
-    return l1, giou.sum(1)
+    return l1, giou
 
 
 def mean_over_ranks(count: int, device: torch.device) -> Tensor:
@@ -58,6 +58,15 @@ def mean_over_ranks(count: int, device: torch.device) -> Tensor:
         dist.all_reduce(total)
         total /= dist.get_world_size()
     return total.clamp(min=1)
+
+
+def by_layer(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take apart losses (N,) of all decoder layers: ``_0``, ``_1``, ... but none for the last."""
+    return {
+        name if i == len(values) - 1 else f"{name}_{i}": value
+        for name, values in losses.items()
+        for i, value in enumerate(values)
+    }
 
 
 class DetectionLoss(nn.Module):
@@ -128,12 +137,7 @@ class DetectionLoss(nn.Module):
         per_layer = {
             "loss_ce": self.class_weight
             * classification_loss(pred_logits, query_labels, self.no_object_weight),
-            "loss_bbox": self.l1_weight * l1 / num_objects,
-            "loss_giou": self.giou_weight * giou / num_objects,
+            "loss_bbox": self.l1_weight * l1.sum(1) / num_objects,
+            "loss_giou": self.giou_weight * giou.sum(1) / num_objects,
         }
-        suffixes = [f"_{i}" for i in range(len(layers) - 1)] + [""]
-        return {
-            name + suffix: losses[i]
-            for name, losses in per_layer.items()
-            for i, suffix in enumerate(suffixes)
-        }
+        return by_layer(per_layer)

@@ -31,8 +31,8 @@ def test_box_losses_by_hand():
     predicted = torch.tensor([[LEFT_HALF, TOP_LEFT], [LEFT_HALF, LEFT_HALF]])
     true = torch.tensor([[LEFT_HALF, RIGHT_HALF]] * 2)
     l1, giou = box_losses(predicted, true)
-    torch.testing.assert_close(l1, torch.tensor([0.0 + 1.25, 0.0 + 0.5]))
-    torch.testing.assert_close(giou, torch.tensor([0.0 + 1.25, 0.0 + 1.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(l1, torch.tensor([[0.0, 1.25], [0.0, 0.5]]))
+    torch.testing.assert_close(giou, torch.tensor([[0.0, 1.25], [0.0, 1.0]]), atol=1e-5, rtol=0)
 
 
 def test_two_queries_two_objects_by_hand():

@@ -1,0 +1,150 @@
+"""QPIC's set loss: match queries to pairs, then judge object, verbs and both boxes.
+
+Source: arXiv 2103.05399, section 3.3, with the normalisers of the official code.
+
+Shapes: N decoder layers, B images, Q queries, C object classes, V verbs, T pairs of the whole
+batch, p of one image, M matched pairs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from projects.detr.losses import box_losses, by_layer, classification_loss, mean_over_ranks
+from projects.detr.matcher import assign
+from projects.qpic.matcher import ROUNDING, has_object, interaction_cost
+
+PREDICTIONS = ("pred_obj_logits", "pred_verb_logits", "pred_sub_boxes", "pred_obj_boxes")
+TARGETS = ("obj_labels", "verb_labels", "sub_boxes_cxcywh", "obj_boxes_cxcywh")
+
+
+def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
+    """Focal loss (exponent 2, no class balance) per decoder layer.
+
+    A verb that a query has costs -(1 - p)^2 log p, another -p^2 log(1 - p), with p its predicted
+    probability. The sum over all cells (query, verb) is divided by the number of those that the
+    query has, neither by that of pairs nor over several processes, and by nothing if there are
+    none.
+
+    The official code takes logarithms of float32 probabilities: from logits above about 17 or
+    below -103 on it returns NaN or inf for the whole batch. Here they come straight from the
+    logits, so that every finite logit gives a finite loss and gradient; elsewhere both agree up to
+    the rounding of 1 - p.
+
+    Args:
+        pred_verb_logits: (N, B, Q, V).
+        verb_labels: (N, B, Q, V), 1 = the query has this verb, else 0.
+
+    Returns:
+        (N,).
+    """
+    toward = torch.where(verb_labels == 1, pred_verb_logits, -pred_verb_logits)
+    focal = -F.logsigmoid(toward) * torch.sigmoid(-toward) ** 2
+    positive = (verb_labels == 1).sum((1, 2, 3))
+    return focal.sum((1, 2, 3)) / positive.clamp(min=1)
+
+
+class InteractionLoss(nn.Module):
+    """The weighted losses of all decoder layers, each matched to the pairs anew.
+
+    Args:
+        object_weight: weight of the object class, in loss and matching as the others.
+        verb_weight: weight of the verbs.
+        l1_weight: weight of the L1 distance of boxes, subject's and object's alike.
+        giou_weight: weight of their generalised IoU.
+        no_object_weight: class weight of "no object" in the object classification loss.
+    """
+
+    def __init__(
+        self,
+        object_weight: float = 1.0,
+        verb_weight: float = 1.0,
+        l1_weight: float = 2.5,
+        giou_weight: float = 1.0,
+        no_object_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.object_weight = object_weight
+        self.verb_weight = verb_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.no_object_weight = no_object_weight
+
+    def forward(
+        self, outputs: dict[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Match and judge.
+
+        Args:
+            outputs: ``pred_obj_logits`` (B, Q, C + 1), ``pred_verb_logits`` (B, Q, V),
+                ``pred_sub_boxes`` and ``pred_obj_boxes`` (B, Q, 4), and ``aux_outputs``, a list of
+                the same for the earlier decoder layers.
+            targets: per image ``obj_labels`` (p,) int64, C = no object, ``verb_labels`` (p, V)
+                float32, 1 = has this verb, ``sub_boxes_cxcywh`` and ``obj_boxes_cxcywh`` (p, 4)
+                float32 in [0, 1], zeros = no object.
+
+        Returns:
+            Weighted scalars ``loss_obj_ce``, ``loss_verb_ce``, ``loss_sub_bbox``,
+            ``loss_obj_bbox``, ``loss_sub_giou``, ``loss_obj_giou`` of the last layer, and the same
+            names with ``_0``, ``_1``, ... of the earlier ones. The subjects' box losses are divided
+            by the number of pairs (its mean over all processes, at least 1), those of the objects
+            by the number of matched pairs that have one, plus 1e-4.
+        """
+        layers = [*outputs["aux_outputs"], outputs]
+        stacked = {name: torch.stack([layer[name] for layer in layers]) for name in PREDICTIONS}
+        predicted = {name: tensor.float() for name, tensor in stacked.items()}  # (N, B, Q, ...)
+        true = {name: torch.cat([target[name] for target in targets]) for name in TARGETS}
+        counts = [len(target["obj_labels"]) for target in targets]
+        images, queries, pairs = self.match(predicted, true, counts)
+        device = pairs.device
+        layer = torch.arange(len(layers), device=device)[:, None]  # (N, 1)
+
+        no_object = predicted["pred_obj_logits"].shape[-1] - 1
+        obj_labels = torch.full(predicted["pred_obj_logits"].shape[:-1], no_object, device=device)
+        obj_labels[layer, images, queries] = true["obj_labels"][pairs]
+        verb_labels = torch.zeros_like(predicted["pred_verb_logits"])
+        verb_labels[layer, images, queries] = true["verb_labels"][pairs]
+
+        true_obj_boxes = true["obj_boxes_cxcywh"][pairs]  # (N, M, 4)
+        sub_l1, sub_giou = box_losses(
+            predicted["pred_sub_boxes"][layer, images, queries], true["sub_boxes_cxcywh"][pairs]
+        )
+        obj_l1, obj_giou = box_losses(
+            predicted["pred_obj_boxes"][layer, images, queries], true_obj_boxes
+        )
+        exists = has_object(true_obj_boxes)  # (N, M)
+        num_pairs = mean_over_ranks(sum(counts), device)
+        num_objects = exists.sum(1) + ROUNDING
+        return by_layer(
+            {
+                "loss_obj_ce": self.object_weight
+                * classification_loss(
+                    predicted["pred_obj_logits"], obj_labels, self.no_object_weight
+                ),
+                "loss_verb_ce": self.verb_weight
+                * verb_focal_loss(predicted["pred_verb_logits"], verb_labels),
+                "loss_sub_bbox": self.l1_weight * sub_l1.sum(1) / num_pairs,
+                "loss_obj_bbox": self.l1_weight * (obj_l1 * exists).sum(1) / num_objects,
+                "loss_sub_giou": self.giou_weight * sub_giou.sum(1) / num_pairs,
+                "loss_obj_giou": self.giou_weight * (obj_giou * exists).sum(1) / num_objects,
+            }
+        )
+
+    @torch.no_grad()
+    def match(
+        self, predicted: Mapping[str, Tensor], true: Mapping[str, Tensor], counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Match with the weights of the losses, as in the official recipe; see ``assign``."""
+        cost = interaction_cost(
+            predicted,
+            true,
+            self.object_weight,
+            self.verb_weight,
+            self.l1_weight,
+            self.giou_weight,
+        )
+        images, queries, pairs = (t.to(cost.device) for t in assign(cost, counts))
+        return images, queries, pairs

@@ -1,0 +1,124 @@
+"""QPIC (arXiv 2103.05399): human-object interactions as a set of pairs, decoded by DETR's body.
+
+Shapes: B images, H x W pixels, Q queries, C object classes, V verbs, D embedding channels,
+N decoder layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from projects.detr.detr import BoxHead, DetrBody
+from projects.detr.transformer import Transformer
+from projects.qpic.losses import TARGETS, InteractionLoss
+
+
+class Qpic(DetrBody):
+    """A human box, an object box, the object's class and the verbs between them for every query.
+
+    Args:
+        backbone: see ``DetrBody``.
+        position_encoding: see ``DetrBody``.
+        transformer: encoder and decoder.
+        embed_dim: D.
+        num_queries: Q, the most pairs it can find in an image.
+        num_object_classes: C; one more logit stands for "no object".
+        num_verb_classes: V; a pair may have several verbs.
+        loss: judges the outputs in training.
+    """
+
+    #: Parameters that start afresh when a checkpoint holds them for another number of classes.
+    reinitialised_on_mismatch = ("obj_class_embed.", "verb_class_embed.")
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        position_encoding: nn.Module,
+        transformer: Transformer,
+        embed_dim: int,
+        num_queries: int,
+        num_object_classes: int,
+        num_verb_classes: int,
+        loss: InteractionLoss,
+    ) -> None:
+        super().__init__(backbone, position_encoding, transformer, embed_dim, num_queries)
+        self.obj_class_embed = nn.Linear(embed_dim, num_object_classes + 1)
+        self.verb_class_embed = nn.Linear(embed_dim, num_verb_classes)
+        self.sub_bbox_embed = BoxHead(embed_dim)
+        self.obj_bbox_embed = BoxHead(embed_dim)
+        self.loss = loss
+
+    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """Find pairs (eval mode), or judge what is found (training mode).
+
+        Args:
+            samples: one dict per image. ``image``: uint8 (3, h, w), RGB; ``height``, ``width``:
+                size of the original image in pixels, to which the boxes returned refer; in
+                training also the targets that ``InteractionLoss`` takes.
+
+        Returns:
+            In training the weighted losses by name (see ``InteractionLoss``). Else a list with,
+            for each image, what ``interactions`` returns.
+        """
+        outputs = self.predict_batch(*self.batch(samples))
+        if not self.training:
+            return interactions(outputs, [(s["height"], s["width"]) for s in samples])
+        device = self.pixel_mean.device
+        return self.loss(
+            outputs, [{name: sample[name].to(device) for name in TARGETS} for sample in samples]
+        )
+
+    def predict_batch(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
+        """What the official QPIC returns for a padded batch.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
+
+        Returns:
+            ``pred_obj_logits`` (B, Q, C + 1), the last logit "no object"; ``pred_verb_logits``
+            (B, Q, V), a sigmoid each; ``pred_sub_boxes`` and ``pred_obj_boxes`` (B, Q, 4), cxcywh
+            in [0, 1] of the unpadded image; ``aux_outputs``, a list of the same four for each
+            decoder layer but the last.
+        """
+        queries = self.decode(images, padding_mask)  # (N, B, Q, D)
+        predicted = {
+            "pred_obj_logits": self.obj_class_embed(queries),
+            "pred_verb_logits": self.verb_class_embed(queries),
+            "pred_sub_boxes": self.sub_bbox_embed(queries),
+            "pred_obj_boxes": self.obj_bbox_embed(queries),
+        }
+        layers = [
+            {name: tensor[i] for name, tensor in predicted.items()} for i in range(len(queries))
+        ]
+        return {**layers[-1], "aux_outputs": layers[:-1]}
+
+
+def interactions(
+    outputs: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """One human-object pair per query, with a score for every verb.
+
+    Args:
+        outputs: see ``Qpic.predict_batch``.
+        image_sizes: (height, width) in pixels per image.
+
+    Returns:
+        Per image ``sub_boxes`` and ``obj_boxes`` (Q, 4), xyxy in pixels, not clipped;
+        ``obj_labels`` (Q,), the best real class; ``verb_scores`` (Q, V) in [0, 1], the verb's
+        sigmoid times that class's softmax.
+    """
+    obj_scores, obj_labels = outputs["pred_obj_logits"].float().softmax(-1)[..., :-1].max(-1)
+    verb_scores = outputs["pred_verb_logits"].float().sigmoid() * obj_scores[..., None]
+    scale = obj_scores.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]  # (B, 1, 4)
+    sub_boxes, obj_boxes = (
+        box_convert(outputs[name].float(), "cxcywh", "xyxy") * scale
+        for name in ("pred_sub_boxes", "pred_obj_boxes")
+    )
+    names = ("sub_boxes", "obj_boxes", "obj_labels", "verb_scores")
+    return [
+        dict(zip(names, image, strict=True))
+        for image in zip(sub_boxes, obj_boxes, obj_labels, verb_scores, strict=True)
+    ]
