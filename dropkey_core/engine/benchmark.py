@@ -5,6 +5,7 @@ compared by the median of the ratios of neighbouring turns rather than by two se
 """
 
 import ctypes
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from dropkey_core.engine.errors import UserError
 
 Step = Callable[[], Any]
 MEBIBYTE = 2**20
@@ -24,7 +27,7 @@ class Measurement:
 
     Args:
         seconds: one time per turn.
-        items: images that one turn processes.
+        items: what one turn processes: images, or calls.
         peak_memory: bytes in use at the worst moment of a turn, beyond what was in use before it;
             on a GPU all that is allocated. None where the system does not tell.
     """
@@ -34,9 +37,14 @@ class Measurement:
     peak_memory: int | None = None
 
     @property
+    def seconds_per_item(self) -> float:
+        """Seconds for one item, of the median turn."""
+        return statistics.median(self.seconds) / self.items
+
+    @property
     def items_per_second(self) -> float:
-        """Images per second, of the median turn."""
-        return self.items / statistics.median(self.seconds)
+        """Items per second, of the median turn."""
+        return 1.0 / self.seconds_per_item
 
     def speed_over(self, other: "Measurement") -> float:
         """Median over the turns of how many times as fast this one was as ``other``."""
@@ -44,23 +52,44 @@ class Measurement:
         return statistics.median(theirs / ours for ours, theirs in pairs)
 
 
+def checked_device(device: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: if it is neither cpu nor cuda, or there is no GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here")
+    return torch.device(device)
+
+
 def measure(
-    steps: Mapping[str, Step], items: int, repeats: int, device: torch.device
+    steps: Mapping[str, Step],
+    items: int,
+    repeats: int,
+    device: torch.device,
+    enough: float = math.inf,
 ) -> dict[str, Measurement]:
     """Let each step run ``repeats`` times, in turns, after one run that does not count.
 
     Args:
         steps: by the contender's name.
-        items: images in a step.
+        items: images, or calls, in a step.
         repeats: turns of each.
         device: where the steps compute.
+        enough: seconds after which no further turn begins, once there are three.
     """
     measured = {name: Measurement(items) for name in steps}
     for step in steps.values():
         step()
     for name, step in steps.items():
         measured[name].peak_memory = peak_memory(step, device)
-    for _ in range(repeats):
+    began = time.perf_counter()
+    for turn in range(repeats):
+        if turn >= 3 and time.perf_counter() - began > enough:
+            break
         for name, step in steps.items():
             measured[name].seconds.append(seconds(step, device))
     return measured

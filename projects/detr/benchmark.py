@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dropkey_core.engine import UserError, instantiate, load_config
-from dropkey_core.engine.benchmark import Measurement, Step, measure
+from dropkey_core.engine.benchmark import Measurement, Step, checked_device, measure
 from dropkey_core.engine.trainer import build_optimizer
 from projects.detr.build import build_model
 from projects.detr.detr import Detr
@@ -103,19 +103,6 @@ def benchmark_loader(
         preparations = {"official DETR": official_preparation(reference), **preparations}
     steps = {name: loading_step(prepare, records) for name, prepare in preparations.items()}
     return {"loader": measure(steps, len(records), repeats, torch.device("cpu"))}
-
-
-def checked_device(device: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: if it is neither cpu nor cuda, or there is no GPU.
-    """
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"--device must be cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here")
-    return torch.device(device)
 
 
 def random_samples(
