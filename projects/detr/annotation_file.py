@@ -15,6 +15,11 @@ FIELDS: dict[str, dict[str, type]] = {
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
 }
 
+HOW_TO_GET_COCO = (
+    "to get COCO: python datasets/prepare_coco.py; "
+    "to get a small set: python datasets/make_shapes.py"
+)
+
 
 def read_annotation_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read and check a COCO annotation file, without its segmentations.
@@ -37,12 +42,20 @@ def read_annotation_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def parse(path: Path) -> Any:
-    """Parse a JSON file without segmentations, which are nine tenths of COCO's files."""
+def parse(path: Path, how_to_get_it: str = HOW_TO_GET_COCO) -> Any:
+    """Parse a JSON file without segmentations, which are nine tenths of COCO's files.
+
+    Args:
+        path: the file.
+        how_to_get_it: what to do where there is no such file.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
     if not path.is_file():
         raise UserError(
             f"annotation file not found: {path} (set by dataset.train.annotations or "
-            f"dataset.test.annotations, {where_data_lies()}"
+            f"dataset.test.annotations, {where_data_lies(how_to_get_it)}"
         )
     try:
         with path.open(encoding="utf-8") as file:
@@ -62,12 +75,9 @@ def without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def where_data_lies() -> str:
+def where_data_lies(how_to_get_it: str = HOW_TO_GET_COCO) -> str:
     """What somebody needs to know who has not got the data; ends a parenthesis."""
-    return (
-        f"relative to {DATASETS_VARIABLE}, now {datasets_root()}); to get COCO: "
-        "python datasets/prepare_coco.py; to get a small set: python datasets/make_shapes.py"
-    )
+    return f"relative to {DATASETS_VARIABLE}, now {datasets_root()}); {how_to_get_it}"
 
 
 def check_sections(document: Any, path: Path) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
-from projects.detr.annotation_file import read_annotation_file, where_data_lies
+from projects.detr.annotation_file import (
+    HOW_TO_GET_COCO,
+    read_annotation_file,
+    where_data_lies,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -180,13 +184,13 @@ def is_learnable(bbox: list[float], height: int, width: int) -> bool:
     )
 
 
-def image_folder(images: str | os.PathLike[str]) -> str:
+def image_folder(images: str | os.PathLike[str], how_to_get_it: str = HOW_TO_GET_COCO) -> str:
     """Absolute path of the folder of images; raises UserError if there is none."""
     folder = dataset_path(images)
     if not folder.is_dir():
         raise UserError(
             f"image folder not found: {folder} (set by dataset.train.images or "
-            f"dataset.test.images, {where_data_lies()}"
+            f"dataset.test.images, {where_data_lies(how_to_get_it)}"
         )
     return os.path.normpath(folder)
 

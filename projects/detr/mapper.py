@@ -57,13 +57,7 @@ class DetrMapper:
             self.transform: v2.Transform = v2.Compose(
                 [
                     v2.RandomHorizontalFlip(flip_probability),
-                    v2.RandomApply(
-                        [
-                            ResizeShorterSide(crop_min_sizes, LONGEST_SIDE),
-                            RandomSizeCrop(*crop_range),
-                        ],
-                        crop_probability,
-                    ),
+                    maybe_cropped(crop_probability, crop_min_sizes, crop_range),
                     ResizeShorterSide(min_sizes, max_size),
                 ]
             )
@@ -86,10 +80,7 @@ class DetrMapper:
         Raises:
             UserError: the image cannot be read or has another size than the record says.
         """
-        known_size = (record["height"], record["width"]) if "height" in record else None
-        image = tv_tensors.Image(read_image(record["file_name"], known_size))
-        sample = {key: record[key] for key in ("file_name", "image_id") if key in record}
-        sample["height"], sample["width"] = image.shape[-2:]
+        sample, image = image_of(record)
         if not self.training:
             return {**sample, "image": self.transform(image).as_subclass(Tensor)}
         boxes, labels = targets(record["annotations"], image.shape[-2:])
@@ -101,6 +92,15 @@ class DetrMapper:
             "boxes_cxcywh": boxes_cxcywh,
             "labels": labels,
         }
+
+
+def image_of(record: dict[str, Any]) -> tuple[dict[str, Any], tv_tensors.Image]:
+    """Read a record's image; its name, id, ``height`` and ``width`` in pixels begin a sample."""
+    known_size = (record["height"], record["width"]) if "height" in record else None
+    image = tv_tensors.Image(read_image(record["file_name"], known_size))
+    sample = {key: record[key] for key in ("file_name", "image_id") if key in record}
+    sample["height"], sample["width"] = image.shape[-2:]
+    return sample, image
 
 
 def targets(
@@ -120,11 +120,30 @@ def targets(
 
 def learnable(boxes: tv_tensors.BoundingBoxes, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes as cxcywh in [0, 1] and their labels, without those of no area."""
-    height, width = boxes.canvas_size
+    kept = has_area(boxes)
+    return relative_cxcywh(boxes)[kept], labels[kept]
+
+
+def has_area(boxes: tv_tensors.BoundingBoxes) -> Tensor:
+    """Which boxes (n, 4) xyxy have one: (n,) bool."""
     boxes_xyxy = boxes.as_subclass(Tensor)
-    has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(dim=1)
-    boxes_cxcywh = box_convert(boxes_xyxy[has_area], "xyxy", "cxcywh")
-    return boxes_cxcywh / boxes_cxcywh.new_tensor([width, height, width, height]), labels[has_area]
+    return (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(dim=1)
+
+
+def relative_cxcywh(boxes: tv_tensors.BoundingBoxes) -> Tensor:
+    """Boxes (n, 4) xyxy in pixels as (n, 4) cxcywh in [0, 1] of their image."""
+    height, width = boxes.canvas_size
+    boxes_cxcywh = box_convert(boxes.as_subclass(Tensor), "xyxy", "cxcywh")
+    return boxes_cxcywh / boxes_cxcywh.new_tensor([width, height, width, height])
+
+
+def maybe_cropped(
+    probability: float, min_sizes: Sequence[int], crop_range: Sequence[int]
+) -> v2.Transform:
+    """DETR's choice, before the last resize: as it is, or resized to ``min_sizes`` and cropped."""
+    return v2.RandomApply(
+        [ResizeShorterSide(min_sizes, LONGEST_SIDE), RandomSizeCrop(*crop_range)], probability
+    )
 
 
 class ResizeShorterSide(v2.Transform):

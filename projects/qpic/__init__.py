@@ -1,5 +1,8 @@
 """QPIC with DropKey on HICO-DET."""
 
 from projects.qpic.build import build_model
+from projects.qpic.classes import num_object_classes, num_verb_classes
+from projects.qpic.hico_det import load_hico_det
+from projects.qpic.mapper import QpicMapper
 
-__all__ = ["build_model"]
+__all__ = ["QpicMapper", "build_model", "load_hico_det", "num_object_classes", "num_verb_classes"]

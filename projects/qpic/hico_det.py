@@ -1,0 +1,128 @@
+"""HICO-DET, or a set in its layout, as records to train on."""
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from dropkey_core.engine import UserError, dataset_path
+from projects.detr.coco import check_files_exist, image_folder, path_inside
+from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
+from projects.qpic.interaction_file import NO_OBJECT, read_interactions
+
+logger = logging.getLogger(__name__)
+
+
+def load_hico_det(
+    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    classes: str | os.PathLike[str],
+) -> list[dict[str, Any]]:
+    """Read a set of human-object interactions as records.
+
+    Images without interactions stay in. Interactions whose boxes nothing can be learnt from (not
+    finite, without area, wholly outside their image) are left out; boxes stay, so that indices
+    keep their meaning, and those that reach over the edge stay as they are, for the mapper to clip.
+    One warning tells what was left out and what looks wrong besides. An evaluation does not use
+    these records but ``read_interactions``, which leaves nothing out.
+
+    Args:
+        images: folder of the images, relative to the dataset root or absolute.
+        annotations: file in QPIC's layout, relative to the dataset root or absolute.
+        classes: the set's ``classes.json``, see ``read_classes``.
+
+    Returns:
+        One dict per image, in the file's order: see ``read_interactions``, but ``file_name`` is
+        absolute, and ``height`` and ``width`` are always there, read from the images where the file
+        does not have them.
+
+    Raises:
+        UserError: folder, file or images are missing, or a file is not sound.
+    """
+    known = read_classes(classes)
+    records = read_interactions(annotations, known)
+    source = dataset_path(annotations)
+    folder = image_folder(images, HOW_TO_GET_IT)
+    for record in records:
+        record["file_name"] = path_inside(folder, record["file_name"], source)
+    check_files_exist([record["file_name"] for record in records], source)
+    for record in records:
+        if "height" not in record:
+            record["height"], record["width"] = stored_size(record["file_name"])
+    if told := "; ".join(oddities(records, known)):
+        logger.warning(f"{source}: {told}")
+    for record in records:
+        learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
+        record["hois"] = [hoi for hoi in record["hois"] if all_of_it(hoi, learnable)]
+    return records
+
+
+def stored_size(path: str) -> tuple[int, int]:
+    """(height, width) of an image as it is stored, which is what HICO-DET's boxes are for."""
+    try:
+        with Image.open(path) as image:  # reads the header only
+            return image.height, image.width
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image, or of a kind that PIL cannot read") from error
+
+
+def is_learnable(box: list[float], record: dict[str, Any]) -> bool:
+    """Whether a box [x1, y1, x2, y2] in pixels covers any of its record's image."""
+    x1, y1, x2, y2 = box
+    return (
+        all(map(math.isfinite, box))
+        and min(x2, record["width"]) > max(x1, 0)
+        and min(y2, record["height"]) > max(y1, 0)
+    )
+
+
+def all_of_it(hoi: tuple[int, int, int], kept: list[bool]) -> bool:
+    """Whether both boxes of an interaction are among the ``kept``, or its only one."""
+    subject, object_, _ = hoi
+    return kept[subject] and (object_ == NO_OBJECT or kept[object_])
+
+
+def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> Iterator[str]:
+    """What is left out of a set and what looks wrong in it, each with a count and the first."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    total = sum(len(record["hois"]) for record in records)
+    for record in records:
+        for number, kind in odd_hois(record, classes):
+            counts[kind] += 1
+            name = Path(record["file_name"]).name
+            first.setdefault(kind, f"{name}, hoi_annotation[{number}]")
+    for kind, text in KINDS.items():
+        if counts[kind]:
+            yield f"{text} {counts[kind]} of {total} interactions (first: {first[kind]})"
+
+
+KINDS = {  # in the order in which they are told
+    "unlearnable": "left out, for a box that is not finite, has no area or lies outside its image,",
+    "duplicate": "listed more than once and learnt once:",
+    "subject": "not done by a person:",
+    "unlisted": "of a verb and an object that the classes file does not combine:",
+}
+
+
+def odd_hois(record: dict[str, Any], classes: InteractionClasses) -> Iterator[tuple[int, str]]:
+    """Positions of a record's odd interactions, with a key of ``KINDS``."""
+    learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
+    combinations = set(classes.triplets)
+    seen = set()
+    for number, hoi in enumerate(record["hois"]):
+        subject, object_, verb = hoi
+        if not all_of_it(hoi, learnable):
+            yield number, "unlearnable"
+        if hoi in seen:
+            yield number, "duplicate"
+        seen.add(hoi)
+        if record["labels"][subject] != classes.person:
+            yield number, "subject"
+        if object_ != NO_OBJECT and (record["labels"][object_], verb) not in combinations:
+            yield number, "unlisted"
