@@ -1,0 +1,107 @@
+import inspect
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dropkey_core.attention import MultiheadAttention
+from dropkey_core.engine.errors import UserError
+from projects.detr.build import build_model as build_detr
+from projects.qpic.build import build_model
+
+REFERENCE_KEYS = os.environ.get("DROPKEY_REFERENCE_KEYS", "")
+
+# What the official ResNet-50 checkpoint holds beside DETR's body.
+OFFICIAL_HEADS = {
+    "obj_class_embed.weight": (81, 256),
+    "obj_class_embed.bias": (81,),
+    "verb_class_embed.weight": (117, 256),
+    "verb_class_embed.bias": (117,),
+    **{
+        f"{box}_bbox_embed.layers.{layer}.{kind}": shape
+        for box in ("sub", "obj")
+        for layer, width in enumerate((256, 256, 4))
+        for kind, shape in (("weight", (width, 256)), ("bias", (width,)))
+    },
+}
+DETR_HEADS = ("class_embed.", "bbox_embed.")
+
+
+def shapes(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_has_the_official_entries():
+    """DETR's body, entry by entry, and the four heads."""
+    with torch.device("meta"):
+        entries = shapes(build_model(pretrained_backbone=False))
+        detr = shapes(build_detr(pretrained_backbone=False))
+    body = {name: shape for name, shape in detr.items() if not name.startswith(DETR_HEADS)}
+    assert entries == {**body, **OFFICIAL_HEADS}
+    assert len(entries) == 466
+
+
+@pytest.mark.skipif(not REFERENCE_KEYS, reason="DROPKEY_REFERENCE_KEYS names no folder")
+def test_equals_the_official_table():
+    """Against <folder>/qpic_resnet50_keys.json: {"shapes": {name: shape}, ...}."""
+    file = Path(REFERENCE_KEYS) / "qpic_resnet50_keys.json"
+    table = json.loads(file.read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        model = build_model(pretrained_backbone=False)
+    assert shapes(model) == {name: tuple(shape) for name, shape in table["shapes"].items()}
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert sorted(frozen) == sorted(table["frozen_parameter_keys"])
+
+
+def test_settings_of_the_body_are_those_of_detr():
+    """Same names and defaults, none of them written twice."""
+    ours, theirs = (inspect.signature(build).parameters for build in (build_model, build_detr))
+    body = {name for name, p in theirs.items() if p.kind is p.KEYWORD_ONLY}
+    assert {"embed_dim", "dropout", "drop_ratio", "position_temperature"} <= body
+    assert {name: ours[name] for name in body} == {name: theirs[name] for name in body}
+    assert set(ours) - body == {
+        "backbone", "num_object_classes", "num_verb_classes", "num_queries", "object_weight",
+        "verb_weight", "l1_weight", "giou_weight", "no_object_weight",
+    }  # fmt: skip
+
+
+def test_dropkey_falls_in_encoder_and_decoder(small_qpic):
+    model = small_qpic(drop_ratio=0.4)
+    ratios = {
+        name: module.drop_ratio
+        for name, module in model.named_modules()
+        if isinstance(module, MultiheadAttention)
+    }
+    assert ratios == pytest.approx(
+        {
+            "transformer.encoder.layers.0.self_attn": 0.4,
+            "transformer.encoder.layers.1.self_attn": 0.2,
+            "transformer.decoder.layers.0.self_attn": 0.4,
+            "transformer.decoder.layers.0.multihead_attn": 0.4,
+            "transformer.decoder.layers.1.self_attn": 0.2,
+            "transformer.decoder.layers.1.multihead_attn": 0.2,
+        }
+    )
+
+
+def test_settings_of_the_loss_arrive(small_qpic):
+    names = ("object_weight", "verb_weight", "l1_weight", "giou_weight", "no_object_weight")
+    settings = {name: 0.5 + number for number, name in enumerate(names)}
+    loss = small_qpic(**settings).loss
+    assert {name: getattr(loss, name) for name in names} == settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"backbone": "vgg16"}, UserError, "backbone must be one of .*got 'vgg16'"),
+        ({"drop_sites": ["encoder"]}, UserError, "drop_sites may hold encoder_self, .*got encoder"),
+        ({"drop_ratio": 1.0}, ValueError, r"must be in \[0, 1\), got 1.0"),
+        ({"num_classes": 3}, TypeError, "num_classes"),
+    ],
+)
+def test_bad_settings_are_named(small_qpic, settings, error, message):
+    with pytest.raises(error, match=message):
+        small_qpic(**settings)
