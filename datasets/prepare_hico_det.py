@@ -1,0 +1,204 @@
+"""Bring HICO-DET's annotations into the layout that QPIC trains on, and check them.
+
+    python datasets/prepare_hico_det.py hico_20160224_det/anno_bbox.mat
+    python datasets/prepare_hico_det.py instances_train2015.json instances_test2015.json
+    python datasets/prepare_hico_det.py trainval_hico.json test_hico.json corre_hico.npy
+
+The first is the dataset's own release, the second the files of the hicodet repository, the third
+QPIC's own. Writes annotations/trainval.json, test.json and classes.json; images are not touched.
+Every count is compared with what HICO-DET has; what looks wrong is told, one line each.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.command import exit_code
+from projects.qpic.classes import read_classes
+from projects.qpic.interaction_file import read_interactions
+from projects.qpic.release import OBJECT_IDS, OBJECT_NAMES, Release, odd_boxes, read_release
+from projects.qpic.vocabulary import HICO_VERBS
+
+FILES = {"train": "trainval.json", "test": "test.json"}
+RARE_BELOW = 10  # training instances
+# What HICO-DET has; of its images 485 and 112 have no pair that can be seen.
+KNOWN = {
+    "train images": (38_118, 37_633),
+    "test images": (9_658, 9_546),
+    "objects": (80,),
+    "verbs": (117,),
+    "HOI classes": (600,),
+    "rare classes": (138,),
+    "non-rare classes": (462,),
+}
+
+
+def prepare(sources: list[Path], output: Path, merge_iou: float) -> None:
+    """Convert source files and print what was found.
+
+    Raises:
+        UserError: a source cannot be used, or what it lacks cannot be had from another.
+    """
+    release = read_release(sources, merge_iou)
+    for split in release.entries:
+        release.problems += odd_boxes(release.entries[split])
+    classes = classes_of(release)
+    for problem in release.problems:
+        print(f"looks wrong: {problem}")
+    if release.problems:
+        print(f"{len(release.problems)} entries look wrong (listed above)")
+    counts = {f"{split} images": len(found) for split, found in release.entries.items()}
+    leave_out_unannotated(release)
+    folder = output / "annotations"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, entries in release.entries.items():
+        write_whole(folder / FILES[split], entries)
+    write_whole(folder / "classes.json", classes)
+    for split in release.entries:
+        print(check(folder / FILES[split], folder / "classes.json"))
+    compare(counts | class_counts(classes), complete=len(release.entries) == len(FILES))
+
+
+def leave_out_unannotated(release: Release) -> None:
+    """Take training images without a pair out: what can be seen on them was never annotated."""
+    entries = release.entries.get("train", [])
+    kept = [entry for entry in entries if entry["hoi_annotation"]]
+    if len(kept) < len(entries):
+        release.entries["train"] = kept
+        print(
+            f"left out {len(entries) - len(kept)} of {len(entries)} training images, which have no "
+            "annotated pair; QPIC's own file is without them too"
+        )
+
+
+def classes_of(release: Release) -> dict[str, Any]:
+    """What goes into ``classes.json``.
+
+    Raises:
+        UserError: the rare classes follow neither from training annotations nor from a list.
+    """
+    triplets = release.triplets or sorted(occurring(release))
+    if "train" in release.entries:
+        counts = release.training_counts
+        rare = [triplet for triplet in triplets if counts.get(triplet, 0) < RARE_BELOW]
+        if release.rare is not None and set(rare) != set(release.rare):
+            release.problems.append(
+                f"{len(set(rare) ^ set(release.rare))} classes are rare by their training "
+                "instances or by the source's list, but not by both; the list is believed"
+            )
+            rare = release.rare
+    elif release.rare is not None:
+        rare = release.rare
+    else:
+        raise UserError(
+            "which classes are rare follows from the training annotations: give that file as well"
+        )
+    unknown = occurring(release) - set(triplets)
+    release.problems += [
+        f"{HICO_VERBS[verb]} {OBJECT_NAMES[label]} is annotated, but is none of the "
+        f"{len(triplets)} classes"
+        for label, verb in sorted(unknown)
+    ]
+    return {
+        "objects": [
+            {"id": number, "name": name}
+            for number, name in zip(OBJECT_IDS, OBJECT_NAMES, strict=True)
+        ],
+        "verbs": [{"id": number, "name": name} for number, name in enumerate(HICO_VERBS, 1)],
+        "triplets": triplets,
+        "rare_triplets": rare,
+    }
+
+
+def occurring(release: Release) -> set[tuple[int, int]]:
+    """All (object, verb) class indices that are annotated."""
+    return {
+        (
+            OBJECT_IDS.index(entry["annotations"][hoi["object_id"]]["category_id"]),
+            hoi["category_id"] - 1,
+        )
+        for entries in release.entries.values()
+        for entry in entries
+        for hoi in entry["hoi_annotation"]
+        if hoi["object_id"] >= 0
+    }
+
+
+def class_counts(classes: dict[str, Any]) -> dict[str, int]:
+    """How many classes of each kind there are; objects and verbs that some class has."""
+    rare = len(classes["rare_triplets"])
+    return {
+        "objects": len({label for label, _ in classes["triplets"]}),
+        "verbs": len({verb for _, verb in classes["triplets"]}),
+        "HOI classes": len(classes["triplets"]),
+        "rare classes": rare,
+        "non-rare classes": len(classes["triplets"]) - rare,
+    }
+
+
+def write_whole(path: Path, document: Any) -> None:
+    """Write a JSON file that is either there in full or not there."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document))
+    unfinished.replace(path)
+
+
+def check(annotations: Path, classes: Path) -> str:
+    """Read a converted file back and return one line about it."""
+    records = read_interactions(annotations, read_classes(classes))
+    pairs = sum(len({hoi[:2] for hoi in record["hois"]}) for record in records)
+    hois = [(record["image_id"], *hoi) for record in records for hoi in record["hois"]]
+    repeated = sum(times - 1 for times in Counter(hois).values())
+    return (
+        f"{annotations}: {len(records)} images, "
+        f"{sum(not record['hois'] for record in records)} of them without a pair; "
+        f"{sum(len(record['labels']) for record in records)} boxes, {pairs} pairs, "
+        f"{len(hois)} interactions, {repeated} of them listed again"
+    )
+
+
+def compare(counts: dict[str, int], complete: bool) -> None:
+    """Print every count beside HICO-DET's, and whether they are the same."""
+    wrong = 0
+    for name, known in KNOWN.items():
+        if name not in counts:
+            print(f"{name}: not among the files, HICO-DET has {known[0]:,}")
+            continue
+        same = counts[name] in known
+        wrong += not same
+        print(
+            f"{name}: {counts[name]:,}"
+            + ("" if same else f", but HICO-DET has {' or '.join(f'{n:,}' for n in known)}")
+        )
+    if wrong or not complete:
+        print(f"this is not the whole of HICO-DET: {wrong} counts differ")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", type=Path, nargs="+", help="annotation files, see above")
+    parser.add_argument("--output", type=Path, help="default: hico_det below the dataset root")
+    parser.add_argument(
+        "--merge-iou",
+        type=float,
+        default=0.7,
+        metavar="IOU",
+        help="training boxes of one object that overlap so much become one, 1 for equal ones only; "
+        "default: %(default)s; not used for QPIC's files and test images",
+    )
+    arguments = parser.parse_args(argv)
+    output = (arguments.output or dataset_path("hico_det")).absolute()
+    return exit_code(lambda: prepare(arguments.sources, output, arguments.merge_iou))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,435 @@
+"""The files that HICO-DET is passed around in, as entries of QPIC's annotation layout.
+
+Three kinds are known: the dataset's own ``anno_bbox.mat``, the JSON files of the hicodet
+repository, and QPIC's JSON files. None of them is run or unpickled.
+
+An entry is what the layout has per image, see datasets/README.md. Boxes keep the numbers of their
+source: the release counts pixels from 1, and QPIC's files have the very same numbers.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from dropkey_core.engine import UserError
+from projects.qpic.classes import is_integer
+from projects.qpic.interaction_file import box_problem, hoi_problem, is_number
+from projects.qpic.vocabulary import COCO_OBJECTS, HICO_VERBS
+
+OBJECT_NAMES = list(COCO_OBJECTS.values())  # by class index
+OBJECT_IDS = list(COCO_OBJECTS)
+PERSON_ID = 1
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One annotated interaction: boxes [x1, y1, x2, y2] in pixels, (object, verb) class indices."""
+
+    human_box: list[float]
+    object_box: list[float]
+    triplet: tuple[int, int]
+
+
+@dataclass
+class Release:
+    """What one or more source files hold.
+
+    Attributes:
+        merge_iou: what ``entry_of`` is called with for training images.
+        entries: per split, one entry per image.
+        triplets: (object, verb) class indices of the HOI classes, in HICO-DET's order; [] if the
+            source does not say.
+        rare: the rare ones of them; None if the source does not say.
+        training_counts: training instances of each (object, verb), which merging boxes leaves as
+            they are.
+        problems: what looks wrong, one line each.
+    """
+
+    merge_iou: float
+    entries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    triplets: list[tuple[int, int]] = field(default_factory=list)
+    rare: list[tuple[int, int]] | None = None
+    training_counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def entry(self, split: str, file_name: str, size: Sequence[int], pairs: list[Pair]) -> dict:
+        """The entry of one image of these (width, height) pixels; see ``entry_of``."""
+        return entry_of(file_name, *size, pairs, self.merge_iou if split == "train" else 1.0)
+
+    def add(self, split: str, entries: list[dict[str, Any]], source: Path) -> None:
+        """Take the entries of a split; raises UserError if there are some already."""
+        if split in self.entries:
+            raise UserError(f"{source} holds {split} images, and so does another of the files")
+        self.entries[split] = entries
+        if split == "train":
+            for entry in entries:
+                for hoi in entry["hoi_annotation"]:
+                    if hoi["object_id"] < 0:
+                        continue
+                    category = entry["annotations"][hoi["object_id"]]["category_id"]
+                    triplet = (OBJECT_IDS.index(category), hoi["category_id"] - 1)
+                    self.training_counts[triplet] = self.training_counts.get(triplet, 0) + 1
+
+
+def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
+    """Read all source files of one dataset.
+
+    Args:
+        merge_iou: see ``entry_of``; used for training images of sources other than QPIC's.
+        paths: ``anno_bbox.mat``, or files of the hicodet repository, or QPIC's files, of which
+            ``corre_hico.npy`` may be one.
+
+    Raises:
+        UserError: a file is missing, cannot be read or is of no known kind, or two files hold the
+            same split.
+    """
+    release = Release(merge_iou)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(
+                f"no such file: {path}; HICO-DET's boxes are in anno_bbox.mat of its release"
+            )
+        if path.suffix == ".mat":
+            read_mat(path, release)
+        elif path.suffix == ".npy":
+            read_correspondences(path, release)
+        else:
+            read_json(path, release)
+    return release
+
+
+# ---- the dataset's own release -------------------------------------------------------------------
+def read_mat(path: Path, release: Release) -> None:
+    """Read ``anno_bbox.mat``: structs ``bbox_train``, ``bbox_test`` and ``list_action``."""
+    wanted = ["bbox_train", "bbox_test", "list_action"]
+    try:
+        document = loadmat(path, simplify_cells=True, variable_names=wanted)
+    except (ValueError, NotImplementedError, MatReadError, OSError, TypeError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read as a MATLAB file up to version 7: {error}"
+        ) from error
+    for name in wanted:
+        if name not in document:
+            raise UserError(
+                f"{path} has no {name}; HICO-DET's boxes are in anno_bbox.mat, not in anno.mat"
+            )
+    for number, action in enumerate(listed_structs(document["list_action"])):
+        where = f"{path}: list_action({number + 1})"
+        release.triplets.append(
+            class_indices(value(action, "nname", where), value(action, "vname", where), where)
+        )
+    for split in SPLITS:
+        entries = []
+        for number, image in enumerate(listed_structs(document[f"bbox_{split}"])):
+            where = f"{path}: bbox_{split}({number + 1})"
+            name = str(value(image, "filename", where))
+            where = f"{where} {name!r}"
+            size = value(image, "size", where)
+            size = [int(value(size, side, where)) for side in ("width", "height")]
+            entries.append(release.entry(split, name, size, list(mat_pairs(image, release, where))))
+        release.add(split, entries, path)
+
+
+def listed_structs(array: Any) -> list[dict[str, Any]]:
+    """MATLAB's struct array as a list: scipy makes a dict of one and an empty array of none."""
+    return [array] if isinstance(array, dict) else list(np.asarray(array, dtype=object).ravel())
+
+
+def value(struct: Any, name: str, where: str) -> Any:
+    """A field of a MATLAB struct; raises UserError if there is none."""
+    if not isinstance(struct, dict) or name not in struct:
+        raise UserError(f"{where} has no field {name}; is this HICO-DET's anno_bbox.mat?")
+    return struct[name]
+
+
+def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
+    """(object, verb) class indices of two names; raises UserError if HICO-DET has no such."""
+    if noun not in OBJECT_NAMES:
+        raise UserError(f"{where}: {noun!r} is none of HICO-DET's {len(OBJECT_NAMES)} objects")
+    if verb not in HICO_VERBS:
+        raise UserError(f"{where}: {verb!r} is none of HICO-DET's {len(HICO_VERBS)} verbs")
+    return OBJECT_NAMES.index(noun), HICO_VERBS.index(verb)
+
+
+def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[Pair]:
+    """The visible pairs of one image; what is wrong goes to ``release.problems``."""
+    for number, hoi in enumerate(listed_structs(value(image, "hoi", where))):
+        place = f"{where}: hoi({number + 1})"
+        if int(value(hoi, "invis", place)):
+            continue  # somewhere in the image, but not to be seen
+        hoi_id = int(value(hoi, "id", place))
+        if not 1 <= hoi_id <= len(release.triplets):
+            release.problems.append(
+                f"{place}: id {hoi_id} is not one of 1 to {len(release.triplets)}; left out"
+            )
+            continue
+        humans, objects = (
+            [
+                [float(value(box, side, place)) for side in ("x1", "y1", "x2", "y2")]
+                for box in listed_structs(value(hoi, name, place))
+            ]
+            for name in ("bboxhuman", "bboxobject")
+        )
+        connections = np.asarray(value(hoi, "connection", place), dtype=np.int64).reshape(-1, 2)
+        for row, (human, object_) in enumerate(connections.tolist()):
+            if not (1 <= human <= len(humans) and 1 <= object_ <= len(objects)):
+                release.problems.append(
+                    f"{place}: connection({row + 1}) is ({human}, {object_}), but there are "
+                    f"{len(humans)} human and {len(objects)} object boxes; left out"
+                )
+                continue
+            yield Pair(humans[human - 1], objects[object_ - 1], release.triplets[hoi_id - 1])
+
+
+# ---- the hicodet repository ----------------------------------------------------------------------
+def read_json(path: Path, release: Release) -> None:
+    """Read a JSON file of the hicodet repository or of QPIC."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is neither .mat nor .npy nor valid JSON: {error}") from error
+    if isinstance(document, dict) and {"annotation", "filenames"} <= document.keys():
+        read_hicodet(document, path, release)
+    elif isinstance(document, list) and document:
+        read_qpic(document, path, release)
+    else:
+        raise UserError(
+            f"{path} is neither in hicodet's layout (an object with annotation, filenames, ...) "
+            "nor in QPIC's (a list with one object per image)"
+        )
+
+
+HICODET_FIELDS = {"boxes_h": list, "boxes_o": list, "hoi": int, "object": int, "verb": int}
+
+
+def read_hicodet(document: dict[str, Any], path: Path, release: Release) -> None:
+    """Read a file of the hicodet repository; its classes are sorted by name."""
+    for name in ("annotation", "filenames", "size", "objects", "verbs", "correspondence", "rare"):
+        if not isinstance(document.get(name), list):
+            raise UserError(f"{path} has no list {name!r}, as hicodet's files have")
+    for name in ("annotation", "size"):
+        if len(document[name]) != len(document["filenames"]):
+            raise UserError(
+                f"{path} has {len(document[name])} of {name}, but "
+                f"{len(document['filenames'])} filenames"
+            )
+    triplets = []
+    for number, row in enumerate(document["correspondence"]):
+        where = f"{path}: correspondence[{number}]"
+        lengths = (len(document["objects"]), len(document["verbs"]))
+        if not (is_row(row, 3) and row[0] == number and in_range(row[1:], lengths)):
+            raise UserError(f"{where} is {row!r}, not [{number}, object, verb]")
+        _, object_, verb = row
+        triplets.append(class_indices(document["objects"][object_], document["verbs"][verb], where))
+    for hoi in document["rare"]:
+        if not is_integer(hoi) or not 0 <= hoi < len(triplets):
+            raise UserError(f"{path}: rare has {hoi!r}, there are {len(triplets)} classes")
+    if release.triplets not in ([], triplets):
+        raise UserError(f"{path} has another order of classes than the other files")
+    release.triplets = triplets
+    release.rare = [triplets[hoi] for hoi in document["rare"]]
+    entries = []
+    split = split_of(document["filenames"], path)
+    for number, (name, size, image) in enumerate(
+        zip(document["filenames"], document["size"], document["annotation"], strict=True)
+    ):
+        where = f"{path}: annotation[{number}] {name!r}"
+        if not is_row(size, 2):
+            raise UserError(f"{where} has size {size!r}, not [width, height]")
+        pairs = list(hicodet_pairs(image, document, release, where))
+        entries.append(release.entry(split, name, size, pairs))
+    release.add(split, entries, path)
+
+
+def hicodet_pairs(
+    image: Any, document: dict[str, Any], release: Release, where: str
+) -> Iterator[Pair]:
+    """The pairs of one image; what is wrong goes to ``release.problems``."""
+    lengths = set()
+    for name in HICODET_FIELDS:
+        if not isinstance(image, dict) or not isinstance(image.get(name), list):
+            raise UserError(f"{where} has no list {name!r}")
+        lengths.add(len(image[name]))
+    if len(lengths) > 1:
+        raise UserError(f"{where}: {', '.join(HICODET_FIELDS)} differ in length: {sorted(lengths)}")
+    for row, (human, object_, *classes) in enumerate(
+        zip(*(image[name] for name in HICODET_FIELDS), strict=True)
+    ):
+        hoi = classes[0]
+        if not (is_row(human, 4, is_number) and is_row(object_, 4, is_number)):
+            raise UserError(
+                f"{where}: boxes {human!r} and {object_!r} of pair {row} are not both 4"
+            )
+        if not is_integer(hoi) or not 0 <= hoi < len(release.triplets):
+            release.problems.append(
+                f"{where}: hoi[{row}] is {hoi!r}, there are {len(release.triplets)} classes; "
+                "left out"
+            )
+            continue
+        if classes != document["correspondence"][hoi]:
+            release.problems.append(
+                f"{where}: pair {row} has object {classes[1]!r} and verb {classes[2]!r}, its class "
+                f"{hoi} stands for {document['correspondence'][hoi][1:]}; the class is believed"
+            )
+        yield Pair(human, object_, release.triplets[hoi])
+
+
+def is_row(row: Any, length: int, kind: Any = is_integer) -> bool:
+    """Whether a value from JSON is a list of so many whole numbers, or values of another kind."""
+    return isinstance(row, list) and len(row) == length and all(map(kind, row))
+
+
+def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Whether each index is one of a list of that length."""
+    return all(0 <= index < length for index, length in zip(indices, lengths, strict=True))
+
+
+# ---- QPIC's own files ----------------------------------------------------------------------------
+def read_qpic(document: list[Any], path: Path, release: Release) -> None:
+    """Read ``trainval_hico.json`` or ``test_hico.json``; leave out what points nowhere."""
+    object_labels = {number: label for label, number in enumerate(OBJECT_IDS)}
+    verb_labels = {number: label for label, number in enumerate(range(1, len(HICO_VERBS) + 1))}
+    entries = []
+    for number, image in enumerate(document):
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{path}: image [{number}] has no file_name: is this QPIC's layout?")
+        where = f"{path}: image [{number}] {name!r}"
+        for section in ("annotations", "hoi_annotation"):
+            if not isinstance(image.get(section), list):
+                raise UserError(f"{where} has no list {section!r}")
+        for row, box in enumerate(image["annotations"]):
+            if problem := box_problem(box, object_labels):
+                raise UserError(f"{where}: annotations[{row}] {problem}")
+        hois = []
+        for row, hoi in enumerate(image["hoi_annotation"]):
+            if problem := hoi_problem(hoi, len(image["annotations"]), verb_labels):
+                release.problems.append(f"{where}: hoi_annotation[{row}] {problem}; left out")
+                continue
+            hois.append({key: hoi[key] for key in ("subject_id", "object_id", "category_id")})
+        boxes = [
+            {"bbox": box["bbox"], "category_id": box["category_id"]} for box in image["annotations"]
+        ]
+        entries.append({"file_name": name, "annotations": boxes, "hoi_annotation": hois})
+    release.add(split_of([entry["file_name"] for entry in entries], path), entries, path)
+
+
+def read_correspondences(path: Path, release: Release) -> None:
+    """Read ``corre_hico.npy``: (verbs, objects), not 0 where they go together."""
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an array of numbers: {error}") from error
+    expected = (len(HICO_VERBS), len(OBJECT_NAMES))
+    if table.shape != expected:
+        raise UserError(f"{path} has shape {table.shape}, QPIC's corre_hico.npy has {expected}")
+    if not release.triplets:  # which has their order as well
+        release.triplets = [(int(label), int(verb)) for label, verb in np.argwhere(table.T)]
+
+
+# ---- entries -------------------------------------------------------------------------------------
+def split_of(file_names: list[Any], path: Path) -> str:
+    """Which split a file holds, by the names of its images."""
+    for split in SPLITS:
+        if all(isinstance(name, str) and f"{split}2015" in name for name in file_names):
+            return split
+    raise UserError(
+        f"{path}: its images are neither all of train2015 nor all of test2015 by their names, "
+        f"first {file_names[:1]}"
+    )
+
+
+def entry_of(
+    file_name: str, width: int, height: int, pairs: list[Pair], merge_iou: float
+) -> dict[str, Any]:
+    """The entry of one image.
+
+    In the release each HOI class has boxes of its own, so a person who does two things to an object
+    is drawn twice, some pixels apart. Boxes of one category become one (the first) where their IoU
+    is at least ``merge_iou``, but not two of the same HOI class: those are two instances.
+    """
+    merged = MergedBoxes(merge_iou)
+    hois = [
+        {
+            "subject_id": merged.index(PERSON_ID, pair.human_box, pair.triplet),
+            "object_id": merged.index(OBJECT_IDS[pair.triplet[0]], pair.object_box, pair.triplet),
+            "category_id": pair.triplet[1] + 1,
+        }
+        for pair in pairs
+    ]
+    return {
+        "file_name": file_name,
+        "height": height,
+        "width": width,
+        "annotations": merged.annotations,
+        "hoi_annotation": hois,
+    }
+
+
+class MergedBoxes:
+    """The boxes of an image, each object or person once.
+
+    Args:
+        merge_iou: boxes of one category that overlap so much are one; 1 merges equal ones only.
+    """
+
+    def __init__(self, merge_iou: float) -> None:
+        self.merge_iou = merge_iou
+        self.annotations: list[dict[str, Any]] = []
+        # Per merged box: the box that each HOI class has there.
+        self._boxes: list[dict[tuple[int, int], list[float]]] = []
+
+    def index(self, category: int, box: list[float], triplet: tuple[int, int]) -> int:
+        """Index of a box of an HOI class among the merged ones, where it is put if it is new."""
+        best = None
+        for number, (annotation, boxes) in enumerate(
+            zip(self.annotations, self._boxes, strict=True)
+        ):
+            if annotation["category_id"] != category:
+                continue
+            if box in boxes.values():
+                boxes.setdefault(triplet, box)
+                return number
+            is_free = best is None and triplet not in boxes
+            if is_free and iou(annotation["bbox"], box) >= self.merge_iou:
+                best = number
+        if best is None:
+            best = len(self.annotations)
+            self.annotations.append({"bbox": box, "category_id": category})
+            self._boxes.append({})
+        self._boxes[best][triplet] = box
+        return best
+
+
+def iou(first: list[float], second: list[float]) -> float:
+    """Intersection over union of two boxes [x1, y1, x2, y2]; 0 for boxes without area."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if not (width > 0 and height > 0):
+        return 0.0
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second)]
+    return width * height / (sum(areas) - width * height)
+
+
+def odd_boxes(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """One line per box that is not finite, has no area, or reaches over the edge of its image."""
+    for entry in entries:
+        for number, box in enumerate(entry["annotations"]):
+            x1, y1, x2, y2 = box["bbox"]
+            place = f"{entry['file_name']}: annotations[{number}] has bbox {box['bbox']}"
+            if not all(map(math.isfinite, box["bbox"])):
+                yield f"{place}, which is not finite"
+            elif x2 <= x1 or y2 <= y1:
+                yield f"{place}, which has no area"
+            elif "width" in entry and (
+                min(x1, y1) < 0 or x2 > entry["width"] or y2 > entry["height"]
+            ):
+                yield f"{place}, the image has {entry['width']} x {entry['height']} pixels"
