@@ -7,7 +7,7 @@ holds code is refused, never run. They are written beside their place and moved 
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,34 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         unfinished.unlink(missing_ok=True)
         raise UserError(f"cannot write the checkpoint {path}: {error}") from error
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: Path,
+    convert: Callable[[dict[str, Tensor]], tuple[Mapping[str, Tensor], list[str]]],
+) -> list[str]:
+    """Write the weights of a checkpoint, converted, as another one.
+
+    Args:
+        source: file or URL, read as :func:`load_weights` reads it.
+        target: where to write ``{"model": converted weights}``; what is there is replaced at once.
+        convert: from a state dict to another one, and lines that say what was done.
+
+    Returns:
+        those lines.
+
+    Raises:
+        UserError: a source that cannot be read or converted, or a target that cannot be written.
+    """
+    if Path(source).expanduser().absolute() == target.expanduser().absolute():
+        raise UserError(f"{target} would replace the checkpoint that is converted: name another")
+    content = read_checkpoint(source, "INPUT")
+    state = content.get("model", content)
+    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    converted, said = convert(weights)
+    write_checkpoint(target.expanduser(), {"model": dict(converted)})
+    return said
 
 
 def link_checkpoint(path: Path, other: Path) -> None:

@@ -1,0 +1,85 @@
+import pickle
+
+import pytest
+import torch
+
+from projects.detr.build import build_model
+
+SIZES = {"embed_dim": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
+SIZES |= {"ffn_dim": 16, "backbone": "resnet10", "pretrained_backbone": False, "num_queries": 3}
+
+
+@pytest.fixture
+def main(load_script):
+    return load_script("tools/convert_checkpoint").main
+
+
+@pytest.fixture
+def detr_file(tmp_path):
+    """A checkpoint of a tiny DETR with COCO's classes, as training writes it."""
+    path = tmp_path / "detr.pth"
+    torch.save({"model": build_model(**SIZES).state_dict(), "step": 3}, path)
+    return path
+
+
+def test_writes_a_start_and_says_how(main, detr_file, tmp_path, capsys):
+    output = tmp_path / "start.pth"
+    assert main(["qpic", str(detr_file), str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"written: {output}"
+    assert lines[2:4] == [
+        "object head: 80 of the 91 classes of DETR, and its 'no object'",
+        "verb head: 117 classes, initialised anew (seed 0)",
+    ]
+    content = torch.load(output, weights_only=True)
+    assert set(content) == {"model"}
+    assert content["model"]["obj_class_embed.weight"].shape == (81, 16)
+    assert content["model"]["verb_class_embed.bias"].shape == (117,)
+
+
+def test_other_numbers_of_classes(main, detr_file, tmp_path):
+    output = tmp_path / "start.pth"
+    settings = ["--num-object-classes", "4", "--num-verb-classes", "6", "--seed", "5"]
+    assert main(["qpic", str(detr_file), str(output), *settings]) == 0
+    state = torch.load(output, weights_only=True)["model"]
+    assert state["obj_class_embed.bias"].shape == (5,)
+    assert state["verb_class_embed.weight"].shape == (6, 16)
+
+
+def fail(main, capsys, *arguments):
+    assert main(["qpic", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_code_in_the_file_is_refused(main, tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps({"model": Bomb()}))
+    error = fail(main, capsys, tmp_path / "bad.pth", tmp_path / "start.pth")
+    assert "is refused: only tensors and plain values are loaded" in error
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "start.pth").exists()
+
+
+def test_errors_in_one_line(main, detr_file, tmp_path, capsys):
+    output = tmp_path / "start.pth"
+    assert "no checkpoint at" in fail(main, capsys, tmp_path / "none.pth", output)
+    assert "would replace the checkpoint" in fail(main, capsys, detr_file, detr_file)
+    assert "cannot write" in fail(main, capsys, detr_file, tmp_path / "none" / "start.pth")
+    assert "num_verb_classes" not in fail(main, capsys, output, output)
+    assert main(["qpic", str(detr_file), str(output)]) == 0
+    capsys.readouterr()
+    already = fail(main, capsys, output, tmp_path / "again.pth")
+    assert "there is no class_embed.weight; they are QPIC's already" in already
+
+
+def test_the_project_has_to_be_known(main, detr_file, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["yolo", str(detr_file), "out.pth"])
+    assert stop.value.code == 2
+    assert "invalid choice: 'yolo'" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""Convert foreign checkpoints into what a project trains from or evaluates.
+
+tools/convert_checkpoint.py qpic detr-r101-2c7b67e5.pth qpic-start-r101.pth
+
+Only tensors are read, never code; what is written appears complete or not at all.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def add_qpic(commands: Any) -> None:
+    """A start for QPIC from a DETR."""
+    parser = commands.add_parser(
+        "qpic",
+        help="a start for QPIC from the weights of a DETR, official or ours",
+        description="A start for QPIC from the weights of a DETR, official or ours.",
+    )
+    parser.add_argument("--num-object-classes", type=int, default=80, metavar="C")
+    parser.add_argument("--num-verb-classes", type=int, default=117, metavar="V")
+    parser.add_argument("--seed", type=int, default=0, help="of heads that start afresh")
+    parser.set_defaults(conversion=qpic_conversion)
+
+
+def qpic_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
+    """What ``add_qpic``'s arguments ask for."""
+    from projects.qpic.convert import qpic_from_detr
+
+    def convert(state: dict[str, Any]) -> Any:
+        return qpic_from_detr(
+            state, arguments.num_object_classes, arguments.num_verb_classes, arguments.seed
+        )
+
+    return convert
+
+
+# One entry per conversion: it adds a command whose ``conversion`` makes, of the arguments, a
+# function from a state dict to another one and to lines that say what was done.
+CONVERSIONS = (add_qpic,)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="PROJECT")
+    for add_conversion in CONVERSIONS:
+        add_conversion(commands)
+    for command in commands.choices.values():
+        command.add_argument("input", metavar="INPUT", help="a checkpoint, file or URL")
+        command.add_argument("output", metavar="OUTPUT", type=Path, help="the file to write")
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from dropkey_core.engine.checkpoint import convert_checkpoint
+
+    conversion = arguments.conversion(arguments)
+    for line in convert_checkpoint(arguments.input, arguments.output, conversion):
+        print(line)
+    print(f"written: {arguments.output}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, or 2 for a user's error."""
+    arguments = parse_arguments(argv)
+    from dropkey_core.engine.command import exit_code
+
+    return exit_code(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
