@@ -107,25 +107,27 @@ class KeyDraw:
                 memory.
         """
         device, leading = self.factors.device, self.factors.shape[:-1]
-        shape = math.prod(leading), self.num_keys
+        num_queries = leading[-1] if leading else 1
+        shape = math.prod(leading[:-1]), num_queries, self.num_keys
         if scratch is None:
             scratch, mask = Scratch(device), torch.empty(shape, dtype=dtype, device=device)
         else:
             mask = scratch.empty("mask", shape, dtype)
-        per_row = (self.factors, self.offsets, self.thresholds)
-        factors, offsets, thresholds = (x.reshape(-1, 1) for x in per_row)
-        # Elsewhere than on a CPU all in one step: starting steps would take the longest.
+        per_query = (self.factors, self.offsets, self.thresholds)
+        factors, offsets, thresholds = (x.reshape(*shape[:2], 1) for x in per_query)
+        # Some queries of all heads rather than all of some: then each core makes the heads that it
+        # will attend with, and finds them in its own cache. Elsewhere than on a CPU, all at once.
         num_steps = -(-mask.numel() // STEP_SIZE) if device.type == "cpu" else 1
-        step = -(-shape[0] // max(1, num_steps))
-        for start in range(0, shape[0], max(1, step)):
-            rows = slice(start, start + step)
-            noise = self._noise(factors[rows], offsets[rows], scratch)
-            self._compare(noise, thresholds[rows], out=mask[rows])
+        step = max(1, -(-num_queries // max(1, num_steps)))
+        for start in range(0, num_queries, step):
+            part = slice(None), slice(start, start + step)
+            noise = self._noise(factors[part], offsets[part], scratch)
+            self._compare(noise, thresholds[part], out=mask[part])
         return mask.view(*leading, self.num_keys)
 
     def _noise(self, factors: Tensor, offsets: Tensor, scratch: "Scratch") -> Tensor:
-        """Make random bytes (R, Lk) for R rows (R, 1), see the top of the file."""
-        shape = (len(factors), len(self.columns))
+        """Make random bytes (..., Lk) of words (..., 1), see the top of the file."""
+        shape = (*factors.shape[:-1], len(self.columns))
         words = scratch.empty("words", shape, torch.int32)
         shifted = scratch.empty("shifted", shape, torch.int32)
         torch.mul(factors, self.columns, out=words)
@@ -133,7 +135,7 @@ class KeyDraw:
         _fold(words, shifted)
         words.mul_(_FACTOR)
         _fold(words, shifted)
-        return words.view(torch.int8)[:, : self.num_keys]
+        return words.view(torch.int8)[..., : self.num_keys]
 
     def _compare(self, noise: Tensor, thresholds: Tensor, out: Tensor) -> None:
         # Integers of the width of the result: 0 or 1, times the bits of -inf. The comparison is
@@ -153,7 +155,7 @@ class Scratch:
         self._device = device
         self._buffers: dict[str, Tensor] = {}
 
-    def empty(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return memory for a tensor of that shape; the same as last time under that name."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
