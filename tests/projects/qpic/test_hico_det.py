@@ -1,0 +1,102 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from dropkey_core.engine import UserError
+from projects.qpic import load_hico_det
+
+
+def test_records_have_absolute_names_and_sizes(write_interactions):
+    images, annotations, classes = write_interactions()
+    assert load_hico_det(images, annotations, classes) == [
+        {
+            "file_name": str(images / "a.jpg"),
+            "image_id": 0,
+            "height": 40,
+            "width": 60,
+            "boxes_xyxy": [[5, 6, 25, 36], [20, 10, 50, 30], [40, 0, 60, 20]],
+            "labels": [0, 1, 0],
+            "hois": [(0, 1, 1), (0, 1, 0), (2, -1, 2)],
+        },
+        {
+            "file_name": str(images / "b.jpg"),
+            "image_id": 1,
+            "height": 50,  # read from the image
+            "width": 30,
+            "boxes_xyxy": [],
+            "labels": [],
+            "hois": [],
+        },
+    ]
+
+
+def test_interactions_nothing_can_be_learnt_from_are_left_out_and_told_once(
+    write_interactions, caplog
+):
+    boxes = [
+        [1, 1, 9, 9],
+        [-3, -3, 5, 5],  # reaches over the corner: kept
+        [9, 1, 1, 9],  # inverted
+        [60, 1, 65, 9],  # begins where the image ends
+        [1, 1, float("inf"), 9],
+        [1, float("nan"), 9, 9],
+    ]
+    images, annotations, classes = write_interactions(
+        annotations=[
+            {"bbox": box, "category_id": 1 if not n else 18} for n, box in enumerate(boxes)
+        ],
+        hoi_annotation=[
+            {"subject_id": 0, "object_id": number, "category_id": 1} for number in range(1, 6)
+        ],
+    )
+    with caplog.at_level(logging.WARNING):
+        record = load_hico_det(images, annotations, classes)[0]
+    assert record["hois"] == [(0, 1, 0)]
+    assert record["boxes_xyxy"][:4] == boxes[:4]  # indices keep their meaning
+    assert [entry.getMessage() for entry in caplog.records] == [
+        f"{annotations}: left out, for a box that is not finite, has no area or lies outside its "
+        "image, 4 of 5 interactions (first: a.jpg, hoi_annotation[1])"
+    ]
+
+
+def test_other_oddities_are_told_and_kept(write_interactions, caplog):
+    hois = [(0, 1, 1), (0, 1, 1), (1, 0, 3), (0, 1, 3)]
+    paths = write_interactions(
+        hoi_annotation=[
+            {"subject_id": s, "object_id": o, "category_id": verb} for s, o, verb in hois
+        ]
+    )
+    with caplog.at_level(logging.WARNING):
+        record = load_hico_det(*paths)[0]
+    assert record["hois"] == [(0, 1, 0), (0, 1, 0), (1, 0, 2), (0, 1, 2)]
+    (warning,) = caplog.records
+    assert warning.getMessage() == (
+        f"{paths[1]}: listed more than once and learnt once: 1 of 4 interactions (first: a.jpg, "
+        "hoi_annotation[1]); not done by a person: 1 of 4 interactions (first: a.jpg, "
+        "hoi_annotation[2]); of a verb and an object that the classes file does not combine: "
+        "2 of 4 interactions (first: a.jpg, hoi_annotation[2])"
+    )
+
+
+@pytest.mark.parametrize("file_name", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "."])
+def test_file_names_that_leave_the_image_folder_are_refused(write_interactions, file_name):
+    paths = write_interactions(file_name=file_name)
+    with pytest.raises(UserError, match=f"'{file_name}' leaves the image folder {paths[0]}"):
+        load_hico_det(*paths)
+
+
+def test_missing_images_and_folders_are_named(write_interactions, tmp_path):
+    images, annotations, classes = write_interactions(file_name="x.jpg")
+    with pytest.raises(UserError, match=f"1 of the 2 images .* missing, first: {images}/x.jpg"):
+        load_hico_det(images, annotations, classes)
+    wanted = r"not found: .*/no .*prepare_hico_det\.py.*make_interactions\.py"
+    with pytest.raises(UserError, match=wanted):
+        load_hico_det(tmp_path / "no", annotations, classes)
+
+
+def test_a_file_that_is_no_image_is_named(write_interactions):
+    images, annotations, classes = write_interactions()
+    Path(images / "b.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"b\.jpg is not an image"):
+        load_hico_det(images, annotations, classes)
