@@ -136,6 +136,13 @@ def test_rare_classes_have_fewer_than_ten_training_instances(prepare, tmp_path):
     assert classes.rare_triplets == ((BICYCLE, HOLD), (DOG, WALK))
 
 
+def test_two_people_of_one_class_stay_two_however_near(prepare, tmp_path):
+    hois = [hoi(1, [PERSON_BOX, NEAR], [BIKE], [[1, 1], [2, 1]])]
+    prepare(write_mat(tmp_path / "a.mat", [("HICO_train2015_1.jpg", hois)]))
+    (entry,) = written(tmp_path, "trainval")
+    assert [box["bbox"] for box in entry["annotations"]] == [PERSON_BOX, BIKE, NEAR]
+
+
 def test_test_images_keep_all_boxes_that_differ(prepare, tmp_path):
     hois = [
         hoi(1, [PERSON_BOX], [BIKE], [[1, 1]]),
