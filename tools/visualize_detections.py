@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.run_folder import find_run_files
 from projects.detr.gallery import draw_gallery
 from projects.detr.visualize import Reference
 
@@ -58,7 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     check_numbers(arguments)
     points = None if arguments.attention is None else parse_points(arguments.attention)
-    config_path, weights, output = find_files(arguments)
+    config_path, weights, output = find_run_files(
+        arguments.run, arguments.config, arguments.weights, arguments.output
+    )
     config = load_config(config_path, arguments.overrides)
     draw_gallery(
         config,
@@ -93,26 +96,6 @@ def parse_points(words: Sequence[str]) -> list[Reference]:
             )
         points.append(Reference(x, y, f"from ({x:g}, {y:g})"))
     return points
-
-
-def find_files(arguments: argparse.Namespace) -> tuple[str, str, Path | None]:
-    """Paths of config, weights and output, as far as the command line says; --run fills gaps."""
-    config, weights, output = arguments.config, arguments.weights, arguments.output
-    if arguments.run is None:
-        if config is None:
-            raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
-        if weights is None:
-            raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
-        return config, weights, output
-    folder = arguments.run.expanduser().absolute()
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"--run {folder} is no folder of a run: it has no config.yaml")
-    if weights is None:
-        present = [folder / name for name in ("best.pth", "last.pth") if (folder / name).is_file()]
-        if not present:
-            raise UserError(f"--run {folder} has no checkpoint yet, neither best.pth nor last.pth")
-        weights = str(present[0])
-    return config or str(folder / "config.yaml"), weights, output or folder / "pictures"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -99,18 +99,24 @@ def draw_boxes(picture: Picture, axes: Axes) -> None:
     their name, since on the others it stands already.
     """
     axes.imshow(picture.image, interpolation="nearest")
-    height, width = picture.image.shape[:2]
-    inset = LINE_WIDTH * DPI / 72 / 2  # lines along the border stay whole
+    size = picture.image.shape[:2]
     for box in [*picture.true, *picture.predicted]:
-        x0, y0, x1, y1 = box.corners
-        left, right = np.clip((x0, x1), inset, max(inset, width - inset)) - 0.5
-        top, bottom = np.clip((y0, y1), inset, max(inset, height - inset)) - 0.5
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, **box_style(box)))
+        add_rectangle(axes, box.corners, size, box_style(box))
     ranked = sorted(picture.predicted, key=lambda box: -(box.score or 0))
     missed = [box for box in picture.true if box.is_crowd or not is_found(box, ranked)]
     taken: list[Place] = []
     for box in [*ranked, *missed]:
         add_label(axes, box, taken)
+
+
+def add_rectangle(axes: Axes, corners: Place, size: tuple[int, int], style: dict[str, Any]) -> None:
+    """Draw a rectangle on an image of (height, width) pixels, lines along its border whole."""
+    height, width = size
+    inset = LINE_WIDTH * DPI / 72 / 2
+    x0, y0, x1, y1 = corners
+    left, right = np.clip((x0, x1), inset, max(inset, width - inset)) - 0.5
+    top, bottom = np.clip((y0, y1), inset, max(inset, height - inset)) - 0.5
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
 
 
 def box_style(box: Box) -> dict[str, Any]:
@@ -124,8 +130,12 @@ def box_style(box: Box) -> dict[str, Any]:
     }
     if box.is_crowd:
         return {**style, "linestyle": ":", "hatch": "/", "alpha": 0.8}
-    halo = withStroke(linewidth=LINE_WIDTH + 1.2, foreground=HALO, alpha=0.7)
-    return {**style, "path_effects": [halo]}
+    return {**style, "path_effects": [halo()]}
+
+
+def halo() -> withStroke:
+    """A dark edge around lines, which tells them from any image."""
+    return withStroke(linewidth=LINE_WIDTH + 1.2, foreground=HALO, alpha=0.7)
 
 
 def is_found(true: Box, predicted: Sequence[Box]) -> bool:
@@ -152,25 +162,32 @@ def common_area(first: Place, second: Place) -> float:
 
 # ---- labels --------------------------------------------------------------------------------------
 def add_label(axes: Axes, box: Box, taken: list[Place]) -> None:
-    """Write a box's label where it hides no other, smaller where there is little room.
+    """Write what is to be said of a box, see ``write_label``."""
+    write_label(axes, box.label, box.colour, box.corners, taken)
 
-    Where there is none the box stays without. The place found is added to ``taken``.
+
+def write_label(
+    axes: Axes, label: str, colour: str, corners: Sequence[float], taken: list[Place]
+) -> None:
+    """Write a label along a rectangle where it hides no other, smaller where there is little room.
+
+    Where there is none nothing is written. The place found is added to ``taken``.
     """
     renderer = axes.figure.canvas.get_renderer()
     width, height = (abs(low - high) for low, high in (axes.get_xlim(), axes.get_ylim()))
     for font_size in (FONT_SIZE, SMALL_FONT_SIZE):
         text = axes.text(
-            *(0, 0, escaped(box.label)),
+            *(0, 0, escaped(label)),
             fontsize=font_size,
             ha="left",
             va="top",
             clip_on=True,
-            bbox={"facecolor": box.colour, "edgecolor": "none", "pad": LABEL_PAD * 72 / DPI},
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": LABEL_PAD * 72 / DPI},
             zorder=5,  # above the lines of all boxes
         )
         extent = text.get_window_extent(renderer)
         size = (extent.width + 2 * LABEL_PAD, extent.height + 2 * LABEL_PAD)
-        place = label_place(size, box.corners, (width, height), taken)
+        place = label_place(size, corners, (width, height), taken)
         if place is not None:
             taken.append(place)
             text.set_position((place[0] + LABEL_PAD - 0.5, place[1] + LABEL_PAD - 0.5))

@@ -4,7 +4,7 @@ Shapes: B images of H x W pixels, h x w cells of the feature map, L = h w.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,26 +43,37 @@ CAPTION = 30  # pixels above a picture
 
 
 # ---- boxes ---------------------------------------------------------------------------------------
-def draw_picture(picture: Picture) -> Figure:
-    """Draw boxes on an image and nothing around it.
+def draw_picture(picture: Any, draw: Callable[[Any, Axes], None] = draw_boxes) -> Figure:
+    """Draw what was found on an image and nothing around it.
 
     Small images are enlarged until labels can be read, large ones reduced, see ``PICTURE_SIDES``.
+
+    Args:
+        picture: a ``Picture``, or something else with ``image``, ``title`` and ``scaled``.
+        draw: draws it on axes that have as many pixels as its image.
     """
     longer = max(picture.image.shape[:2])
     least, greatest = PICTURE_SIDES
     picture = picture.scaled(min(max(longer, least), greatest) / longer)
     height, width = picture.image.shape[:2]
     figure = new_figure(width, height)
-    draw_boxes(picture, add_axes(figure, 0, 0, width, height))
+    draw(picture, add_axes(figure, 0, 0, width, height))
     return figure
 
 
-def draw_page(pictures: Sequence[Picture], heading: str) -> Figure:
+def draw_page(
+    pictures: Sequence[Any],
+    heading: str,
+    draw: Callable[[Any, Axes], None] = draw_boxes,
+    explain: Callable[[Sequence[Any]], list[Any]] | None = None,
+) -> Figure:
     """Draw pictures in a grid, with a heading and a legend.
 
     Args:
-        pictures: at least one; up to four stand side by side.
+        pictures: at least one, as ``draw_picture`` takes them; up to four stand side by side.
         heading: one line.
+        draw: see ``draw_picture``.
+        explain: makes the legend's entries; default: those of boxes.
     """
     columns = min(len(pictures), max(2, min(4, math.ceil(math.sqrt(len(pictures))))))
     width, height = CELL
@@ -77,14 +88,14 @@ def draw_page(pictures: Sequence[Picture], heading: str) -> Figure:
     page_height = top + sum(row_height + CAPTION + MARGIN for row_height in row_heights)
     figure = new_figure(page_width, page_height)
     write(figure, MARGIN, 30, heading, size=1.25 * FONT_SIZE)
-    add_legend(figure, MARGIN, 68, pictures)
+    add_legend(figure, MARGIN, 68, (explain or box_kinds)(pictures))
     y = top
     for row, row_height in zip(rows, row_heights, strict=True):
         for column, picture in enumerate(row):
             h, w = picture.image.shape[:2]
             x = MARGIN + column * (width + MARGIN)
             write(figure, x, y + CAPTION / 2, picture.title, size=0.9 * FONT_SIZE)
-            draw_boxes(picture, add_axes(figure, x, y + CAPTION, w, h))
+            draw(picture, add_axes(figure, x, y + CAPTION, w, h))
         y += row_height + CAPTION + MARGIN
     return figure
 
@@ -277,9 +288,8 @@ def write(figure: Figure, x: float, y: float, text: str, size: float = FONT_SIZE
     figure.text(x / width, 1 - y / height, escaped(text), fontsize=size, va="center")
 
 
-def add_legend(figure: Figure, x: float, y: float, pictures: Sequence[Picture]) -> None:
-    """Explain those kinds of boxes that occur, in one row at middle height y."""
-    width, height = figure.get_size_inches() * DPI
+def box_kinds(pictures: Sequence[Picture]) -> list[Any]:
+    """Legend entries of those kinds of boxes that occur."""
     handles: list[Any] = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted, score")]
     true = [box for picture in pictures for box in picture.true]
     if true:
@@ -289,6 +299,12 @@ def add_legend(figure: Figure, x: float, y: float, pictures: Sequence[Picture]) 
         handles.append(
             Patch(fill=False, edgecolor=TRUE, linestyle=":", hatch="//", label="crowd, not judged")
         )
+    return handles
+
+
+def add_legend(figure: Figure, x: float, y: float, handles: list[Any]) -> None:
+    """Explain lines and colours in one row at middle height y."""
+    width, height = figure.get_size_inches() * DPI
     figure.legend(
         handles=handles,
         loc="center left",
