@@ -1,0 +1,420 @@
+"""HICO-DET's mean average precision of predicted human-object interactions."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.samplers import rank_and_world_size
+from projects.qpic.average_precision import EXACT_RECALLS, QPIC_RECALLS, eleven_point_ap
+from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
+from projects.qpic.strongest import strongest_interactions
+from projects.qpic.true_positives import find_true_positives
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "interaction_average_precision.json"
+MAX_PREDICTIONS = 100  # QPIC's; per image
+
+
+class Kept(NamedTuple):
+    """What is kept of an image's predictions, K of them by falling score.
+
+    Args:
+        cell: (K,) class of the object and verb, as indices into the C * V.
+        score: (K,).
+        boxes: (K, 8) boxes of subject and object, xyxy in pixels.
+    """
+
+    cell: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True)
+class TripletResult:
+    """How well one triplet was found.
+
+    Args:
+        triplet: label of the subject, label of the object, verb.
+        num_truths: interactions of the ground truth.
+        scores: (P,) of its predictions in the Default setting, falling.
+        right: (P,) bool, True for true positives, False for false ones.
+        ap: average precision in the Default setting, from 0 to 1.
+        ap_known_object: the same in the Known Object setting.
+    """
+
+    triplet: Triplet
+    num_truths: int
+    scores: np.ndarray
+    right: np.ndarray
+    ap: float
+    ap_known_object: float
+
+    @property
+    def max_recall(self) -> float:
+        """The part of the interactions that was found at all."""
+        return float(self.right.sum() / self.num_truths)
+
+
+class HicoDetEvaluator:
+    """Collects predicted interactions and measures them as HICO-DET does; detectron2's contract.
+
+    Of every image the 100 strongest combinations of a pair and a verb are kept, and each triplet
+    (subject label, object label, verb) of the ground truth gets an average precision over eleven
+    recalls; ``find_true_positives`` says what counts as right. The measure is over *all* images of
+    the ground truth: one that was not processed counts as one where nothing was found, and that is
+    said. The predictions of an image count once, however often it was processed.
+
+    Both settings of Chao et al., Learning to Detect Human-Object Interactions, WACV 2018
+    (arXiv:1702.05448), section 5, come from the same pass:
+
+    - **Default**: a triplet's predictions on all images count.
+    - **Known Object**: only those on images that contain the triplet's object category. Following
+      the authors' program (ywchao/ho-rcnn, evaluation/eval_one.m), an image contains a category if
+      an annotated interaction has an object of it; someone who merely acts does not make an image
+      one with "person" as an object. Objects that take part in no interaction, which HICO-DET does
+      not annotate, count too. The program asks HICO's image-level labels, which also know
+      interactions that cannot be seen; ``known_objects`` of an image says such things.
+
+    The Default numbers are those of QPIC's evaluator. It differs from the definitions in what
+    ``official_quirks`` keeps or mends:
+
+    - predictions on images without any annotated box do not count (mended: they are wrong);
+    - three of the eleven recalls lie a little too high, see ``average_precision``;
+    - an interaction that an image lists twice can be found once only, but is asked for twice
+      (mended: asked for once);
+    - predictions of different images with equal scores come in the order of numpy's fast sort
+      (mended: in the order of the images).
+
+    Where QPIC's evaluator fails (an image with boxes and no prediction) or changes the scores it
+    is given, this one does not, whatever the switch.
+
+    Args:
+        ground_truth: by image id ``boxes_xyxy`` (n, 4) in pixels, ``labels`` (n,), ``hois`` (m, 3)
+            of subject, object and verb, see ``GroundTruth``. Images count in this order.
+        validity: (V, C) bool or 0 and 1, which verb goes with which object class.
+        rare_triplets: (subject label, object label, verb) of the rare ones.
+        non_rare_triplets: the others. A triplet in neither list counts in the full mean alone.
+        subject_label: object class of those who act; None takes the one that all subjects of the
+            ground truth have.
+        official_quirks: count as QPIC's evaluator where it differs from the definitions.
+        output_dir: folder for ``interaction_average_precision.json``, the result of every triplet;
+            None writes none.
+        object_names: of the C classes, for that file.
+        verb_names: of the V verbs.
+
+    Raises:
+        UserError: for what is wrong with the ground truth, with image and entry; triplets that
+            are out of range; subjects of several classes without ``subject_label``.
+    """
+
+    def __init__(
+        self,
+        ground_truth: Mapping[int, Mapping[str, Any]],
+        validity: Any,
+        rare_triplets: Iterable[Triplet],
+        non_rare_triplets: Iterable[Triplet],
+        *,
+        subject_label: int | None = None,
+        official_quirks: bool = True,
+        output_dir: str | os.PathLike[str] | None = None,
+        object_names: Sequence[str] | None = None,
+        verb_names: Sequence[str] | None = None,
+    ) -> None:
+        self.possible = np.ascontiguousarray(np.asarray(validity).astype(bool).T)  # (C, V)
+        self.num_classes, self.num_verbs = self.possible.shape
+        self.truth = GroundTruth(ground_truth, self.num_classes, self.num_verbs)
+        self.rare = distinct(rare_triplets)
+        self.non_rare = distinct(non_rare_triplets)
+        self.subject_label = self.common_subject() if subject_label is None else subject_label
+        self.official_quirks = official_quirks
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.object_names = object_names
+        self.verb_names = verb_names
+        self._check_triplets()
+        self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
+        self._triplet_of_cell = self._triplets_of_cells()
+        if self.truth.num_without_object:
+            logger.info(
+                f"left out {self.truth.num_without_object} interactions without an object, which "
+                "HICO-DET's protocol does not know"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._kept: dict[int, Kept] = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Take in the predictions of a batch.
+
+        Args:
+            inputs: samples with ``image_id``.
+            outputs: for each image Q pairs: ``sub_boxes`` and ``obj_boxes`` (Q, 4) in pixels of
+                the original image, ``obj_labels`` (Q,) class indices, ``verb_scores`` (Q, V); Q
+                may be 0. They are left as they are.
+
+        Raises:
+            UserError: an unknown image id or label, lengths that do not fit, a score or a box that
+                is not finite; with image and entry.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            image_id = sample["image_id"]
+            if image_id not in self._index_of:
+                raise UserError(f"image_id {image_id} is not in the ground truth")
+            self._kept[image_id] = self._keep(image_id, output)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Measure what all processes saw, and print a table in per cent.
+
+        Returns:
+            ``{"hoi": {...}, "hoi_known_object": {...}}``, each with ``mAP_full``, ``mAP_rare`` and
+            ``mAP_non_rare``; ``hoi``, the Default setting, also with ``mean_max_recall``. All from
+            0 to 1; NaN for a list none of whose triplets occurs. None in processes other than the
+            first.
+        """
+        results = self.triplet_results()
+        if results is None:
+            return None
+        if self.output_dir is not None:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            rows = [self._as_plain_values(result) for result in results]
+            (self.output_dir / RESULTS_FILE).write_text(json.dumps(rows, indent=1))
+        triplets = [result.triplet for result in results]
+        self._warn_of_unlisted(triplets)
+        default = self._means(triplets, [result.ap for result in results])
+        known = self._means(triplets, [result.ap_known_object for result in results])
+        print(table({"Default": default, "Known Object": known}))
+        default["mean_max_recall"] = mean([result.max_recall for result in results])
+        return {"hoi": default, "hoi_known_object": known}
+
+    def triplet_results(self) -> list[TripletResult] | None:
+        """The result of every triplet of the ground truth, for what all processes saw.
+
+        Returns:
+            in the order of ``ground_truth.triplets``; None in processes other than the first.
+        """
+        parts = gather_objects(self._kept)
+        if rank_and_world_size()[0] != 0:
+            return None
+        kept = {image_id: part[image_id] for part in parts for image_id in part}
+        self._say_what_is_missing(len(kept))
+        return self._measure(kept)
+
+    def common_subject(self) -> int:
+        """The class of all subjects in the ground truth, 0 if there are none.
+
+        Raises:
+            UserError: if there are several.
+        """
+        labels = np.unique(self.truth.triplets[:, 0]).tolist()
+        if len(labels) > 1:
+            raise UserError(
+                f"the subjects of the ground truth have the labels {labels}; give subject_label"
+            )
+        return labels[0] if labels else 0
+
+    def _check_triplets(self) -> None:
+        limits = (self.num_classes, self.num_classes, self.num_verbs)
+        for triplet in sorted(self.rare | self.non_rare):
+            if not all(0 <= part < limit for part, limit in zip(triplet, limits, strict=True)):
+                raise UserError(
+                    f"triplet {triplet} (subject, object, verb) is out of range: there are "
+                    f"{self.num_classes} object classes and {self.num_verbs} verbs"
+                )
+        if both := self.rare & self.non_rare:
+            raise UserError(f"triplet {min(both)} is both rare and non-rare")
+        if not 0 <= self.subject_label < self.num_classes:
+            raise UserError(
+                f"subject_label must be in 0..{self.num_classes - 1}, got {self.subject_label}"
+            )
+
+    def _triplets_of_cells(self) -> np.ndarray:
+        """Row of the ground truth's triplets by object label and verb, (C, V); -1 for none."""
+        rows = np.full((self.num_classes, self.num_verbs), -1, np.int32)
+        subject, obj, verb = self.truth.triplets.T
+        can_be_predicted = np.flatnonzero(subject == self.subject_label)
+        rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
+        return rows
+
+    def _keep(self, image_id: int, output: dict[str, Tensor]) -> Kept:
+        scores = as_array(output["verb_scores"])
+        labels = as_array(output["obj_labels"])
+        subject_boxes = as_array(output["sub_boxes"])
+        object_boxes = as_array(output["obj_boxes"])
+        self._check_shapes(image_id, scores, labels, subject_boxes, object_boxes)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            bad = np.argmax((labels < 0) | (labels >= self.num_classes))
+            raise UserError(
+                f"image {image_id}, pair {bad}: obj_labels holds {labels[bad]}, which is not in "
+                f"0..{self.num_classes - 1}"
+            )
+        check_finite(image_id, "verb_scores", scores)
+        boxes = np.concatenate([subject_boxes, object_boxes], axis=1)
+        check_finite(image_id, "sub_boxes and obj_boxes", boxes)
+
+        cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
+        pairs = cells // self.num_verbs
+        verbs = cells - pairs * self.num_verbs
+        return Kept((labels[pairs] * self.num_verbs + verbs).astype(np.int32), scores, boxes[pairs])
+
+    def _check_shapes(self, image_id: int, *arrays: np.ndarray) -> None:
+        names = ("verb_scores", "obj_labels", "sub_boxes", "obj_boxes")
+        num_pairs = len(arrays[1])
+        shapes = ((num_pairs, self.num_verbs), (num_pairs,), (num_pairs, 4), (num_pairs, 4))
+        for name, array, shape in zip(names, arrays, shapes, strict=True):
+            if array.shape != shape:
+                raise UserError(
+                    f"image {image_id}: {name} has shape {array.shape} instead of {shape}, with "
+                    f"{num_pairs} obj_labels"
+                )
+
+    def _measure(self, kept: dict[int, Kept]) -> list[TripletResult]:
+        truth = self.truth
+        image, triplet, score, boxes = self._that_count(kept)
+        num_triplets = len(truth.triplets)
+        right = find_true_positives(
+            image * num_triplets + triplet,
+            boxes,
+            truth.image * num_triplets + truth.triplet,
+            truth.boxes,
+            truth.first_copy,
+        )
+        contains = truth.contains[image, truth.triplets[triplet, 1]]
+        num_truths = self._num_truths()
+        small = triplet.astype(np.min_scalar_type(num_triplets))  # numbers of 16 bits sort fastest
+        by_triplet = np.argsort(small, kind="stable")
+        ends = np.cumsum(np.bincount(triplet, minlength=num_triplets))
+        results = []
+        for row, places in enumerate(np.split(by_triplet, ends[:-1])):
+            places = places[self._falling(score[places])]
+            results.append(
+                TripletResult(
+                    triplet=tuple(truth.triplets[row].tolist()),
+                    num_truths=int(num_truths[row]),
+                    scores=score[places],
+                    right=right[places],
+                    ap=self._ap(right[places], num_truths[row]),
+                    ap_known_object=self._ap(right[places[contains[places]]], num_truths[row]),
+                )
+            )
+        return results
+
+    def _that_count(self, kept: dict[int, Kept]) -> list[np.ndarray]:
+        """Index of the image, triplet, score and boxes of the predictions that count.
+
+        They are in the order of the images, and within an image of falling score.
+        """
+        indices = np.array(sorted(self._index_of[image_id] for image_id in kept), np.int64)
+        parts = [kept[self.truth.image_ids[index]] for index in indices]
+        nothing = Kept(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros((0, 8), np.float32))
+        cell, score, boxes = map(np.concatenate, zip(nothing, *parts, strict=True))
+        image = np.repeat(indices, [len(part.score) for part in parts])
+        triplet = self._triplet_of_cell.take(cell)
+        counts = triplet >= 0
+        if self.official_quirks:
+            counts &= self.truth.has_boxes[image]
+        columns = [image, triplet, score, boxes]
+        return columns if counts.all() else [column[counts] for column in columns]
+
+    def _num_truths(self) -> np.ndarray:
+        """How many interactions of each triplet are asked for, (T,)."""
+        once = self.truth.first_copy == np.arange(len(self.truth.first_copy))
+        listed = self.truth.triplet if self.official_quirks else self.truth.triplet[once]
+        return np.bincount(listed, minlength=len(self.truth.triplets))
+
+    def _falling(self, scores: np.ndarray) -> np.ndarray:
+        """The order of falling scores."""
+        return np.argsort(-scores, kind=None if self.official_quirks else "stable")
+
+    def _ap(self, right: np.ndarray, num_truths: int) -> float:
+        recalls = QPIC_RECALLS if self.official_quirks else EXACT_RECALLS
+        return eleven_point_ap(right, num_truths, recalls)
+
+    def _means(self, triplets: list[Triplet], values: list[float]) -> dict[str, float]:
+        lists = {"mAP_full": set(triplets), "mAP_rare": self.rare, "mAP_non_rare": self.non_rare}
+        return {
+            name: mean([v for t, v in zip(triplets, values, strict=True) if t in listed])
+            for name, listed in lists.items()
+        }
+
+    def _as_plain_values(self, result: TripletResult) -> dict[str, Any]:
+        subject, obj, verb = result.triplet
+        names: dict[str, Any] = {"subject": subject, "object": obj, "verb": verb}
+        if self.object_names is not None and self.verb_names is not None:
+            names = {
+                "subject": self.object_names[subject],
+                "object": self.object_names[obj],
+                "verb": self.verb_names[verb],
+            }
+        return names | {
+            "rare": result.triplet in self.rare,
+            "interactions": result.num_truths,
+            "predictions": len(result.right),
+            "true_positives": int(result.right.sum()),
+            "ap": result.ap,
+            "ap_known_object": result.ap_known_object,
+            "max_recall": result.max_recall,
+        }
+
+    def _say_what_is_missing(self, num_processed: int) -> None:
+        num_images = len(self.truth.image_ids)
+        if num_processed < num_images:
+            logger.warning(
+                f"{num_images - num_processed} of the {num_images} images of the ground truth were "
+                "not processed; they count as images where nothing was found"
+            )
+
+    def _warn_of_unlisted(self, triplets: list[Triplet]) -> None:
+        unlisted = [triplet for triplet in triplets if triplet not in self.rare | self.non_rare]
+        if unlisted:
+            logger.warning(
+                f"{len(unlisted)} triplets are neither rare nor non-rare and count in the full mean "
+                f"alone; the first is {unlisted[0]}"
+            )
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor as numpy array; half precision as single, which numpy knows and sorts fast."""
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    return tensor.numpy(force=True)
+
+
+def check_finite(image_id: int, name: str, values: np.ndarray) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        UserError: with the image and the first bad pair.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        pair, column = np.argwhere(~finite)[0]
+        raise UserError(
+            f"image {image_id}, pair {pair}: {name} holds {values[pair, column]} in column {column}"
+        )
+
+
+def mean(values: list[float]) -> float:
+    """Their mean, NaN for none."""
+    return float(np.mean(values)) if values else math.nan
+
+
+def table(settings: dict[str, dict[str, float]]) -> str:
+    """mAP by setting as lines of text, in per cent."""
+    names = list(next(iter(settings.values())))
+    rows = [["mAP in per cent", *(name.removeprefix("mAP_") for name in names)]]
+    rows += [
+        [setting, *(f"{100 * means[n]:.2f}" for n in names)] for setting, means in settings.items()
+    ]
+    return "\n".join(f"{row[0]:<16}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
