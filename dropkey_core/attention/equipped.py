@@ -83,10 +83,8 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
         """Return what the module's ``repr`` says of its settings."""
         return MultiheadAttention.extra_repr(self)
 
-    @property  # type: ignore[override]
-    def _qkv_same_embed_dim(self) -> bool:
-        # As in MultiheadAttention; with nothing to do, torch may go the way it went before.
-        return self.__dict__["_qkv_same_embed_dim"] and not self._has_something_to_do()
+    def _must_be_called(self) -> bool:
+        return self._has_something_to_do()  # else torch may go the way it went before
 
     def _what_to_drop(self) -> tuple[float, str | Unit]:
         return self.drop_ratio, self.unit

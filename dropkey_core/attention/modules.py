@@ -162,13 +162,15 @@ class MultiheadAttention(nn.MultiheadAttention):
     @property
     def _qkv_same_embed_dim(self) -> bool:
         # In evaluation torch's encoder layers compute all they do in one call of their own and
-        # never come here, unless this is False. torch's constructor, which asks before ours has
-        # set the unit, gets the truth.
-        return self.__dict__["_qkv_same_embed_dim"] and "unit" not in self.__dict__
+        # never come here, unless this is False.
+        return self.__dict__["_qkv_same_embed_dim"] and not self._must_be_called()
 
     @_qkv_same_embed_dim.setter
     def _qkv_same_embed_dim(self, value: bool) -> None:
         self.__dict__["_qkv_same_embed_dim"] = value
+
+    def _must_be_called(self) -> bool:
+        return "unit" in self.__dict__  # not yet while torch's constructor asks
 
     def _attend_to_nested(
         self,
