@@ -16,7 +16,9 @@ from torch import Tensor
 from dropkey_core.engine import UserError, gather_objects
 from dropkey_core.engine.samplers import rank_and_world_size
 from projects.qpic.average_precision import EXACT_RECALLS, QPIC_RECALLS, eleven_point_ap
+from projects.qpic.classes import read_classes
 from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
+from projects.qpic.interaction_file import read_interactions
 from projects.qpic.strongest import strongest_interactions
 from projects.qpic.true_positives import find_true_positives
 
@@ -24,6 +26,46 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "interaction_average_precision.json"
 MAX_PREDICTIONS = 100  # QPIC's; per image
+
+
+def build_evaluator(
+    annotations: str | os.PathLike[str],
+    classes: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None = None,
+    official_quirks: bool = True,
+) -> "HicoDetEvaluator":
+    """Build the evaluator of a set that lies in files.
+
+    Args:
+        annotations: file in QPIC's layout, relative to the dataset root or absolute.
+        classes: the set's ``classes.json``.
+        output_dir: see ``HicoDetEvaluator``.
+        official_quirks: see ``HicoDetEvaluator``.
+
+    Raises:
+        UserError: see ``read_classes`` and ``read_interactions``.
+    """
+    known = read_classes(classes)
+    ground_truth = {
+        record["image_id"]: {
+            # single precision, as in QPIC's dataset
+            "boxes_xyxy": np.array(record["boxes_xyxy"], np.float32).reshape(-1, 4),
+            "labels": record["labels"],
+            "hois": record["hois"],
+        }
+        for record in read_interactions(annotations, known)
+    }
+    return HicoDetEvaluator(
+        ground_truth,
+        known.validity(),
+        [(known.person, obj, verb) for obj, verb in known.rare_triplets],
+        [(known.person, obj, verb) for obj, verb in known.non_rare_triplets],
+        subject_label=known.person,
+        official_quirks=official_quirks,
+        output_dir=output_dir,
+        object_names=known.object_names,
+        verb_names=known.verb_names,
+    )
 
 
 class Kept(NamedTuple):
@@ -96,8 +138,9 @@ class HicoDetEvaluator:
     - predictions of different images with equal scores come in the order of numpy's fast sort
       (mended: in the order of the images).
 
-    Where QPIC's evaluator fails (an image with boxes and no prediction) or changes the scores it
-    is given, this one does not, whatever the switch.
+    Where QPIC's evaluator fails (an image with boxes and no prediction), changes the scores it is
+    given, or takes all of an image for wrong because one annotated box is not finite, this one does
+    not, whatever the switch; a box that is not finite is never found, and that is said.
 
     Args:
         ground_truth: by image id ``boxes_xyxy`` (n, 4) in pixels, ``labels`` (n,), ``hois`` (m, 3)
@@ -144,11 +187,7 @@ class HicoDetEvaluator:
         self._check_triplets()
         self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
         self._triplet_of_cell = self._triplets_of_cells()
-        if self.truth.num_without_object:
-            logger.info(
-                f"left out {self.truth.num_without_object} interactions without an object, which "
-                "HICO-DET's protocol does not know"
-            )
+        self._say_what_is_odd()
         self.reset()
 
     def reset(self) -> None:
@@ -190,13 +229,18 @@ class HicoDetEvaluator:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             rows = [self._as_plain_values(result) for result in results]
             (self.output_dir / RESULTS_FILE).write_text(json.dumps(rows, indent=1))
+        summary = self.summary(results)
+        print(table({"Default": summary["hoi"], "Known Object": summary["hoi_known_object"]}))
+        return summary
+
+    def summary(self, results: list[TripletResult]) -> dict[str, dict[str, float]]:
+        """The means of ``triplet_results`` that ``evaluate`` returns."""
         triplets = [result.triplet for result in results]
         self._warn_of_unlisted(triplets)
         default = self._means(triplets, [result.ap for result in results])
-        known = self._means(triplets, [result.ap_known_object for result in results])
-        print(table({"Default": default, "Known Object": known}))
-        default["mean_max_recall"] = mean([result.max_recall for result in results])
-        return {"hoi": default, "hoi_known_object": known}
+        known_object = self._means(triplets, [result.ap_known_object for result in results])
+        max_recall = {"mean_max_recall": mean([result.max_recall for result in results])}
+        return {"hoi": default | max_recall, "hoi_known_object": known_object}
 
     def triplet_results(self) -> list[TripletResult] | None:
         """The result of every triplet of the ground truth, for what all processes saw.
@@ -296,7 +340,8 @@ class HicoDetEvaluator:
         by_triplet = np.argsort(small, kind="stable")
         ends = np.cumsum(np.bincount(triplet, minlength=num_triplets))
         results = []
-        for row, places in enumerate(np.split(by_triplet, ends[:-1])):
+        for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            places = by_triplet[start:end]
             places = places[self._falling(score[places])]
             results.append(
                 TripletResult(
@@ -367,6 +412,18 @@ class HicoDetEvaluator:
             "max_recall": result.max_recall,
         }
 
+    def _say_what_is_odd(self) -> None:
+        if self.truth.num_without_object:
+            logger.info(
+                f"left out {self.truth.num_without_object} interactions without an object, which "
+                "HICO-DET's protocol does not know"
+            )
+        if self.truth.not_finite:
+            logger.warning(
+                f"{len(self.truth.not_finite)} boxes of the ground truth are not finite and cannot "
+                f"be found; the first is {self.truth.not_finite[0]}"
+            )
+
     def _say_what_is_missing(self, num_processed: int) -> None:
         num_images = len(self.truth.image_ids)
         if num_processed < num_images:
@@ -379,8 +436,8 @@ class HicoDetEvaluator:
         unlisted = [triplet for triplet in triplets if triplet not in self.rare | self.non_rare]
         if unlisted:
             logger.warning(
-                f"{len(unlisted)} triplets are neither rare nor non-rare and count in the full mean "
-                f"alone; the first is {unlisted[0]}"
+                f"{len(unlisted)} triplets are neither rare nor non-rare and count in the full "
+                f"mean alone; the first is {unlisted[0]}"
             )
 
 
@@ -412,7 +469,7 @@ def mean(values: list[float]) -> float:
 
 def table(settings: dict[str, dict[str, float]]) -> str:
     """mAP by setting as lines of text, in per cent."""
-    names = list(next(iter(settings.values())))
+    names = ["mAP_full", "mAP_rare", "mAP_non_rare"]
     rows = [["mAP in per cent", *(name.removeprefix("mAP_") for name in names)]]
     rows += [
         [setting, *(f"{100 * means[n]:.2f}" for n in names)] for setting, means in settings.items()

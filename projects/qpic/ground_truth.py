@@ -70,7 +70,7 @@ class Stacked:
         Args:
             good: (n,) bool.
             what: is wrong with it, with ``{}`` for its value.
-            values: (n, ...) to fill in.
+            values: (n,) to fill in.
 
         Raises:
             UserError: one line with image id, entry and value.
@@ -78,8 +78,11 @@ class Stacked:
         if good.all():
             return
         first = int(np.argmin(good))
-        where = f"image {self.image_ids[self.image[first]]}, {self.noun} {self.entry[first]}"
-        raise UserError(f"ground truth, {where}: {what.format(values[first].tolist())}")
+        raise UserError(f"ground truth, {self.name(first)}: {what.format(values[first])}")
+
+    def name(self, index: int) -> str:
+        """What messages call the entry at ``index``."""
+        return f"image {self.image_ids[self.image[index]]}, {self.noun} {self.entry[index]}"
 
 
 class GroundTruth:
@@ -107,10 +110,11 @@ class GroundTruth:
         has_boxes: (I,) bool: the image has a box.
         contains: (I, C) bool: the image contains an object of the class.
         num_without_object: interactions left out.
+        not_finite: names of the boxes that are not finite.
 
     Raises:
-        UserError: lengths that do not fit, a box that is not finite, a label, verb or index that
-            is out of range; each with image and entry.
+        UserError: lengths that do not fit, a label, verb or index that is out of range; each with
+            image and entry.
     """
 
     def __init__(
@@ -122,6 +126,9 @@ class GroundTruth:
         self.image_ids = boxes.image_ids
         self._check_boxes(boxes, labels, num_object_classes)
         self._check_hois(hois, boxes.counts, num_verbs)
+
+        bad_boxes = np.flatnonzero(~np.isfinite(boxes.values).all(axis=1))
+        self.not_finite = [boxes.name(index) for index in bad_boxes]
 
         complete = hois.values[:, 1] != NO_OBJECT
         self.num_without_object = int((~complete).sum())
@@ -158,7 +165,6 @@ class GroundTruth:
                 f"ground truth, image {boxes.image_ids[index]}: {boxes.counts[index]} boxes_xyxy "
                 f"and {labels.counts[index]} labels"
             )
-        boxes.require(np.isfinite(boxes.values).all(axis=1), "{} is not finite", boxes.values)
         values = integers(labels)
         labels.require(
             (values >= 0) & (values < num_classes),

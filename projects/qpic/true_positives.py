@@ -77,14 +77,14 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
         others: (K, 4), each compared with the box in the same place.
 
     Returns:
-        (K,) in [0, 1], in the dtype of the boxes.
+        (K,) in [0, 1], in the dtype of the boxes; NaN for boxes that are not finite.
     """
     left, top = np.maximum(boxes[:, :2], others[:, :2]).T
     right, bottom = np.minimum(boxes[:, 2:], others[:, 2:]).T
-    shared = (right - left + 1) * (bottom - top + 1)
-    union = areas(boxes) + areas(others) - shared
     apart = (left >= right) | (top >= bottom)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of boxes that are inside out
+    with np.errstate(divide="ignore", invalid="ignore"):  # boxes inside out or not finite
+        shared = (right - left + 1) * (bottom - top + 1)
+        union = areas(boxes) + areas(others) - shared
         return np.where(apart, 0, shared / union)
 
 

@@ -1,0 +1,262 @@
+"""What the benchmark of the evaluator measures: ours, and QPIC's own beside it."""
+
+import contextlib
+import importlib.util
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropkey_core.engine.benchmark import Measurement, measure
+from dropkey_core.engine.errors import UserError
+from projects.qpic.evaluation import HicoDetEvaluator, TripletResult
+from projects.qpic.ground_truth import Triplet
+
+OURS, OFFICIAL = "HicoDetEvaluator", "QPIC's evaluator"
+
+# HICO-DET's.
+NUM_CLASSES, NUM_VERBS, NUM_TRIPLETS, NUM_RARE = 80, 117, 600, 138
+PERSON = 0
+MEAN_INTERACTIONS = 3.4  # per image of the test set
+
+# By our names in the Default setting.
+OFFICIAL_NAMES = {
+    "mAP_full": "mAP",
+    "mAP_rare": "mAP rare",
+    "mAP_non_rare": "mAP non-rare",
+    "mean_max_recall": "mean max recall",
+}
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A ground truth and predictions for all of its images.
+
+    Args:
+        ground_truth: by image id, for ``HicoDetEvaluator``.
+        predictions: one per image, in the same order.
+        validity: (V, C) bool.
+        rare: rare triplets.
+        non_rare: the others.
+    """
+
+    ground_truth: dict[int, dict[str, Any]]
+    predictions: list[dict[str, Tensor]]
+    validity: np.ndarray
+    rare: list[Triplet]
+    non_rare: list[Triplet]
+
+
+def generated_task(num_images: int, num_pairs: int, seed: int = 0) -> EvaluationTask:
+    """Generate a task of HICO-DET's size: 80 object classes, 117 verbs, 600 triplets, 138 rare.
+
+    Half of the predicted pairs are moved copies of annotated ones, often with the right object;
+    their verbs have higher scores than the others', which are noise.
+
+    Args:
+        num_images: of the test set.
+        num_pairs: predicted pairs of each image.
+        seed: equal ones give the same task.
+    """
+    rng = np.random.default_rng(seed)
+    validity = generated_validity(rng)
+    triplets = [
+        (PERSON, int(obj), int(verb)) for verb, obj in rng.permutation(np.argwhere(validity))
+    ]
+    ground_truth, predictions = {}, []
+    for image_id in range(num_images):
+        annotations = generated_annotations(rng, triplets)
+        ground_truth[image_id] = annotations
+        predictions.append(generated_predictions(rng, annotations, num_pairs))
+    return EvaluationTask(
+        ground_truth, predictions, validity, triplets[:NUM_RARE], triplets[NUM_RARE:]
+    )
+
+
+def generated_validity(rng: np.random.Generator) -> np.ndarray:
+    """Which verbs go with which object (V, C): at least three with each, as in HICO-DET."""
+    order = rng.random((NUM_VERBS, NUM_CLASSES))
+    order[order <= np.sort(order, axis=0)[2]] -= 1
+    return order <= np.sort(order, axis=None)[NUM_TRIPLETS - 1]
+
+
+def generated_annotations(rng: np.random.Generator, triplets: list[Triplet]) -> dict[str, Any]:
+    """Boxes, labels and interactions of an image: subjects first, then as many objects."""
+    count = 1 + rng.poisson(MEAN_INTERACTIONS - 1)
+    # Common and rare ones differ by orders of magnitude, as in HICO-DET.
+    chosen = (len(triplets) * rng.random(count) ** 3).astype(int)
+    corners = rng.uniform(0, 400, (2 * count, 2))
+    sizes = rng.uniform(20, 200, (2 * count, 2))
+    return {
+        "boxes_xyxy": np.concatenate([corners, corners + sizes], axis=1).astype(np.float32),
+        "labels": np.array([PERSON] * count + [triplets[-1 - row][1] for row in chosen]),
+        "hois": np.array(
+            [(place, count + place, triplets[-1 - row][2]) for place, row in enumerate(chosen)]
+        ),
+    }
+
+
+def generated_predictions(
+    rng: np.random.Generator, annotations: Mapping[str, Any], num_pairs: int
+) -> dict[str, Tensor]:
+    """Pairs as a model predicts them, the first half near annotated ones."""
+    boxes, labels, hois = (annotations[name] for name in ("boxes_xyxy", "labels", "hois"))
+    near = hois[rng.integers(len(hois), size=num_pairs)]
+    shift = rng.normal(0, 8, (2, num_pairs, 4))
+    shift[:, num_pairs // 2 :] *= 20
+    others = rng.integers(NUM_CLASSES, size=num_pairs)
+    obj_labels = np.where(rng.random(num_pairs) < 0.8, labels[near[:, 1]], others)
+    scores = rng.random((num_pairs, NUM_VERBS)) ** 4
+    scores[np.arange(num_pairs // 2), near[: num_pairs // 2, 2]] += rng.random(num_pairs // 2)
+    return {
+        "sub_boxes": torch.from_numpy(boxes[near[:, 0]] + shift[0]).float(),
+        "obj_boxes": torch.from_numpy(boxes[near[:, 1]] + shift[1]).float(),
+        "obj_labels": torch.from_numpy(obj_labels),
+        "verb_scores": torch.from_numpy(scores / 2).float(),
+    }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluator makes of a task.
+
+    Args:
+        numbers: by name, see ``HicoDetEvaluator.evaluate``; Known Object's with a prefix.
+        right: for each triplet true (True) and false positives, by falling score.
+    """
+
+    numbers: dict[str, float]
+    right: dict[Triplet, np.ndarray]
+
+
+def benchmark_evaluators(
+    num_images: int = 9546, num_pairs: int = 64, repeats: int = 3, reference: str | None = None
+) -> tuple[dict[str, Measurement], dict[str, Outcome]]:
+    """Measure the evaluators on generated predictions, from the first image to the last number.
+
+    Args:
+        num_images: of the generated test set; HICO-DET has 9,546 with interactions.
+        num_pairs: predicted on each.
+        repeats: turns of each.
+        reference: folder of a checkout of QPIC, whose evaluator is measured too.
+
+    Returns:
+        measurements and outcomes by evaluator, QPIC's first.
+
+    Raises:
+        UserError: if ``reference`` is no checkout of QPIC.
+    """
+    official_class = None if reference is None else official_evaluator(reference)
+    task = generated_task(num_images, num_pairs)
+    outcomes: dict[str, Outcome] = {}
+
+    def ours() -> None:
+        outcomes[OURS] = outcome_of_ours(task)
+
+    steps = {OURS: ours}
+    if official_class is not None:
+        official_inputs = as_official_inputs(task)
+
+        def official() -> None:
+            outcomes[OFFICIAL] = outcome_of_official(official_class(*official_inputs))
+
+        steps = {OFFICIAL: official, OURS: ours}
+    measured = measure(steps, num_images, repeats, torch.device("cpu"))
+    return measured, {name: outcomes[name] for name in steps}
+
+
+def outcome_of_ours(task: EvaluationTask) -> Outcome:
+    """Evaluate a task with ``HicoDetEvaluator``, image by image."""
+    evaluator = HicoDetEvaluator(task.ground_truth, task.validity, task.rare, task.non_rare)
+    for image_id, prediction in zip(task.ground_truth, task.predictions, strict=True):
+        evaluator.process([{"image_id": image_id}], [prediction])
+    results = evaluator.triplet_results() or []
+    numbers = evaluator.summary(results)
+    flat = numbers["hoi"] | {
+        f"known_object/{name}": value for name, value in numbers["hoi_known_object"].items()
+    }
+    return Outcome(flat, {result.triplet: result.right for result in results})
+
+
+def official_evaluator(checkout: str | os.PathLike[str]) -> Any:
+    """The class of QPIC's evaluator.
+
+    Raises:
+        UserError: if ``checkout`` is no checkout of QPIC.
+    """
+    path = Path(checkout).expanduser().absolute() / "datasets" / "hico_eval.py"
+    if not path.is_file():
+        raise UserError(
+            f"{checkout} is no checkout of hitachi-rd-cv/qpic: no datasets/hico_eval.py"
+        )
+    # By path, because its package is called "datasets" as others are.
+    spec = importlib.util.spec_from_file_location("qpic_hico_eval", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.HICOEvaluator
+
+
+def as_official_inputs(task: EvaluationTask) -> tuple[Any, ...]:
+    """A task as the arguments of QPIC's evaluator, which changes them."""
+    predictions = []
+    for prediction in task.predictions:
+        labels = prediction["obj_labels"]
+        pairs = torch.arange(len(labels))
+        predictions.append(
+            {
+                "labels": torch.cat([torch.full_like(labels, PERSON), labels]),
+                "boxes": torch.cat([prediction["sub_boxes"], prediction["obj_boxes"]]),
+                "verb_scores": prediction["verb_scores"].clone(),
+                "sub_ids": pairs,
+                "obj_ids": len(labels) + pairs,
+            }
+        )
+    names = {"boxes_xyxy": "boxes", "labels": "labels", "hois": "hois"}
+    truths = [
+        {theirs: torch.as_tensor(annotations[name]) for name, theirs in names.items()}
+        for annotations in task.ground_truth.values()
+    ]
+    return predictions, truths, PERSON, task.rare, task.non_rare, task.validity
+
+
+def outcome_of_official(evaluator: Any) -> Outcome:
+    """Evaluate with an instance of QPIC's evaluator."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        numbers = evaluator.evaluate()
+    right = {}
+    for triplet in evaluator.gt_triplets:
+        order = np.argsort(-np.array(evaluator.score[triplet]))
+        flags = np.array(evaluator.tp[triplet], bool)
+        right[tuple(map(int, triplet))] = flags[order] if len(order) else flags
+    return Outcome({ours: float(numbers[name]) for ours, name in OFFICIAL_NAMES.items()}, right)
+
+
+def comparison_table(outcomes: Mapping[str, Outcome]) -> str:
+    """The numbers side by side in Markdown, with the largest difference if there are two."""
+    names = list(outcomes[OURS].numbers)
+    rows = ["| number | " + " | ".join(outcomes) + " |", "|---|" + "---:|" * len(outcomes)]
+    for name in names:
+        cells = [outcome.numbers.get(name) for outcome in outcomes.values()]
+        shown = ("-" if cell is None else f"{cell:.6f}" for cell in cells)
+        rows.append(f"| {name} | " + " | ".join(shown) + " |")
+    if OFFICIAL in outcomes:
+        ours, official = outcomes[OURS], outcomes[OFFICIAL]
+        largest = np.nanmax([abs(ours.numbers[n] - official.numbers[n]) for n in OFFICIAL_NAMES])
+        triplets = ours.right.keys() | official.right.keys()
+        differing = sum(
+            not np.array_equal(ours.right.get(t, [None]), official.right.get(t, [None]))
+            for t in triplets
+        )
+        rows.append(
+            f"\nlargest difference: {largest:.1e}; true and false positives differ in "
+            f"{differing} of {len(triplets)} triplets"
+        )
+    return "\n".join(rows)
