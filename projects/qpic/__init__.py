@@ -2,7 +2,16 @@
 
 from projects.qpic.build import build_model
 from projects.qpic.classes import num_object_classes, num_verb_classes
+from projects.qpic.evaluation import HicoDetEvaluator, build_evaluator
 from projects.qpic.hico_det import load_hico_det
 from projects.qpic.mapper import QpicMapper
 
-__all__ = ["QpicMapper", "build_model", "load_hico_det", "num_object_classes", "num_verb_classes"]
+__all__ = [
+    "HicoDetEvaluator",
+    "QpicMapper",
+    "build_evaluator",
+    "build_model",
+    "load_hico_det",
+    "num_object_classes",
+    "num_verb_classes",
+]

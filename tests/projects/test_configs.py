@@ -8,12 +8,26 @@ import yaml
 from dropkey_core.engine.paths import PROJECT_ROOT
 
 CONFIGS = sorted(PROJECT_ROOT.glob("projects/*/*.yaml"))
-DETR = [path for path in CONFIGS if path.parent.name == "detr"]
+DATA = {  # by project: small sets that are made here
+    "detr": [
+        "dataset.train.images=shapes/train",
+        "dataset.train.annotations=shapes/annotations/instances_train.json",
+        "dataset.test.images=shapes/val",
+        "dataset.test.annotations=shapes/annotations/instances_val.json",
+    ],
+    "qpic": [
+        "dataset.classes=interactions/annotations/classes.json",
+        "dataset.train.images=interactions/train",
+        "dataset.train.annotations=interactions/annotations/train.json",
+        "dataset.test.images=interactions/val",
+        "dataset.test.annotations=interactions/annotations/val.json",
+    ],
+}
+SAID = {  # by project: the head of its table of results
+    "detr": "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]",
+    "qpic": "Known Object",
+}
 SMALL = [  # real size, small pictures
-    "dataset.train.images=shapes/train",
-    "dataset.train.annotations=shapes/annotations/instances_train.json",
-    "dataset.test.images=shapes/val",
-    "dataset.test.annotations=shapes/annotations/instances_val.json",
     "dataloader.train.mapper.min_sizes=[64]",
     "dataloader.train.mapper.crop_probability=0",
     "dataloader.train.total_batch_size=2",
@@ -23,6 +37,7 @@ SMALL = [  # real size, small pictures
     "model.pretrained_backbone=false",
     "train.device=cpu",
     "train.max_iter=2",
+    "train.init_checkpoint=''",
 ]
 
 
@@ -30,8 +45,9 @@ SMALL = [  # real size, small pictures
 def dataset_root(tmp_path_factory, load_script):
     root = tmp_path_factory.mktemp("datasets")
     settings = ["--num-train", "6", "--num-val", "3", "--image-size", "96"]
-    make_shapes = load_script("datasets/make_shapes")
-    assert make_shapes.main(["--output", str(root / "shapes"), *settings]) == 0
+    for made in ("shapes", "interactions"):
+        script = load_script(f"datasets/make_{made}")
+        assert script.main(["--output", str(root / made), *settings]) == 0
     return root
 
 
@@ -42,16 +58,18 @@ def train_net(load_script, dataset_root, tmp_path, monkeypatch):
     return load_script("tools/train_net").main
 
 
-@pytest.mark.parametrize("path", DETR, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_two_steps(path, train_net, tmp_path, capsys):
-    config = f"projects/detr/{path.name}"
+    project = path.parent.name
+    small = [*SMALL, *DATA[project]]
     start = []
     if path.stem == "finetune":  # its first stage comes first
-        assert train_net(["--config", "projects/detr/dropkey.yaml", *SMALL]) == 0
-        start = ["--weights", "output/detr/dropkey/best.pth"]
-    assert train_net(["--config", config, *start, *SMALL, "train.output_dir=run"]) == 0
+        assert train_net(["--config", f"projects/{project}/dropkey.yaml", *small]) == 0
+        start = [f"train.init_checkpoint=output/{project}/dropkey/best.pth"]
+    config = f"projects/{project}/{path.name}"
+    assert train_net(["--config", config, *small, *start, "train.output_dir=run"]) == 0
     said = capsys.readouterr().out
-    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]" in said
+    assert SAID[project] in said
     for name in ("config.yaml", "last.pth", "best.pth", "metrics.csv", "tensorboard"):
         assert (tmp_path / "run" / name).exists()
         assert f"run/{name}" in said
@@ -76,6 +94,7 @@ def test_headed_by_its_command(path):
     assert "Hardware:" in header
 
 
-def test_r101_is_one_override(train_net):
-    overrides = [*SMALL, "model.backbone=resnet101", "train.max_iter=1"]
-    assert train_net(["--config", "projects/detr/dropkey.yaml", *overrides]) == 0
+@pytest.mark.parametrize(("project", "backbone"), [("detr", "resnet101"), ("qpic", "resnet50")])
+def test_the_other_backbone_is_one_override(project, backbone, train_net):
+    overrides = [*SMALL, *DATA[project], f"model.backbone={backbone}", "train.max_iter=1"]
+    assert train_net(["--config", f"projects/{project}/dropkey.yaml", *overrides]) == 0
