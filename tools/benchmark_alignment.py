@@ -58,12 +58,13 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dropkey_core.analysis import alignment_benchmark as benchmark
+    from dropkey_core.analysis.outputs import check_outputs
     from dropkey_core.engine.errors import UserError
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        benchmark.check_outputs(arguments.json, arguments.plot)
+        check_outputs(arguments.json, arguments.plot)
         results = benchmark.benchmark_alignment(
             arguments.num_keys,
             sorted(arguments.ratios),

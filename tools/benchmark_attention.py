@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dropkey_core.analysis import attention_benchmark as benchmark
-    from dropkey_core.analysis.alignment_benchmark import check_outputs
+    from dropkey_core.analysis.outputs import check_outputs
     from dropkey_core.engine.errors import UserError
 
     if arguments.threads is not None:

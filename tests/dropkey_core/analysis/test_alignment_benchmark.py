@@ -8,7 +8,6 @@ from dropkey_core.analysis.alignment_benchmark import (
     Case,
     Result,
     benchmark_alignment,
-    check_outputs,
     markdown_table,
     over_all_masks,
     plot,
@@ -104,11 +103,3 @@ def test_plot_has_a_panel_per_length_and_ratio(results, tmp_path, monkeypatch):
 def test_ratios_with_nothing_to_average_are_refused(ratio):
     with pytest.raises(ValueError, match=f"drop_ratio must be.*got {ratio:g}"):
         benchmark_alignment(30, [0.3, ratio], [10], num_rows=1, seed=0)
-
-
-def test_outputs_are_refused_before_the_work(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"cannot write .*file/a.json"):
-        check_outputs(tmp_path / "file" / "a.json")
-    with pytest.raises(ValueError, match=r"a.xyz must end in one of json, .*png"):
-        check_outputs(tmp_path / "a.xyz")
