@@ -4,6 +4,7 @@ Under ``model`` lies the model's ``state_dict``. Files are read with ``weights_o
 holds code is refused, never run. They are written beside their place and moved there when complete.
 """
 
+import argparse
 import os
 import pickle
 import shutil
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from dropkey_core.engine.errors import UserError
 
 _SHOWN = 5  # keys of a kind that an error lists
+# Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
+_INERT = [argparse.Namespace]
 
 
 def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[str, Any]:
@@ -30,12 +33,13 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
         UserError: if it is missing, unreadable, holds code, or is not a dict.
     """
     try:
-        if str(path).startswith(("http://", "https://")):
-            content = torch.hub.load_state_dict_from_url(
-                str(path), map_location="cpu", weights_only=True, check_hash=False
-            )
-        else:
-            content = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_INERT):
+            if str(path).startswith(("http://", "https://")):
+                content = torch.hub.load_state_dict_from_url(
+                    str(path), map_location="cpu", weights_only=True, check_hash=False
+                )
+            else:
+                content = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {path} (from {setting})") from error
     except pickle.UnpicklingError as error:

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import re
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from dropkey_core.engine import UserError, load_weights, read_checkpoint, write_checkpoint
-from dropkey_core.engine.checkpoint import link_checkpoint
+from dropkey_core.engine.checkpoint import convert_checkpoint, link_checkpoint
 
 
 class Net(nn.Module):
@@ -27,6 +28,14 @@ def test_loads_bare_and_wrapped_state_dicts(tmp_path, wrap):
     assert load_weights(target, tmp_path / "w.pth").startswith("loaded 4 of 4 tensors from ")
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value)
+
+
+def test_loads_official_training_checkpoints_which_keep_their_command_line(tmp_path):
+    source, target = Net(), Net()
+    content = {"model": source.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=1e-4)}
+    torch.save(content, tmp_path / "w.pth")
+    assert load_weights(target, tmp_path / "w.pth").startswith("loaded 4 of 4 tensors from ")
+    assert torch.equal(target.body.weight, source.body.weight)
 
 
 def test_class_head_of_another_size_stays_fresh_and_is_said(tmp_path):
@@ -128,3 +137,29 @@ def test_linked_checkpoint_keeps_its_content(tmp_path):
     link_checkpoint(tmp_path / "last.pth", tmp_path / "model_0.pth")
     write_checkpoint(tmp_path / "last.pth", {"step": 2})
     assert read_checkpoint(tmp_path / "model_0.pth") == {"step": 1}
+
+
+def test_converted_weights_are_written_alone(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"x": 1}}, tmp_path / "w.pth")
+
+    def convert(state):
+        return {"b": state["a"] + 1}, ["a is b now"]
+
+    assert convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert) == ["a is b now"]
+    content = read_checkpoint(tmp_path / "c.pth")
+    assert set(content) == {"model"}
+    assert content["model"]["b"].tolist() == [2, 2]
+
+
+def test_a_failed_conversion_leaves_the_old_file(tmp_path):
+    torch.save({"model": {}}, tmp_path / "w.pth")
+    (tmp_path / "c.pth").write_text("old")
+
+    def convert(state):
+        raise UserError("not the weights that were expected")
+
+    with pytest.raises(UserError, match="not the weights"):
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert)
+    assert (tmp_path / "c.pth").read_text() == "old"
+    with pytest.raises(UserError, match=r"w\.pth would replace the checkpoint that is converted"):
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.pth", convert)
