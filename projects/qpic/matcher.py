@@ -33,12 +33,11 @@ def verb_cost(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
         (..., T) in (-1, 0].
     """
     probability = pred_verb_logits.sigmoid()
-    present, absent = verb_labels, 1 - verb_labels
-    agreement = probability @ (present / (present.sum(1, keepdim=True) + ROUNDING)).T
-    agreement = (
-        agreement + (1 - probability) @ (absent / (absent.sum(1, keepdim=True) + ROUNDING)).T
+    present, absent = (
+        (labels / (labels.sum(1, keepdim=True) + ROUNDING)).T  # (V, T), each column sums to about 1
+        for labels in (verb_labels, 1 - verb_labels)
     )
-    return -agreement / 2
+    return -(probability @ present + (1 - probability) @ absent) / 2
 
 
 def box_costs(
