@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dropkey_core.engine.benchmark import Measurement, measure
 from dropkey_core.engine.errors import UserError
-from projects.qpic.evaluation import HicoDetEvaluator, TripletResult
+from projects.qpic.evaluation import HicoDetEvaluator
 from projects.qpic.ground_truth import Triplet
 
 OURS, OFFICIAL = "HicoDetEvaluator", "QPIC's evaluator"

@@ -3,7 +3,7 @@
 Shapes: I images, B boxes, N interactions (HOIs), T distinct triplets, C object classes, V verbs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -154,8 +154,19 @@ class GroundTruth:
         self.contains[boxes.image[~acts_only], labels.values[~acts_only]] = True
         for index, annotations in enumerate(images.values()):
             if "known_objects" in annotations:
-                self.contains[index] = False
-                self.contains[index, list(annotations["known_objects"])] = True
+                self.contains[index] = self._known_objects(index, annotations["known_objects"])
+
+    def _known_objects(self, index: int, labels: Iterable[int]) -> np.ndarray:
+        num_classes = self.contains.shape[1]
+        known = np.zeros(num_classes, bool)
+        for label in labels:
+            if not 0 <= label < num_classes:
+                raise UserError(
+                    f"ground truth, image {self.image_ids[index]}: known_objects has {label}, not "
+                    f"in 0..{num_classes - 1}"
+                )
+            known[label] = True
+        return known
 
     @staticmethod
     def _check_boxes(boxes: Stacked, labels: Stacked, num_classes: int) -> None:
@@ -201,6 +212,6 @@ def first_occurrence(codes: np.ndarray) -> np.ndarray:
     return first[inverse]
 
 
-def distinct(triplets: Sequence[Triplet]) -> set[Triplet]:
+def distinct(triplets: Iterable[Triplet]) -> set[Triplet]:
     """Triplets of any integer type, such as numpy's, as a set of plain tuples."""
     return {(int(subject), int(obj), int(verb)) for subject, obj, verb in triplets}

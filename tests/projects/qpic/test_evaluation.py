@@ -1,0 +1,502 @@
+import json
+import logging
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dropkey_core.engine import UserError
+from projects.qpic import evaluation
+from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
+from projects.qpic.evaluator_benchmark import (
+    EvaluationTask,
+    generated_predictions,
+    generated_task,
+)
+from tests.projects.qpic import plain_protocol
+
+REAL = os.environ.get("DROPKEY_HICODET_JSON", "")  # a file of the hicodet repository
+
+PERSON, KITE, BALL = 0, 1, 2
+HOLD, WATCH = 0, 1
+VALIDITY = np.ones((2, 3), bool)
+MAN, WOMAN, TOY = [0, 0, 9, 29], [100, 0, 109, 29], [20, 0, 29, 9]
+FAR = [500, 500, 520, 520]
+
+
+def image(boxes, labels, hois):
+    return {"boxes_xyxy": np.array(boxes, np.float32), "labels": labels, "hois": hois}
+
+
+def holds_kite():
+    return image([MAN, TOY], [PERSON, KITE], [(0, 1, HOLD)])
+
+
+def output(*pairs, num_verbs=2):
+    """Predictions from (subject box, object box, object label, verb scores) each."""
+    columns = list(zip(*pairs, strict=True)) or [[], [], [], []]
+    return {
+        "sub_boxes": torch.tensor(columns[0], dtype=torch.float32).reshape(-1, 4),
+        "obj_boxes": torch.tensor(columns[1], dtype=torch.float32).reshape(-1, 4),
+        "obj_labels": torch.tensor(columns[2], dtype=torch.int64),
+        "verb_scores": torch.tensor(columns[3], dtype=torch.float32).reshape(-1, num_verbs),
+    }
+
+
+def evaluator_of(ground_truth, rare=((PERSON, KITE, HOLD),), non_rare=(), **options):
+    return HicoDetEvaluator(
+        ground_truth, VALIDITY, rare, non_rare, **{"subject_label": PERSON, **options}
+    )
+
+
+def results_of(ground_truth, outputs, **options):
+    """Results by triplet of outputs by image id."""
+    evaluator = evaluator_of(ground_truth, **options)
+    evaluator.process([{"image_id": image_id} for image_id in outputs], list(outputs.values()))
+    return {result.triplet: result for result in evaluator.triplet_results()}
+
+
+# --- worked out by hand
+
+
+def test_four_images_worked_out():
+    """Four images with a kite held, found with 0.9, missed, found with 0.7 and found with 0.8."""
+    ground_truth = {number: holds_kite() for number in range(4)}
+    found, missed = (MAN, TOY, KITE), (FAR, TOY, KITE)
+    results = results_of(
+        ground_truth,
+        {
+            0: output((*found, [0.9, 0])),
+            1: output((*missed, [0.85, 0])),
+            2: output((*found, [0.7, 0])),
+            3: output((*missed, [0.75, 0]), (*found, [0.8, 0])),
+        },
+    )
+    result = results[PERSON, KITE, HOLD]
+    assert result.num_truths == 4
+    assert result.scores.tolist() == pytest.approx([0.9, 0.85, 0.8, 0.75, 0.7])
+    assert result.right.tolist() == [True, False, True, False, True]
+    # precision 1, 2/3, 3/5 at recall 1/4, 2/4, 3/4
+    assert result.ap == pytest.approx((3 * 1 + 3 * 2 / 3 + 2 * 3 / 5) / 11, abs=1e-15)
+    assert result.max_recall == 3 / 4
+
+
+def test_known_object_leaves_out_images_without_the_object():
+    ground_truth = {
+        0: holds_kite(),
+        1: image([MAN, TOY], [PERSON, BALL], [(0, 1, HOLD)]),
+        2: image([MAN, WOMAN], [PERSON, PERSON], [(0, 1, WATCH)]),
+        3: image([MAN], [PERSON], []),
+    }
+    kite = (MAN, TOY, KITE, [0.6, 0])
+    person = (MAN, WOMAN, PERSON)
+    results = results_of(
+        ground_truth,
+        {
+            0: output(kite, (*person, [0, 0.9])),
+            1: output((MAN, TOY, KITE, [0.8, 0])),
+            2: output((*person, [0, 0.5])),
+            3: output((*person, [0, 0.7])),
+        },
+    )
+    held = results[PERSON, KITE, HOLD]
+    assert held.right.tolist() == [False, True]
+    assert (held.ap, held.ap_known_object) == pytest.approx((1 / 2, 1))
+    # Image 0 has a person, who acts; in image 3 nobody acts on anything, so its man counts.
+    watched = results[PERSON, PERSON, WATCH]
+    assert watched.right.tolist() == [False, False, True]
+    assert (watched.ap, watched.ap_known_object) == pytest.approx((1 / 3, 1 / 2))
+    assert results[PERSON, BALL, HOLD].ap == 0
+
+
+def test_known_objects_of_an_image_can_be_given():
+    unseen = {**image([MAN], [PERSON], []), "known_objects": [KITE]}
+    outputs = {
+        0: output((MAN, TOY, KITE, [0.6, 0])),
+        1: output((MAN, TOY, KITE, [0.8, 0])),
+    }
+    (result,) = results_of({0: holds_kite(), 1: unseen}, outputs).values()
+    assert result.ap_known_object == pytest.approx(1 / 2)
+    unseen["known_objects"] = []
+    (result,) = results_of({0: holds_kite(), 1: unseen}, outputs).values()
+    assert result.ap_known_object == pytest.approx(1)
+
+
+def test_means_over_the_triplets_of_each_list(capsys, caplog):
+    ground_truth = {
+        0: holds_kite(),
+        1: image([MAN, TOY], [PERSON, BALL], [(0, 1, HOLD), (0, 1, WATCH)]),
+    }
+    evaluator = evaluator_of(
+        ground_truth,
+        rare=[(PERSON, KITE, HOLD), (PERSON, KITE, WATCH)],  # the second never occurs
+        non_rare=[(PERSON, BALL, HOLD)],
+    )
+    found = output((MAN, TOY, BALL, [0.9, 0.8]))
+    evaluator.process([{"image_id": 1}, {"image_id": 0}], [found, output()])
+    metrics = evaluator.evaluate()
+    assert metrics["hoi"] == pytest.approx(
+        {"mAP_full": 2 / 3, "mAP_rare": 0, "mAP_non_rare": 1, "mean_max_recall": 2 / 3}
+    )
+    assert metrics["hoi_known_object"] == pytest.approx(
+        {"mAP_full": 2 / 3, "mAP_rare": 0, "mAP_non_rare": 1}
+    )
+    assert "1 triplets are neither rare nor non-rare" in caplog.text
+    assert capsys.readouterr().out.splitlines()[1].split() == ["Default", "66.67", "0.00", "100.00"]
+
+
+# --- quirks and edges
+
+
+def test_images_without_boxes_count_by_the_book_alone():
+    ground_truth = {0: holds_kite(), 1: image(np.zeros((0, 4)), [], [])}
+    outputs = {
+        0: output((MAN, TOY, KITE, [0.5, 0])),
+        1: output((MAN, TOY, KITE, [0.9, 0])),
+    }
+    (result,) = results_of(ground_truth, outputs).values()
+    assert (result.right.tolist(), result.ap) == ([True], pytest.approx(1))
+    (result,) = results_of(ground_truth, outputs, official_quirks=False).values()
+    assert (result.right.tolist(), result.ap) == ([False, True], pytest.approx(1 / 2))
+    assert result.ap_known_object == pytest.approx(1)
+
+
+def test_an_interaction_listed_twice_counts_twice_officially():
+    twice = image([MAN, TOY], [PERSON, KITE], [(0, 1, HOLD), (0, 1, HOLD)])
+    outputs = {0: output(*[(MAN, TOY, KITE, [0.9, 0])] * 2)}
+    (result,) = results_of({0: twice}, outputs).values()
+    assert (result.num_truths, result.right.tolist()) == (2, [True, False])
+    assert result.ap == pytest.approx(6 / 11)
+    (result,) = results_of({0: twice}, outputs, official_quirks=False).values()
+    assert (result.num_truths, result.right.tolist()) == (1, [True, False])
+    assert result.ap == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("quirks", "points"), [(True, 3), (False, 4)])
+def test_a_recall_of_3_in_10(quirks, points):
+    ground_truth = {number: holds_kite() for number in range(10)}
+    outputs = {number: output((MAN, TOY, KITE, [0.5, 0])) for number in range(3)}
+    (result,) = results_of(ground_truth, outputs, official_quirks=quirks).values()
+    assert result.ap == pytest.approx(points / 11, abs=1e-15)
+
+
+def test_equal_scores_count_in_the_order_of_the_images_not_of_processing():
+    ground_truth = {7: holds_kite(), 3: holds_kite()}
+    outputs = {
+        3: output((FAR, TOY, KITE, [0.5, 0])),
+        7: output((MAN, TOY, KITE, [0.5, 0])),
+    }
+    (result,) = results_of(ground_truth, outputs).values()
+    assert result.right.tolist() == [True, False]
+
+
+def test_only_the_hundred_strongest_of_an_image_count():
+    pairs = [(FAR, TOY, KITE, [0.9, 0.8])] * 50 + [(MAN, TOY, KITE, [0.5, 0])]
+    (result,) = results_of({0: holds_kite()}, {0: output(*pairs)}).values()
+    assert result.right.tolist() == [False] * 50
+    pairs[0] = (FAR, TOY, KITE, [0.9, 0.4])
+    (result,) = results_of({0: holds_kite()}, {0: output(*pairs)}).values()
+    assert result.right.tolist() == [False] * 50 + [True]
+
+
+def test_impossible_combinations_have_score_0_and_scores_stay_as_they_are():
+    validity = VALIDITY.copy()
+    validity[HOLD, KITE] = False
+    evaluator = HicoDetEvaluator({0: holds_kite()}, validity, [], [])
+    prediction = output((MAN, TOY, KITE, [0.9, 0.8]))
+    evaluator.process([{"image_id": 0}], [prediction])
+    (result,) = evaluator.triplet_results()
+    assert result.scores.tolist() == [0]
+    assert result.right.tolist() == [True]
+    assert prediction["verb_scores"].tolist() == [pytest.approx([0.9, 0.8])]
+
+
+def test_interactions_without_object_are_left_out_and_counted(caplog):
+    alone = image([MAN, TOY], [PERSON, KITE], [(0, -1, WATCH), (0, 1, HOLD)])
+    with caplog.at_level(logging.INFO):
+        results = results_of({0: alone}, {0: output((MAN, TOY, KITE, [0.9, 0.8]))})
+    assert list(results) == [(PERSON, KITE, HOLD)]
+    assert "left out 1 interactions without an object" in caplog.text
+
+
+@pytest.mark.parametrize("quirks", [True, False])
+def test_nothing_at_all(quirks, capsys):
+    evaluator = evaluator_of({0: image([MAN], [PERSON], [])}, official_quirks=quirks)
+    evaluator.process([{"image_id": 0}], [output((MAN, TOY, KITE, [0.9, 0.8]))])
+    metrics = evaluator.evaluate()
+    assert all(map(math.isnan, metrics["hoi"].values()))
+    assert all(map(math.isnan, HicoDetEvaluator({}, VALIDITY, [], []).evaluate()["hoi"].values()))
+
+
+def test_images_not_processed_count_and_are_told(caplog):
+    ground_truth = {0: holds_kite(), 1: holds_kite()}
+    (result,) = results_of(ground_truth, {0: output((MAN, TOY, KITE, [0.9, 0]))}).values()
+    assert result.max_recall == 0.5
+    assert "1 of the 2 images of the ground truth were not processed" in caplog.text
+
+
+def test_an_image_processed_twice_counts_once_and_reset_forgets():
+    evaluator = evaluator_of({0: holds_kite()})
+    found = output((MAN, TOY, KITE, [0.9, 0]))
+    evaluator.process([{"image_id": 0}, {"image_id": 0}], [found, found])
+    assert evaluator.triplet_results()[0].right.tolist() == [True]
+    evaluator.reset()
+    assert evaluator.triplet_results()[0].right.tolist() == []
+
+
+def test_half_precision_and_gradients():
+    prediction = output((MAN, TOY, KITE, [0.9, 0]))
+    prediction = {
+        name: value.bfloat16().requires_grad_() if value.is_floating_point() else value
+        for name, value in prediction.items()
+    }
+    (result,) = results_of({0: holds_kite()}, {0: prediction}).values()
+    assert result.right.tolist() == [True]
+
+
+def test_what_is_kept_does_not_grow_with_the_pairs():
+    evaluator = evaluator_of({0: holds_kite()})
+    evaluator.process([{"image_id": 0}], [output(*[(MAN, TOY, KITE, [0.9, 0.8])] * 500)])
+    (kept,) = evaluator._kept.values()
+    assert [len(column) for column in kept] == [100, 100, 100]
+    assert all(column.base is None or column.base.nbytes < 10_000 for column in kept)
+
+
+# --- against the plain protocol
+
+
+def with_oddities(task):
+    """The task with empty images, copies, interactions without object, and ties."""
+    ground_truth = {number: dict(image) for number, image in task.ground_truth.items()}
+    predictions = [dict(prediction) for prediction in task.predictions]
+    for number in range(0, len(ground_truth), 5):
+        image = ground_truth[number]
+        image["hois"] = np.concatenate([image["hois"], image["hois"][:1], [[0, -1, 3]]])
+    ground_truth[3] = image_without = {
+        "boxes_xyxy": np.zeros((0, 4)),
+        "labels": np.zeros(0, np.int64),
+        "hois": np.zeros((0, 3), np.int64),
+    }
+    ground_truth[7] = {**ground_truth[7], "hois": image_without["hois"]}
+    predictions[4] = {name: value[:0] for name, value in predictions[4].items()}
+    for prediction in predictions[::2]:
+        prediction["verb_scores"] = (prediction["verb_scores"] * 8).round() / 8
+    return replace(task, ground_truth=ground_truth, predictions=predictions)
+
+
+def assert_as_plain(task, official_quirks):
+    """Compare every AP, score and flag; returns how many true and false positives there were."""
+    predictions = [
+        {name: value.double() if value.is_floating_point() else value for name, value in p.items()}
+        for p in task.predictions
+    ]
+    ground_truth = {
+        number: {name: np.asarray(value).tolist() for name, value in image.items()}
+        for number, image in task.ground_truth.items()
+    }
+    evaluator = HicoDetEvaluator(
+        ground_truth, task.validity, task.rare, task.non_rare, official_quirks=official_quirks
+    )
+    ids = list(ground_truth)
+    evaluator.process([{"image_id": number} for number in ids[::-1]], predictions[::-1])
+    results = {result.triplet: result for result in evaluator.triplet_results()}
+    ap, order = plain_protocol.evaluate(
+        ground_truth,
+        dict(zip(ids, [{n: v.tolist() for n, v in p.items()} for p in predictions], strict=True)),
+        task.validity.tolist(),
+        evaluator.subject_label,
+        official_quirks,
+    )
+    assert results.keys() == ap["default"].keys()
+    for triplet, result in results.items():
+        judged = list(zip(result.scores.tolist(), result.right.tolist(), strict=True))
+        assert judged == order[triplet], triplet
+        assert result.ap == pytest.approx(ap["default"][triplet], abs=1e-12)
+        assert result.ap_known_object == pytest.approx(ap["known_object"][triplet], abs=1e-12)
+    full = np.mean(list(ap["default"].values()))
+    summary = evaluator.summary(list(results.values()))
+    assert summary["hoi"]["mAP_full"] == pytest.approx(full, abs=1e-12)
+    right = np.concatenate([result.right for result in results.values()])
+    return right.sum(), (~right).sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_as_the_plain_protocol_by_the_book(seed):
+    task = with_oddities(generated_task(60, 8, seed))
+    right, wrong = assert_as_plain(task, official_quirks=False)
+    assert right > 80  # else the comparison says little
+    assert wrong > 300
+
+
+def test_as_the_plain_protocol_with_official_quirks():
+    task = with_oddities(generated_task(60, 8, 2))
+    rng = np.random.default_rng(0)
+    for prediction in task.predictions:  # the order of equal scores is numpy's
+        noise = torch.from_numpy(rng.random(prediction["verb_scores"].shape))
+        prediction["verb_scores"] = prediction["verb_scores"] + 1e-3 * noise
+    right, wrong = assert_as_plain(task, official_quirks=True)
+    assert right > 80
+    assert wrong > 300
+
+
+def task_of_hicodet(path, num_pairs):
+    """Annotations of the hicodet repository, with generated predictions."""
+    document = json.loads(Path(path).read_text())
+    person = document["objects"].index("person")
+    triplets = [(person, obj, verb) for _, obj, verb in document["correspondence"]]
+    validity = np.zeros((len(document["verbs"]), len(document["objects"])), bool)
+    validity[[verb for *_, verb in triplets], [obj for _, obj, _ in triplets]] = True
+    rng = np.random.default_rng(0)
+    ground_truth, predictions = {}, []
+    for number, entry in enumerate(document["annotation"]):
+        boxes = {}  # number of each (box, label)
+        hois = [
+            (
+                boxes.setdefault((tuple(human), person), len(boxes)),
+                boxes.setdefault((tuple(thing), obj), len(boxes)),
+                verb,
+            )
+            for human, thing, obj, verb in zip(
+                entry["boxes_h"], entry["boxes_o"], entry["object"], entry["verb"], strict=True
+            )
+        ]
+        ground_truth[number] = {
+            "boxes_xyxy": np.array([box for box, _ in boxes], np.float32).reshape(-1, 4),
+            "labels": np.array([label for _, label in boxes], np.int64),
+            "hois": np.array(hois, np.int64).reshape(-1, 3),
+        }
+        if hois:
+            predictions.append(generated_predictions(rng, ground_truth[number], num_pairs))
+        else:
+            predictions.append({name: value[:2] for name, value in predictions[0].items()})
+    rare = [triplets[number] for number in document["rare"]]
+    non_rare = [triplets[number] for number in document["non_rare"]]
+    return EvaluationTask(ground_truth, predictions, validity, rare, non_rare)
+
+
+@pytest.mark.skipif(not REAL, reason="DROPKEY_HICODET_JSON names no file of fredzzhang/hicodet")
+@pytest.mark.parametrize("official_quirks", [True, False])
+def test_as_the_plain_protocol_on_real_annotations(official_quirks):
+    task = task_of_hicodet(REAL, num_pairs=6)
+    right, wrong = assert_as_plain(task, official_quirks)
+    assert right > 2000
+    assert wrong > 20000
+
+
+# --- several processes, files
+
+
+def test_predictions_of_all_processes_are_measured_in_the_first(monkeypatch, capsys):
+    task = generated_task(20, 8)
+    alone, first, second = (
+        HicoDetEvaluator(task.ground_truth, task.validity, task.rare, task.non_rare)
+        for _ in range(3)
+    )
+    samples = [{"image_id": number} for number in task.ground_truth]
+    alone.process(samples, task.predictions)
+    first.process(samples[::2], task.predictions[::2])
+    second.process(samples[1::2], task.predictions[1::2])
+    expected = alone.evaluate()
+    parts = [first._kept, second._kept]
+    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
+    assert first.evaluate() == expected
+    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
+    assert second.evaluate() is None
+
+
+def test_built_from_files_it_writes_a_result_for_every_triplet(write_interactions, tmp_path):
+    _, annotations, classes = write_interactions()
+    evaluator = build_evaluator(annotations, classes, output_dir=tmp_path / "out")
+    names = json.loads(classes.read_text())
+    num_verbs = len(names["verbs"])
+    scores = [0.1] * num_verbs
+    scores[1] = 0.9
+    label = [entry["id"] for entry in names["objects"]].index(18)
+    prediction = output(([5, 6, 25, 36], [20, 10, 50, 30], label, scores), num_verbs=num_verbs)
+    evaluator.process([{"image_id": 0}, {"image_id": 1}], [prediction, output(num_verbs=num_verbs)])
+    metrics = evaluator.evaluate()
+    assert metrics["hoi"]["mAP_full"] == pytest.approx(1)
+    rows = json.loads((tmp_path / "out" / RESULTS_FILE).read_text())
+    assert len(rows) == 2
+    assert rows[0] == {
+        "subject": "person",
+        "object": names["objects"][label]["name"],
+        "verb": names["verbs"][[v["id"] for v in names["verbs"]].index(2)]["name"],
+        "rare": rows[0]["rare"],
+        "interactions": 1,
+        "predictions": 1,
+        "true_positives": 1,
+        "ap": pytest.approx(1),
+        "ap_known_object": pytest.approx(1),
+        "max_recall": 1,
+    }
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"verb_scores": [[0.1, 0.2], [0.3, math.nan]]},
+            "image 4, pair 1: verb_scores holds nan in column 1",
+        ),
+        (
+            {"verb_scores": [[0.1, math.inf], [0.3, 0.1]]},
+            "image 4, pair 0: verb_scores holds inf in column 1",
+        ),
+        (
+            {"obj_boxes": [TOY, [0, 0, math.nan, 5]]},
+            "image 4, pair 1: sub_boxes and obj_boxes holds nan in column 6",
+        ),
+        ({"obj_labels": [KITE, 3]}, "image 4, pair 1: obj_labels holds 3, which is not in 0..2"),
+        ({"obj_labels": [-1, KITE]}, "image 4, pair 0: obj_labels holds -1, which is not in 0..2"),
+        (
+            {"sub_boxes": [MAN]},
+            "image 4: sub_boxes has shape (1, 4) instead of (2, 4), with 2 obj_labels",
+        ),
+        (
+            {"verb_scores": [[0.1] * 3] * 2},
+            "image 4: verb_scores has shape (2, 3) instead of (2, 2), with 2 obj_labels",
+        ),
+    ],
+)
+def test_bad_predictions_are_named(changes, message):
+    evaluator = evaluator_of({4: holds_kite()})
+    prediction = output(*[(MAN, TOY, KITE, [0.9, 0.8])] * 2)
+    prediction |= {name: torch.tensor(value) for name, value in changes.items()}
+    with pytest.raises(UserError) as error:
+        evaluator.process([{"image_id": 4}], [prediction])
+    assert str(error.value) == message
+
+
+def test_unknown_images_are_refused():
+    with pytest.raises(UserError, match="image_id 5 is not in the ground truth"):
+        evaluator_of({4: holds_kite()}).process([{"image_id": 5}], [output()])
+
+
+def test_subjects_of_several_classes_need_a_choice():
+    ground_truth = {0: holds_kite(), 1: image([MAN, TOY], [BALL, KITE], [(0, 1, HOLD)])}
+    with pytest.raises(UserError, match=r"have the labels \[0, 2\]; give subject_label"):
+        HicoDetEvaluator(ground_truth, VALIDITY, [], [])
+    evaluator = HicoDetEvaluator(ground_truth, VALIDITY, [], [], subject_label=BALL)
+    evaluator.process([{"image_id": 1}], [output((MAN, TOY, KITE, [0.9, 0]))])
+    assert [result.max_recall for result in evaluator.triplet_results()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rare": [(0, 3, 0)]}, r"triplet \(0, 3, 0\).* 3 object classes and 2 verbs"),
+        ({"rare": [(0, 1, 1)], "non_rare": [(0, 1, 1)]}, "is both rare and non-rare"),
+        ({"subject_label": 3}, r"subject_label must be in 0\.\.2, got 3"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        evaluator_of({0: holds_kite()}, **options)
