@@ -114,6 +114,22 @@ def test_two_queries_two_pairs_by_hand():
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, 1e-5)
 
 
+def test_classes_and_verbs_go_to_the_query_that_answers():
+    """Crossed as above, and each query is sure of what the pair it answers for has."""
+    sure = 20.0
+    judged = outputs(
+        [[RIGHT_HALF, LEFT_HALF]],
+        [[TOP_LEFT, RIGHT_HALF]],
+        torch.tensor([[[-sure, sure, -sure], [sure, -sure, -sure]]]),
+        torch.tensor([[[-sure, sure], [sure, -sure]]]),
+    )
+    target = pairs((LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, TOP_LEFT, 1, [0.0, 1.0]))
+    losses = InteractionLoss()(judged, [target])
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
+        dict.fromkeys(NAMES, 0.0), abs=1e-6
+    )
+
+
 def test_object_classification_is_a_weighted_mean():
     """One object at probability 1/2, one empty query at 1/4 for "no object"."""
     logits = torch.tensor([[[math.log(2), 0.0, 0.0], [0.0, math.log(2), 0.0]]])
