@@ -44,6 +44,9 @@ def test_without_object():
 def test_objects_of_nobody_are_contained_and_so_are_persons_acted_on():
     assert ground_truth(hois=[(0, 2, 1)]).contains[1].tolist() == [True, True]
     assert ground_truth(hois=[(0, 2, 1)], labels=[0, 0, 1]).contains[1].tolist() == [True, True]
+    # Who is acted on and acts in turn is there as an object, too.
+    truth = ground_truth(hois=[(0, 2, 1), (2, 1, 0)])
+    assert truth.contains[1].tolist() == [True, True]
     assert ground_truth(hois=[], labels=[1, 1, 1]).contains[1].tolist() == [False, True]
 
 

@@ -81,9 +81,17 @@ def test_no_second_choice_when_the_best_is_taken():
     assert find([prediction, prediction], truths) == [True, False]
 
 
-def test_of_equally_good_ones_the_first_is_found_and_the_other_by_nobody():
+def test_of_equally_good_ones_the_first_is_found():
+    box, lower, higher = [0, 0, 9, 9], [0, 0, 9, 12], [0, -3, 9, 9]  # 10/13 of box each
+    only_higher = (1, [0, -9, 9, 9], [0, -9, 9, 9])  # 13/19, and 10/22 of lower
+    truths = [(1, lower, lower), (1, higher, higher)]
+    assert find([(1, box, box), only_higher], truths) == [True, True]
+    assert find([(1, box, box), only_higher], truths[::-1]) == [True, False]
+
+
+def test_the_second_of_two_in_the_same_places_is_found_by_nobody():
     box = [0, 0, 9, 9]
-    truths = [(1, box, box), (1, box, box)]  # two pairs of boxes in the same places, no copies
+    truths = [(1, box, box), (1, box, box)]  # by other boxes of the image, so no copies
     assert find([(1, box, box), (1, box, box)], truths) == [True, False]
 
 
