@@ -19,7 +19,7 @@ from dropkey_core.engine.errors import UserError
 
 _SHOWN = 5  # keys of a kind that an error lists
 # Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
-_INERT = [argparse.Namespace]
+_INERT: list[Any] = [argparse.Namespace]
 
 
 def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[str, Any]:
