@@ -127,7 +127,7 @@ def unequip(module: nn.Module) -> None:
 
 def drops_keys(module: nn.Module) -> bool:
     """Return whether the module is equipped, or one of ours to begin with."""
-    return isinstance(module, EquippedAttention | MultiheadAttention)
+    return isinstance(module, (EquippedAttention, MultiheadAttention))
 
 
 def equipped_class(original: type[nn.Module]) -> type[EquippedAttention]:

@@ -136,7 +136,7 @@ def drop_key_attention(
     mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
 
     is_aligned = inference is not None and not training and drop_ratio > 0.0
-    is_fused = isinstance(unit, KeyUnit | Weight) or ratio == 0.0
+    is_fused = isinstance(unit, (KeyUnit, Weight)) or ratio == 0.0
     if need_weights or is_aligned or not is_fused:
         logits = (query * scale) @ key.transpose(-2, -1)
         logits = logits if mask is None else logits + mask

@@ -192,7 +192,7 @@ def find_unit(unit: str | Unit) -> Unit:
     Raises:
         ValueError: neither a name in ``UNITS`` nor a unit.
     """
-    if isinstance(unit, KeyUnit | WeightUnit):
+    if isinstance(unit, (KeyUnit, WeightUnit)):
         return unit
     if not isinstance(unit, str) or unit not in UNITS:
         raise ValueError(

@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         self.fused = fused
 
     def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         if self.fused:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -124,7 +124,7 @@ def test_timm_attention_against_algorithm_1():
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_transformers_attention_against_algorithm_1(implementation):
     """BERT's, with padding, whose masked keys stay masked and whose dropout of 0.9 has gone."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5")  # before: a class for each
     settings = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 8}
     config = transformers.BertConfig(
         **settings, num_hidden_layers=1, attention_probs_dropout_prob=0.9
@@ -454,6 +454,7 @@ def check_compiled(model, compiled, x):
     torch.testing.assert_close(compiled(x), model(x))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_compiled_whole(compiler, backend, fused):

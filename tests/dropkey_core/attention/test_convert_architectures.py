@@ -64,6 +64,7 @@ def detr(implementation):
         "DetrModel DetrConfig",
         implementation,
         use_timm_backbone=False,
+        use_pretrained_backbone=False,
         backbone_config=backbone,
         backbone=None,
         attention_dropout=0.1,
