@@ -9,6 +9,7 @@ Functions take weights. The classes take logits and are what ``inference`` of
 ``drop_key_attention`` and of the modules wants. Shapes: (..., N) = rows of N keys.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -98,24 +99,14 @@ def smoothing_coefficients(weights: Tensor, drop_ratio: float, nodes: int = 1) -
     return (expected * per_key).to(weights.dtype)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Softmax in expectation over the masks of DropKey: ``expected_attention`` of logits.
+class Alignment(ABC):
+    """Softmax averaged over the masks of DropKey.
 
-    Args:
-        nodes: of the integral, per octave; see ``expected_attention``.
-
-    Raises:
-        ValueError: ``nodes`` below 1.
+    To be given as ``inference`` of an attention that was trained with unit "key".
     """
 
-    nodes: int = 1
-
-    def __post_init__(self) -> None:
-        _check_at_least_1("nodes", self.nodes)
-
     def __call__(self, logits: Tensor, drop_ratio: float) -> Tensor:
-        """Return the expected weights.
+        """Return the weights, averaged.
 
         Args:
             logits: (..., N), floating; -inf = key that the query may not attend to.
@@ -132,11 +123,36 @@ class Expected:
         check_drop_ratio(drop_ratio)
         if drop_ratio == 0.0 or logits.numel() == 0:
             return drop_key_softmax(logits, 0.0)
-        return expected_softmax(_as_rows(logits), drop_ratio, self.nodes).view_as(logits).to(logits)
+        return self.average(_as_rows(logits), drop_ratio).view_as(logits).to(logits)
+
+    @abstractmethod
+    def average(self, rows: Tensor, drop_ratio: float) -> Tensor:
+        """Average over masks, for rows (R, N) with R and N at least 1 and a ratio in (0, 1)."""
 
 
 @dataclass(frozen=True)
-class MonteCarlo:
+class Expected(Alignment):
+    """Softmax in expectation over the masks of DropKey: ``expected_attention`` of logits.
+
+    Args:
+        nodes: of the integral, per octave; see ``expected_attention``.
+
+    Raises:
+        ValueError: ``nodes`` below 1.
+    """
+
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        _check_at_least_1("nodes", self.nodes)
+
+    def average(self, rows: Tensor, drop_ratio: float) -> Tensor:
+        """Integrate, see ``Alignment.average``."""
+        return expected_softmax(rows, drop_ratio, self.nodes)
+
+
+@dataclass(frozen=True)
+class MonteCarlo(Alignment):
     """Softmax averaged over random masks of DropKey: ``monte_carlo_attention`` of logits.
 
     Args:
@@ -152,25 +168,8 @@ class MonteCarlo:
         _check_at_least_1("samples", self.samples)
 
     @torch.no_grad()
-    def __call__(self, logits: Tensor, drop_ratio: float) -> Tensor:
-        """Return the mean weights.
-
-        Args:
-            logits: (..., N), floating; -inf = key that the query may not attend to.
-            drop_ratio: probability in [0, 1) that a query loses a key.
-
-        Returns:
-            (..., N) in the type of ``logits``. Rows sum to 1, rows of nothing but -inf give 0. With
-            ``drop_ratio`` 0 the softmax.
-
-        Raises:
-            ValueError: a ``drop_ratio`` outside [0, 1), or integer ``logits``.
-        """
-        _check_floating("logits", logits)
-        check_drop_ratio(drop_ratio)
-        if drop_ratio == 0.0 or logits.numel() == 0:
-            return drop_key_softmax(logits, 0.0)
-        rows = _as_rows(logits)
+    def average(self, rows: Tensor, drop_ratio: float) -> Tensor:
+        """Draw masks, see ``Alignment.average``."""
         total = torch.zeros_like(rows)
         at_once = _CPU_DRAW if rows.device.type == "cpu" else _GPU_DRAW
         for draws in _portions(self.samples, max(1, at_once // rows.numel())):
@@ -183,10 +182,10 @@ class MonteCarlo:
                 allowed=rows[None, None],
             )
             total += drop_key_softmax(kept, 0.0).sum((0, 1))
-        return total.div_(self.samples).view_as(logits).to(logits)
+        return total.div_(self.samples)
 
 
-def _of_weights(align: Expected | MonteCarlo, weights: Tensor, drop_ratio: float) -> Tensor:
+def _of_weights(align: Alignment, weights: Tensor, drop_ratio: float) -> Tensor:
     _check_floating("weights", weights)
     check_drop_ratio(drop_ratio)
     if drop_ratio == 0.0:
