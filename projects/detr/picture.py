@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -63,8 +63,18 @@ class Box:
         return Box((x0, y0, x1, y1), self.name, self.score, self.is_crowd)
 
 
+class Drawn(Protocol):
+    """What can be drawn on a picture of any size: a box, or several that belong together."""
+
+    def scaled(self, factor: float) -> Any:
+        """The same on an image that was resized by ``factor``."""
+
+
+D = TypeVar("D", bound=Drawn)
+
+
 @dataclass(frozen=True)
-class Picture:
+class Picture(Generic[D]):
     """An image and what to draw on it.
 
     Attributes:
@@ -76,18 +86,18 @@ class Picture:
 
     title: str
     image: np.ndarray
-    predicted: Sequence[Box]
-    true: Sequence[Box] = ()
+    predicted: Sequence[D]
+    true: Sequence[D] = ()
 
-    def scaled(self, factor: float) -> "Picture":
+    def scaled(self, factor: float) -> "Picture[D]":
         """The same picture at another size; no side gets below one pixel."""
         size = [max(1, round(factor * side)) for side in self.image.shape[1::-1]]
         how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
         return Picture(
             self.title,
             cv2.resize(self.image, size, interpolation=how),
-            [box.scaled(factor) for box in self.predicted],
-            [box.scaled(factor) for box in self.true],
+            [drawn.scaled(factor) for drawn in self.predicted],
+            [drawn.scaled(factor) for drawn in self.true],
         )
 
 

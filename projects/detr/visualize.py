@@ -49,7 +49,7 @@ def draw_picture(picture: Any, draw: Callable[[Any, Axes], None] = draw_boxes) -
     Small images are enlarged until labels can be read, large ones reduced, see ``PICTURE_SIDES``.
 
     Args:
-        picture: a ``Picture``, or something else with ``image``, ``title`` and ``scaled``.
+        picture: a ``Picture``, of boxes or of something else.
         draw: draws it on axes that have as many pixels as its image.
     """
     longer = max(picture.image.shape[:2])

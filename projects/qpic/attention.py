@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from projects.detr.picture import Picture
 from projects.detr.visualize import (
     CAPTION,
     FONT_SIZE,
@@ -23,7 +24,7 @@ from projects.detr.visualize import (
     new_figure,
     write,
 )
-from projects.qpic.picture import Pair, PairPicture, draw_pair
+from projects.qpic.picture import Pair, draw_pair
 from projects.qpic.qpic import Qpic
 
 MAP_SIDE = 520  # longer side of each map, in pixels
@@ -54,7 +55,7 @@ def find_with_attention(
 
 
 def draw_attention_maps(
-    picture: PairPicture,
+    picture: Picture[Pair],
     pairs: Sequence[Pair],
     maps: Sequence[np.ndarray],
     span: tuple[float, float],

@@ -20,12 +20,13 @@ from projects.detr.gallery import (
     spread,
     unique_stems,
 )
+from projects.detr.picture import Picture
 from projects.detr.visualize import cell_span, draw_page, draw_picture
 from projects.qpic.attention import draw_attention_maps, find_with_attention
 from projects.qpic.classes import read_classes
 from projects.qpic.interaction_file import NO_OBJECT
 from projects.qpic.mapper import QpicMapper
-from projects.qpic.picture import Pair, PairPicture, distinct_pairs, draw_pairs, pair_kinds
+from projects.qpic.picture import Pair, distinct_pairs, draw_pairs, pair_kinds
 from projects.qpic.qpic import Qpic
 from projects.qpic.release import OBJECT_NAMES
 from projects.qpic.vocabulary import HICO_VERBS
@@ -81,7 +82,7 @@ def draw_gallery(
     for record, stem in zip(chosen, stems, strict=True):
         sample = finder.mapper(record)
         found, maps = find_with_attention(finder.model, [sample])
-        picture = PairPicture(
+        picture = Picture(
             Path(record["file_name"]).name,
             read_as_array(record),
             predicted_pairs(found[0], finder, score_threshold),
@@ -171,7 +172,7 @@ def true_pairs(record: dict[str, Any], finder: Finder) -> list[Pair]:
     return pairs
 
 
-def attention_figure(picture: PairPicture, attention: Tensor, sample: dict[str, Any]) -> Figure:
+def attention_figure(picture: Picture[Pair], attention: Tensor, sample: dict[str, Any]) -> Figure:
     """Where the queries of the surest pairs look, from the attention (Q, h, w) of an image."""
     pairs = picture.predicted[:NUM_MAPS]
     return draw_attention_maps(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -13,6 +12,7 @@ from projects.detr.picture import (
     DASHED,
     FOUND_IOU,
     LINE_WIDTH,
+    Picture,
     Place,
     add_rectangle,
     halo,
@@ -73,34 +73,6 @@ def scaled(place: Place, factor: float) -> Place:
     return x0, y0, x1, y1
 
 
-@dataclass(frozen=True)
-class PairPicture:
-    """An image and the pairs to draw on it.
-
-    Attributes:
-        title: a few words.
-        image: (H, W, 3) uint8 RGB.
-        predicted: what the model found.
-        true: what is there; empty if that is not known.
-    """
-
-    title: str
-    image: np.ndarray
-    predicted: Sequence[Pair]
-    true: Sequence[Pair] = ()
-
-    def scaled(self, factor: float) -> "PairPicture":
-        """The same picture at another size; no side gets below one pixel."""
-        size = [max(1, round(factor * side)) for side in self.image.shape[1::-1]]
-        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        return PairPicture(
-            self.title,
-            cv2.resize(self.image, size, interpolation=how),
-            [pair.scaled(factor) for pair in self.predicted],
-            [pair.scaled(factor) for pair in self.true],
-        )
-
-
 def distinct_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     """Drop from predicted pairs each verb that a surer pair has in the same place.
 
@@ -128,7 +100,7 @@ def missed_pairs(true: Sequence[Pair], predicted: Sequence[Pair]) -> list[Pair]:
     return missed
 
 
-def draw_pairs(picture: PairPicture, axes: Axes) -> None:
+def draw_pairs(picture: Picture[Pair], axes: Axes) -> None:
     """Draw an image and its pairs on axes that have as many pixels as the image.
 
     True pairs are dashed and lie below predicted ones; of their verbs those are written that were
@@ -173,7 +145,7 @@ def label_corners(pair: Pair) -> Place:
     return pair.human if pair.object is None else pair.object
 
 
-def pair_kinds(pictures: Sequence[PairPicture]) -> list[Any]:
+def pair_kinds(pictures: Sequence[Picture[Pair]]) -> list[Any]:
     """Legend entries of what occurs."""
     handles = [
         Line2D([], [], color=HUMAN, linewidth=2, label="human"),

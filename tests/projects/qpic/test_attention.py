@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
+from projects.detr.picture import Picture
 from projects.qpic.attention import draw_attention_maps, find_with_attention
-from projects.qpic.picture import Pair, PairPicture
+from projects.qpic.picture import Pair
 
 
 def test_attention_of_each_query_sums_to_1_and_spares_padding(small_qpic, small_samples):
@@ -34,7 +35,7 @@ def test_one_map_per_pair():
     image = np.full((60, 80, 3), 90, np.uint8)
     pairs = [Pair((10, 10, 30, 50), (40, 20, 60, 40), "ball", ["hold"], [0.9])] * 5
     maps = [np.eye(3, 4)] * 5
-    figure = draw_attention_maps(PairPicture("a", image, pairs), pairs, maps, (1, 1), "heading")
+    figure = draw_attention_maps(Picture("a", image, pairs), pairs, maps, (1, 1), "heading")
     assert len(figure.axes) == 5
     heights = {axes.get_position().y0 for axes in figure.axes}
     assert len(heights) == 2  # four in the first row

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from projects.detr.picture import Picture
 from projects.detr.visualize import add_axes, new_figure
 from projects.qpic.picture import (
     HUMAN,
     OBJECT,
     Pair,
-    PairPicture,
     distinct_pairs,
     draw_pairs,
     missed_pairs,
@@ -81,7 +81,7 @@ def drawn(picture):
 
 
 def blank(predicted, true=()):
-    return PairPicture("a", np.full((400, 600, 3), 90, np.uint8), predicted, true)
+    return Picture("a", np.full((400, 600, 3), 90, np.uint8), predicted, true)
 
 
 def test_draws_boxes_line_and_label():
