@@ -10,7 +10,6 @@ nobody does anything with, category ids with gaps, combinations that never occur
 that is there does nothing.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -23,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from generated_set import SetSettings, run_command
 from make_shapes import (
-    below_dataset_root,
     fill,
     regular_polygon,
     textured_background,
@@ -34,7 +33,6 @@ from make_shapes import (
 
 SPLITS = ("train", "val")
 GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
-FEWEST_PIXELS = 64  # below this arms are thinner than a pixel
 RARE_BELOW = 10  # HICO-DET's: a combination is rare with fewer training instances
 
 OBJECTS = {1: "person", 3: "ball", 7: "box", 9: "kite"}  # by category id
@@ -69,29 +67,13 @@ COMPATIBLE = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(SetSettings):
     """What determines a set.
 
     Both sides of an image lie between 0.8 of ``image_size`` and ``image_size`` pixels.
     """
 
-    num_train: int = 2000
-    num_val: int = 200
     image_size: int = 96
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.num_train, self.num_val) < 1:
-            raise ValueError(
-                "--num-train and --num-val must be at least 1, "
-                f"got {self.num_train} and {self.num_val}"
-            )
-        if self.image_size < FEWEST_PIXELS:
-            raise ValueError(
-                f"--image-size must be at least {FEWEST_PIXELS}, got {self.image_size}"
-            )
-        if self.seed < 0:
-            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
 
 # ---- figures: x to the right, y down, a person is 1 high and stands on (0, 0) --------------------
@@ -428,20 +410,7 @@ def rare_one(split: str, index: int) -> tuple[str, str] | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, help="default: interactions below the dataset root")
-    for name, default in asdict(Settings()).items():
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=int, default=default, help="default: %(default)s")
-    arguments = vars(parser.parse_args(argv))
-    output = arguments.pop("output") or below_dataset_root("interactions")
-    try:
-        made = make_interactions(output, Settings(**arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{output}: {'written' if made else 'already there'}")
-    return 0
+    return run_command(argv, __doc__, "interactions", Settings, make_interactions)
 
 
 if __name__ == "__main__":

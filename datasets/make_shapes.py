@@ -7,7 +7,6 @@ images without objects, crowd regions with a run-length mask, images of differin
 The same settings give the same set, and asking again for a set that is there does nothing.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from generated_set import SetSettings, run_command
+
 SPLITS = ("train", "val")
 GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
-FEWEST_PIXELS = 64  # below this the smallest shapes have no shape
 
 
 # ---- shapes: corners around the origin, in no particular scale -----------------------------------
@@ -51,29 +53,13 @@ HUES = {1: 0, 3: 60, 7: 120}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(SetSettings):
     """What determines a set.
 
     Both sides of an image lie between 0.7 of ``image_size`` and ``image_size`` pixels.
     """
 
-    num_train: int = 2000
-    num_val: int = 200
     image_size: int = 160
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.num_train, self.num_val) < 1:
-            raise ValueError(
-                "--num-train and --num-val must be at least 1, "
-                f"got {self.num_train} and {self.num_val}"
-            )
-        if self.image_size < FEWEST_PIXELS:
-            raise ValueError(
-                f"--image-size must be at least {FEWEST_PIXELS}, got {self.image_size}"
-            )
-        if self.seed < 0:
-            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
 
 # ---- one picture ---------------------------------------------------------------------------------
@@ -300,30 +286,9 @@ def pictures(split: str, settings: Settings) -> Iterator[tuple[int, np.ndarray, 
         yield index + 1, *draw_picture(rng, settings.image_size)
 
 
-def below_dataset_root(name: str) -> Path:
-    """A folder below the dataset root."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from dropkey_core.engine import dataset_path  # here, not on top: it brings torch with it
-
-    return dataset_path(name)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, help="default: shapes below the dataset root")
-    for name, default in asdict(Settings()).items():
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=int, default=default, help="default: %(default)s")
-    arguments = vars(parser.parse_args(argv))
-    output = arguments.pop("output") or below_dataset_root("shapes")
-    try:
-        made = make_shapes(output, Settings(**arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{output}: {'written' if made else 'already there'}")
-    return 0
+    return run_command(argv, __doc__, "shapes", Settings, make_shapes)
 
 
 if __name__ == "__main__":
