@@ -19,6 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.picture_options import (
+    check_numbers,
+    parse_with_overrides,
+    picture_parser,
+)
 from dropkey_core.engine.run_folder import find_run_files
 from projects.detr.gallery import draw_gallery
 from projects.detr.visualize import Reference
@@ -26,17 +31,7 @@ from projects.detr.visualize import Reference
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="what a training wrote")
-    parser.add_argument("--config", metavar="FILE", help="the experiment's YAML")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the YAML")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint, ours or an official one")
-    parser.add_argument("--images", nargs="+", metavar="FILE|FOLDER", help="any images")
-    parser.add_argument("--num-images", type=int, default=16, metavar="N", help="at most so many")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: pictures/ of a run")
+    parser = picture_parser(__doc__, score_threshold=0.5)
     parser.add_argument(
         "--attention",
         nargs="*",
@@ -44,15 +39,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="draw the encoder's attention from these points, in fractions of width and height; "
         "without any: from the centres of the surest detections",
     )
-    arguments = parser.parse_intermixed_args(argv)
-    # Overrides that follow one of the lists were taken for a part of it.
-    for name in ("images", "attention"):
-        words = getattr(arguments, name)
-        if words is not None:
-            overrides = [word for word in words if "=" in word and not Path(word).exists()]
-            arguments.overrides += overrides
-            setattr(arguments, name, [word for word in words if word not in overrides])
-    return arguments
+    return parse_with_overrides(parser, argv, lists=("images", "attention"))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,14 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.score_threshold,
         points,
     )
-
-
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing."""
-    if arguments.num_images < 1:
-        raise UserError(f"--num-images must be at least 1, got {arguments.num_images}")
-    if not 0 <= arguments.score_threshold <= 1:
-        raise UserError(f"--score-threshold must be in [0, 1], got {arguments.score_threshold}")
 
 
 def parse_points(words: Sequence[str]) -> list[Reference]:
