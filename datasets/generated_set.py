@@ -46,8 +46,8 @@ def run_command(
         description: the script's docstring, of which the first paragraph is its help.
         name: folder below the dataset root where the set goes by default.
         settings: each of its fields is an option.
-        make: writes the set to a folder; False if it was there already. A ``ValueError`` or
-            ``OSError`` is the user's.
+        make: writes the set to a folder; False if it was there already. A ``ValueError``,
+            ``OSError`` or ``UserError`` is the user's.
     """
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
     parser.add_argument("--output", type=Path, help=f"default: {name} below the dataset root")
@@ -55,19 +55,15 @@ def run_command(
         option = "--" + field.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help="default: %(default)s")
     arguments = vars(parser.parse_args(argv))
-    output = arguments.pop("output") or below_dataset_root(name)
+    # Here, not on top: it brings torch with it.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from dropkey_core.engine import UserError, dataset_path
+
+    output = arguments.pop("output") or dataset_path(name)
     try:
         made = make(output, settings(**arguments))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{output}: {'written' if made else 'already there'}")
     return 0
-
-
-def below_dataset_root(name: str) -> Path:
-    """A folder below the dataset root."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from dropkey_core.engine import dataset_path  # here, not on top: it brings torch with it
-
-    return dataset_path(name)

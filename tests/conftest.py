@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def load_script():
     def load(name):
         spec = importlib.util.spec_from_file_location(Path(name).name, ROOT / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where a script's own processes look for it
         spec.loader.exec_module(module)
         return module
 

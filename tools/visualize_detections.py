@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.picture_options import (
-    check_numbers,
+    add_score_threshold,
+    check_num_images,
+    check_score_threshold,
     parse_with_overrides,
     picture_parser,
 )
@@ -31,7 +33,8 @@ from projects.detr.visualize import Reference
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = picture_parser(__doc__, score_threshold=0.5)
+    parser = picture_parser(__doc__)
+    add_score_threshold(parser, default=0.5)
     parser.add_argument(
         "--attention",
         nargs="*",
@@ -44,7 +47,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    check_numbers(arguments)
+    check_num_images(arguments)
+    check_score_threshold(arguments)
     points = None if arguments.attention is None else parse_points(arguments.attention)
     config_path, weights, output = find_run_files(
         arguments.run, arguments.config, arguments.weights, arguments.output

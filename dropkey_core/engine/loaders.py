@@ -29,7 +29,7 @@ def build_train_loader(
     """Return an endless loader of shuffled training batches.
 
     Args:
-        dataset: the records.
+        dataset: the records, as a list or as a sequence that makes each when asked for it.
         mapper: makes a sample of a record; all its randomness comes from torch's global generator,
             which is seeded for the sample's place in the stream.
         total_batch_size: samples per step over all processes.
@@ -91,28 +91,46 @@ def _end_workers() -> None:
             process.kill()
 
 
-class MappedRecords(Dataset[Any]):
-    """Records packed into one array, turned into samples on demand.
+class PackedRecords:
+    """A list of records packed into one array.
 
-    Packed because loader processes share memory only until they touch it, and counting references
-    to a million small objects touches all of them: in the end each would have its own copy.
+    Loader processes share memory only until they touch it, and counting references to a million
+    small objects touches all of them: in the end each process would have its own copy.
     """
 
-    def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
+    def __init__(self, records: Sequence[Record]) -> None:
         packed = [pickle.dumps(record, protocol=-1) for record in records]
         self._ends = np.cumsum([len(record) for record in packed], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
-        self._mapper = mapper
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def record(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a fresh copy of one record."""
         start = self._ends[index - 1] if index else 0
         # Bytes that this very object packed: nothing from a file.
         record: dict[str, Any] = pickle.loads(self._bytes[start : self._ends[index]].data)
         return record
+
+
+class MappedRecords(Dataset[Any]):
+    """Records turned into samples on demand.
+
+    A list is packed; any other sequence, which makes its records as they are asked for, is read as
+    it is.
+    """
+
+    def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
+        self._records = PackedRecords(records) if isinstance(records, list) else records
+        self._mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Return one record, which is the caller's to change."""
+        return dict(self._records[index])
 
     def __getitem__(self, draw: Draw) -> Sample:
         record = self.record(draw.record)

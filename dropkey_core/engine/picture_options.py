@@ -6,13 +6,8 @@ from pathlib import Path
 from dropkey_core.engine.errors import UserError
 
 
-def picture_parser(description: str | None, score_threshold: float) -> argparse.ArgumentParser:
-    """Return a parser with those options; a command adds its own.
-
-    Args:
-        description: the command's docstring.
-        score_threshold: default of ``--score-threshold``.
-    """
+def picture_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with those options; a command, whose docstring is given, adds its own."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -23,9 +18,13 @@ def picture_parser(description: str | None, score_threshold: float) -> argparse.
     add("--weights", metavar="FILE", help="a checkpoint, ours or an official one")
     add("--images", nargs="+", metavar="FILE|FOLDER", help="any images")
     add("--num-images", type=int, default=16, metavar="N", help="at most so many")
-    add("--score-threshold", type=float, default=score_threshold, metavar="S")
     add("--output", type=Path, metavar="FOLDER", help="default: pictures/ of a run")
     return parser
+
+
+def add_score_threshold(parser: argparse.ArgumentParser, default: float) -> None:
+    """Add the option of the commands that draw only what is sure enough."""
+    parser.add_argument("--score-threshold", type=float, default=default, metavar="S")
 
 
 def parse_with_overrides(
@@ -48,13 +47,13 @@ def parse_with_overrides(
     return arguments
 
 
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing.
-
-    Raises:
-        UserError: ``--num-images`` below 1, or ``--score-threshold`` outside [0, 1].
-    """
+def check_num_images(arguments: argparse.Namespace) -> None:
+    """Refuse ``--num-images`` below 1 with a ``UserError``."""
     if arguments.num_images < 1:
         raise UserError(f"--num-images must be at least 1, got {arguments.num_images}")
+
+
+def check_score_threshold(arguments: argparse.Namespace) -> None:
+    """Refuse a ``--score-threshold`` outside [0, 1] with a ``UserError``."""
     if not 0 <= arguments.score_threshold <= 1:
         raise UserError(f"--score-threshold must be in [0, 1], got {arguments.score_threshold}")

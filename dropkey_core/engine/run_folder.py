@@ -34,3 +34,11 @@ def find_run_files(
             raise UserError(f"--run {folder} has no checkpoint yet, neither best.pth nor last.pth")
         weights = str(present[0])
     return config or str(folder / "config.yaml"), weights, output or folder / "pictures"
+
+
+def make_picture_folder(folder: Path) -> None:
+    """Make the folder of the pictures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --output {folder}: {error.strerror}") from error

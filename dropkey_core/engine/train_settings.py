@@ -1,9 +1,17 @@
 """The ``train`` section of a config: every key, its type and its default."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
+
+
+class BestMode(Enum):
+    """Which of two values of a metric is the better one."""
+
+    max = "higher"
+    min = "lower"
 
 
 @dataclass
@@ -34,6 +42,7 @@ class TrainSettings:
         device: ``cuda`` or ``cpu``.
         seed: decides the initial weights, the order of samples and every random draw.
         best_metric: which result picks ``best.pth``, for instance ``bbox/AP``; empty for none.
+        best_mode: ``max`` where a higher ``best_metric`` is better, ``min`` where a lower one is.
         ddp: options of torch's DistributedDataParallel.
     """
 
@@ -48,3 +57,4 @@ class TrainSettings:
     device: str = "cuda"
     seed: int = 0
     best_metric: str = ""
+    best_mode: BestMode = BestMode.max

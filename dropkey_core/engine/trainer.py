@@ -34,6 +34,7 @@ from dropkey_core.engine.loaders import start_at
 from dropkey_core.engine.metrics_log import MetricsLog
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
+from dropkey_core.engine.train_settings import BestMode
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -259,8 +260,10 @@ class Trainer:
             known = ", ".join(sorted(self.metrics))
             self.say(f"warning: no {BEST}: train.best_metric {name!r} is none of {known}")
             return
-        if self.best is None or self.metrics[name] > self.best:
-            self.best = self.metrics[name]
+        value = self.metrics[name]
+        better = min if self.settings.best_mode is BestMode.min else max
+        if self.best is None or (value != self.best and better(value, self.best) == value):
+            self.best = value
             weights = {"metrics": self.metrics, **self.weights()}
             self.on_first_process(write_checkpoint, self.folder / BEST, weights)
 

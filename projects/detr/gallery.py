@@ -13,18 +13,20 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import nms
 
+from dropkey_core.analysis.figure import say_saved
 from dropkey_core.engine import UserError, dataset_path, instantiate, read_checkpoint
 from dropkey_core.engine.checkpoint import load_state
+from dropkey_core.engine.image_file import read_image
+from dropkey_core.engine.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr import visualize
 from projects.detr.annotation_file import read_annotation_file
 from projects.detr.coco import CategoryMap
 from projects.detr.detr import Detr
-from projects.detr.image_file import read_image
 from projects.detr.mapper import DetrMapper
 from projects.detr.picture import FOUND_IOU, Box, Picture
 from projects.detr.visualize import Reference
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 NUM_POINTS = 4  # looked from where none are given
 
 
@@ -75,7 +77,7 @@ def draw_gallery(
         f"detections with a score of {score_threshold:g} or more"
     )
     print(heading)
-    make_folder(output)
+    make_picture_folder(output)
     stems = unique_stems([record["file_name"] for record in chosen])
     pictures = []
     for record, stem in zip(chosen, stems, strict=True):
@@ -94,19 +96,6 @@ def draw_gallery(
             say_saved(figure, output / f"{stem}_attention.png")
     page = "detections.png" if images else "validation.png"
     say_saved(visualize.draw_page(pictures, heading), output / page)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of the pictures."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output {folder}: {error.strerror}") from error
-
-
-def say_saved(figure: Figure, path: Path) -> None:
-    """Write a figure and print where."""
-    print(visualize.save(figure, path), flush=True)
 
 
 def load_detector(config: DictConfig, weights: str, annotations: str) -> Detector:
@@ -152,43 +141,6 @@ def load_test_set(config: DictConfig, annotations: str) -> tuple[list[dict[str, 
     records = instantiate(config.dataloader.test.dataset, "dataloader.test.dataset")
     category_map = read_categories(annotations)
     return records, [category_map.name(index) for index in range(category_map.num_classes)]
-
-
-def find_images(places: Sequence[str]) -> list[Path]:
-    """Image files: those named, and those that lie in the folders named, in order of name."""
-    found = []
-    for place in map(Path, places):
-        if place.is_dir():
-            files = [path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-            found += sorted(files)
-        elif place.is_file():
-            found.append(place)
-        else:
-            raise UserError(f"--images: no file or folder {place}")
-    if not found:
-        raise UserError(
-            f"nothing to show: no images in {', '.join(map(str, places))} "
-            f"(looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    return found
-
-
-def spread(records: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of the records, evenly spread over them, in order."""
-    count = min(count, len(records))
-    return [records[position * len(records) // count] for position in range(count)]
-
-
-def unique_stems(paths: Sequence[str]) -> list[str]:
-    """File names without suffix; of those that occur again the later ones are numbered."""
-    stems: list[str] = []
-    for path in paths:
-        stem, number = Path(path).stem, 2
-        while stem in stems:
-            stem = f"{Path(path).stem}_{number}"
-            number += 1
-        stems.append(stem)
-    return stems
 
 
 # ---- detections ----------------------------------------------------------------------------------

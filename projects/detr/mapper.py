@@ -10,8 +10,8 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from dropkey_core.engine.image_file import read_image
 from projects.detr.coco import XYWH_ABS
-from projects.detr.image_file import read_image
 
 TRAIN_MIN_SIZES = tuple(range(480, 801, 32))
 TEST_MIN_SIZE = 800

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from dropkey_core.analysis.figure import DPI, FONT_SIZE, SMALL_FONT_SIZE, escaped
+
 Place = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 # Of Okabe and Ito's palette, whose colours stay apart for every kind of colour vision.
@@ -17,8 +19,6 @@ PREDICTED, TRUE = "#E69F00", "#56B4E9"
 HALO = "#202020"
 DASHED = (0, (4, 2))
 
-DPI = 128  # a power of two: sizes in pixels survive the way through inches
-FONT_SIZE, SMALL_FONT_SIZE = 8.5, 6.5  # points
 LINE_WIDTH = 1.6  # points
 LABEL_PAD = 3  # pixels around a label's text
 MAX_HIDDEN = 0.05  # share of a label that may lie below another
@@ -237,8 +237,3 @@ def label_place(
         if sum(common_area(place, other) for other in taken) <= MAX_HIDDEN * width * height:
             return place
     return None
-
-
-def escaped(text: str) -> str:
-    """Text for matplotlib, which would read formulas between dollar signs."""
-    return text.replace("$", r"\$")

@@ -4,33 +4,37 @@ Shapes: B images of H x W pixels, h x w cells of the feature map, L = h w.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dropkey_core.analysis.capture import captured_shape, captured_weights
+from dropkey_core.analysis.figure import (
+    CAPTION,
+    FONT_SIZE,
+    MARGIN,
+    add_axes,
+    add_legend,
+    new_figure,
+    write,
+)
 from projects.detr.detr import Detr
 from projects.detr.picture import (
     DASHED,
-    DPI,
-    FONT_SIZE,
     FOUND_IOU,
     PREDICTED,
     TRUE,
     Picture,
     draw_boxes,
-    escaped,
 )
 
 # Okabe and Ito's palette, whose colours stay apart for every kind of colour vision.
@@ -38,8 +42,6 @@ POINT_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00
 PICTURE_SIDES = (800, 1600)  # least and greatest longer side of a picture, in pixels
 CELL = (440, 400)  # width and greatest height of a picture on the page, in pixels
 ATTENTION_SIDE = 900  # longer side of the image among its attention maps, in pixels
-MARGIN = 16  # pixels between pictures
-CAPTION = 30  # pixels above a picture
 
 
 # ---- boxes ---------------------------------------------------------------------------------------
@@ -100,6 +102,20 @@ def draw_page(
     return figure
 
 
+def box_kinds(pictures: Sequence[Picture]) -> list[Any]:
+    """Legend entries of those kinds of boxes that occur."""
+    handles: list[Any] = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted, score")]
+    true = [box for picture in pictures for box in picture.true]
+    if true:
+        label = f"true, named where not found at IoU {FOUND_IOU:g}"
+        handles.append(Line2D([], [], color=TRUE, linewidth=2, linestyle=DASHED, label=label))
+    if any(box.is_crowd for box in true):
+        handles.append(
+            Patch(fill=False, edgecolor=TRUE, linestyle=":", hatch="//", label="crowd, not judged")
+        )
+    return handles
+
+
 # ---- attention -----------------------------------------------------------------------------------
 @torch.no_grad()
 def detect_with_attention(
@@ -123,36 +139,6 @@ def detect_with_attention(
         detections = model(samples)
     cells = shapes[0][-2:]
     return detections, weights[0].unflatten(-1, cells).unflatten(2, cells)
-
-
-@contextmanager
-def captured_weights(attention: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the weights (B, heads, Lq, Lk) of each call of an attention inside the context.
-
-    What the call itself computes stays as it is: the weights are computed beside it.
-    """
-    collected: list[Tensor] = []
-
-    def compute_weights(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        wanted = {**kwargs, "need_weights": True, "average_attn_weights": False}
-        collected.append(module.forward(*args, **wanted)[1])  # forward() calls no hook again
-
-    hook = attention.register_forward_pre_hook(compute_weights, with_kwargs=True)
-    try:
-        yield collected
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def captured_shape(module: nn.Module) -> Iterator[list[torch.Size]]:
-    """Collect the shape of what a module returns, for each call inside the context."""
-    collected: list[torch.Size] = []
-    hook = module.register_forward_hook(lambda _, __, output: collected.append(output.shape))
-    try:
-        yield collected
-    finally:
-        hook.remove()
 
 
 @dataclass(frozen=True)
@@ -261,64 +247,3 @@ def mark(axes: Axes, number: int, x: float, y: float) -> None:
         [x], [y], "o", markersize=13, color=colour, markeredgecolor="black", markeredgewidth=1.2
     )
     axes.text(x, y, str(number + 1), fontsize=FONT_SIZE, ha="center", va="center_baseline")
-
-
-# ---- figures -------------------------------------------------------------------------------------
-def new_figure(width: int, height: int) -> Figure:
-    """An empty figure of so many pixels, apart from pyplot's global state."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def add_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Axes without ticks at a place in pixels from the figure's upper left corner."""
-    page_width, page_height = figure.get_size_inches() * DPI
-    bottom = page_height - y - height
-    axes = figure.add_axes(
-        (x / page_width, bottom / page_height, width / page_width, height / page_height)
-    )
-    axes.set_axis_off()
-    return axes
-
-
-def write(figure: Figure, x: float, y: float, text: str, size: float = FONT_SIZE) -> None:
-    """Write a line from x on, at middle height y, in pixels from the upper left corner."""
-    width, height = figure.get_size_inches() * DPI
-    figure.text(x / width, 1 - y / height, escaped(text), fontsize=size, va="center")
-
-
-def box_kinds(pictures: Sequence[Picture]) -> list[Any]:
-    """Legend entries of those kinds of boxes that occur."""
-    handles: list[Any] = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted, score")]
-    true = [box for picture in pictures for box in picture.true]
-    if true:
-        label = f"true, named where not found at IoU {FOUND_IOU:g}"
-        handles.append(Line2D([], [], color=TRUE, linewidth=2, linestyle=DASHED, label=label))
-    if any(box.is_crowd for box in true):
-        handles.append(
-            Patch(fill=False, edgecolor=TRUE, linestyle=":", hatch="//", label="crowd, not judged")
-        )
-    return handles
-
-
-def add_legend(figure: Figure, x: float, y: float, handles: list[Any]) -> None:
-    """Explain lines and colours in one row at middle height y."""
-    width, height = figure.get_size_inches() * DPI
-    figure.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(x / width, 1 - y / height),
-        ncol=len(handles),
-        fontsize=FONT_SIZE,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=3,
-    )
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; returns its path."""
-    figure.savefig(path, dpi=DPI, format="png")
-    return path

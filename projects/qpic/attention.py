@@ -12,18 +12,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from projects.detr.picture import Picture
-from projects.detr.visualize import (
+from dropkey_core.analysis.capture import captured_shape, captured_weights
+from dropkey_core.analysis.figure import (
     CAPTION,
     FONT_SIZE,
     MARGIN,
     add_axes,
-    captured_shape,
-    captured_weights,
-    draw_map,
     new_figure,
     write,
 )
+from projects.detr.picture import Picture
+from projects.detr.visualize import draw_map
 from projects.qpic.picture import Pair, draw_pair
 from projects.qpic.qpic import Qpic
 

@@ -10,16 +10,12 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dropkey_core.analysis.figure import say_saved
 from dropkey_core.engine import UserError, dataset_path, instantiate, read_checkpoint
 from dropkey_core.engine.checkpoint import load_state
-from projects.detr.gallery import (
-    find_images,
-    make_folder,
-    read_as_array,
-    say_saved,
-    spread,
-    unique_stems,
-)
+from dropkey_core.engine.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.run_folder import make_picture_folder
+from projects.detr.gallery import read_as_array
 from projects.detr.picture import Picture
 from projects.detr.visualize import cell_span, draw_page, draw_picture
 from projects.qpic.attention import draw_attention_maps, find_with_attention
@@ -76,7 +72,7 @@ def draw_gallery(
     shown = f"verbs with a score of {score_threshold:g} or more"
     heading = f"{len(chosen)} of {len(test_set)} images, {shown}"
     print(heading)
-    make_folder(output)
+    make_picture_folder(output)
     stems = unique_stems([record["file_name"] for record in chosen])
     pictures = []
     for record, stem in zip(chosen, stems, strict=True):

@@ -187,8 +187,3 @@ def test_points_are_the_centres_of_the_surest_one_for_each_object():
     labels = ["pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"]
     assert [point.label for point in points] == labels
     assert (points[0].x, points[0].y) == pytest.approx((0.15, 0.4))
-
-
-def test_images_are_spread_over_the_set():
-    assert gallery.spread(range(10), 3) == [0, 3, 6]
-    assert gallery.spread(range(2), 16) == [0, 1]

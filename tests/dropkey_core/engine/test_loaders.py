@@ -53,6 +53,28 @@ def test_mapper_may_change_its_record():
     assert list(loader) == list(loader) == [[{"boxes": [0, "changed"]}, {"boxes": [1, "changed"]}]]
 
 
+class Made:
+    """Records that are made when they are asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return {"image_id": index * 10}
+
+
+def test_records_can_be_made_on_demand():
+    made = Made()
+    loader = build_test_loader(made, dict, batch_size=2, num_workers=0)
+    assert made.asked == []
+    assert list(loader) == [[{"image_id": 0}, {"image_id": 10}], [{"image_id": 20}]]
+    assert made.asked == [0, 1, 2]
+
+
 def refuse(record):
     raise UserError("the image is truncated")
 

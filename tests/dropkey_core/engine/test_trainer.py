@@ -189,6 +189,20 @@ def test_resume_without_a_run_begins_one(toy_folder):
     assert (toy_folder / "output" / "last.pth").exists()
 
 
+@pytest.mark.parametrize(("mode", "best"), [("max", max), ("min", min)])
+def test_best_is_the_highest_or_the_lowest(mode, best, toy_folder):
+    run(f"train.best_mode={mode}", "train.eval_period=1")
+    values = [float(row["bbox/AP"]) for row in curve(toy_folder / "output") if row["bbox/AP"]]
+    assert max(values) > min(values)
+    kept = read_checkpoint(toy_folder / "output" / "best.pth")
+    assert kept["metrics"]["bbox/AP"] == best(values)
+
+
+def test_unknown_best_mode_is_refused(toy_folder):
+    with pytest.raises(UserError, match=r"train.best_mode.*lowest.*min"):
+        run("train.best_mode=lowest")
+
+
 def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
     run("train.best_metric=bbox/AP55", "train.max_iter=1")
     assert (

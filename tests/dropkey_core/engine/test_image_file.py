@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from dropkey_core.engine import UserError
-from projects.detr.image_file import read_image
+from dropkey_core.engine.image_file import read_image
 
 RED, GREEN, BLUE, GREY = (250, 5, 5), (5, 250, 5), (5, 5, 250), (128, 128, 128)
 

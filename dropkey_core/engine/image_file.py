@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
 
@@ -38,7 +38,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 pixels = decode_as_jpeg(path, rotated)
             else:
-                pixels = decode_with_pil(image, rotated)
+                pixels = decode_with_pil(path, image, rotated)
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image, or of a kind that PIL cannot read") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -66,12 +66,12 @@ def decode_as_jpeg(path: str | os.PathLike[str], rotated: bool) -> Tensor:
     return decode_jpeg(content, mode=ImageReadMode.RGB, apply_exif_orientation=rotated)
 
 
-def decode_with_pil(image: Image.Image, rotated: bool) -> Tensor:
+def decode_with_pil(path: str | os.PathLike[str], image: Image.Image, rotated: bool) -> Tensor:
     """Decode the rest: other formats and other colours."""
     if rotated:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise UserError(f"{image.filename} has floating-point pixels, whose range nobody knows")
+        raise UserError(f"{path} has floating-point pixels, whose range nobody knows")
     if image.mode.startswith("I"):  # 16 bits of grey; PIL would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     pixels = np.array(image.convert("RGB"))  # (height, width, 3)
