@@ -1,0 +1,324 @@
+"""How far predicted body meshes are from the true ones: MPVE, MPJPE and PA-MPJPE."""
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.samplers import rank_and_world_size
+from projects.metro.body_model import read_body
+from projects.metro.metrics import mpjpe, mpve, pa_mpjpe
+from projects.metro.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
+
+logger = logging.getLogger(__name__)
+
+ERRORS_FILE = "mesh_errors.csv"  # of each image
+MEANS_FILE = "mesh_errors.json"  # over all images, and over those of each subject and camera
+
+METRICS = ("MPVE", "MPJPE", "PA-MPJPE")
+MEAN_POSE = "MPJPE of the mean pose"
+GROUPINGS = ("subject", "camera")
+NAMES = ("image_id", "subject", "frame", "camera")  # what tells an image from the others
+
+MM = 1000.0  # per metre
+
+# What is kept of an image, in metres; NaN where there is no ground truth.
+KEPT = np.dtype(
+    [
+        *((name, np.int64) for name in NAMES),
+        ("vertex_error", np.float64),
+        ("pred_joints", np.float64, (len(JOINTS), 3)),
+        ("true_joints", np.float64, (len(JOINTS), 3)),
+    ]
+)
+
+Errors = Mapping[str, np.ndarray]
+
+
+class MeshErrors(NamedTuple):
+    """The errors of n images, by rising image id.
+
+    Args:
+        names: by ``NAMES`` the whole numbers (n,) that tell an image from the others.
+        errors: by ``METRICS`` the error (n,) in mm; NaN without ground truth.
+        mean_pose: the MPJPE in mm of always predicting the mean of the true joints; NaN if there
+            are none.
+    """
+
+    names: Mapping[str, np.ndarray]
+    errors: Errors
+    mean_pose: float
+
+
+class MeshEvaluator:
+    """Collects predicted meshes and measures them as METRO does; detectron2's contract.
+
+    - **MPVE**: mean distance of the vertices, each mesh seen from its own H36M pelvis.
+    - **MPJPE**: mean distance of the 14 joints, each skeleton seen from the middle of its hips.
+    - **PA-MPJPE**: the same after the best rotation, scale and translation of each skeleton, see
+      ``procrustes_align``.
+
+    Predicted joints are those that the body's regressor finds in the predicted *mesh*, whatever
+    joints the model gives beside it. True joints count with any confidence. The errors are averaged
+    over the images that have the ground truth: a mesh for the first, joints for the others.
+
+    An image counts once, however often and in whichever process it was seen, and as much as any
+    other: the averages are over the images of all processes. METRO's evaluation averages the
+    averages of its processes, and in PA-MPJPE lets images without true joints count with whatever
+    is listed as such; in one process, where every image has everything, its numbers are the same.
+
+    Beside them stands, as a yardstick, the MPJPE of always predicting the mean of the true joints.
+
+    Args:
+        body: .npz of the body model, relative to the dataset root or absolute.
+        output_dir: folder for ``mesh_errors.csv``, the errors of each image, and
+            ``mesh_errors.json``, their averages; in mm. None writes none.
+        by: ``"subject"``, ``"camera"`` or both: average over each of them, too.
+
+    Raises:
+        UserError: for another ``by``; see ``read_body``.
+    """
+
+    def __init__(
+        self,
+        body: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str] | None = None,
+        by: Sequence[str] = (),
+    ) -> None:
+        for name in by:
+            if name not in GROUPINGS:
+                raise UserError(f"by must list some of {', '.join(GROUPINGS)}, got {name!r}")
+        self.body = body
+        regressor = torch.tensor(read_body(body).h36m_regressor)  # (17, V)
+        self.num_vertices = regressor.shape[1]
+        # SMPL's 17 joints are sums of some 100 of the 6,890 vertices.
+        self.joint_vertices = regressor.any(dim=0).nonzero().flatten()
+        self.regressor = regressor[:, self.joint_vertices]
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.by = tuple(by)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._kept: list[np.ndarray] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Take in the predictions of a batch.
+
+        Args:
+            inputs: samples with the whole numbers ``image_id``, ``subject``, ``frame`` and
+                ``camera``; ``file_name``; ``has_mesh`` and, where it is true, ``vertices`` (V, 3);
+                ``has_joints_3d`` and, where it is true, ``joints_3d`` (14, 4) with a confidence
+                that is not looked at. Metres, with any origin.
+            outputs: for each ``vertices`` (V, 3) in metres, as the network gives them.
+
+        Raises:
+            UserError: another number of vertices or joints than the body's, or what is not finite;
+                with the image.
+        """
+        kept = [self._keep(*pair) for pair in zip(inputs, outputs, strict=True)]
+        self._kept.append(np.array(kept, KEPT))
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Measure what all processes saw, and print a table in mm.
+
+        Returns:
+            ``{"mesh": {"MPVE", "MPJPE", "PA-MPJPE", "MPJPE of the mean pose"}}`` in mm; NaN where
+            no image has the ground truth. None in processes other than the first.
+
+        Raises:
+            UserError: no process saw an image.
+        """
+        measured = self.image_errors()
+        if measured is None:
+            return None
+        names, errors, mean_pose = measured
+        say_what_is_missing(errors)
+        groups = {name: averages_by(names[name], errors) for name in self.by}
+        total = averages(errors)
+        print(table(total, mean_pose, groups))
+        if self.output_dir is not None:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            write_errors(self.output_dir / ERRORS_FILE, names, errors)
+            write_means(self.output_dir / MEANS_FILE, total | {MEAN_POSE: mean_pose}, groups)
+        return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
+
+    def image_errors(self) -> MeshErrors | None:
+        """The errors of each image that any process saw; None in processes other than the first.
+
+        Raises:
+            UserError: no process saw an image.
+        """
+        kept = one_of_each_image(gather_objects(np.concatenate([np.empty(0, KEPT), *self._kept])))
+        if len(kept) == 0:
+            raise UserError("there are no images to evaluate; dataloader.test.dataset gave none")
+        if rank_and_world_size()[0] != 0:
+            return None
+        names = {name: kept[name] for name in NAMES}
+        return MeshErrors(names, errors_in_mm(kept), mean_pose_error_in_mm(kept))
+
+    def _keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> tuple[Any, ...]:
+        """What is kept of an image, in the order of ``KEPT``."""
+        shape = (self.num_vertices, 3)
+        pred = self._points(sample, output["vertices"], "predicted vertices", shape)
+        pred_joints = self._h36m_joints(pred)
+        vertex_error = math.nan
+        if sample["has_mesh"]:
+            true = self._points(sample, sample["vertices"], "true vertices", shape)
+            true_pelvis = self._h36m_joints(true)[H36M_PELVIS]
+            vertex_error = mpve(pred - pred_joints[H36M_PELVIS], true - true_pelvis).item()
+        true_joints = torch.full((len(JOINTS), 3), math.nan)
+        if sample["has_joints_3d"]:
+            shape = (len(JOINTS), 4)
+            true_joints = self._points(sample, sample["joints_3d"], "true joints", shape)[:, :3]
+        return (
+            *(int(sample[name]) for name in NAMES),
+            vertex_error,
+            pred_joints[list(JOINTS_FROM_H36M)].numpy(),
+            true_joints.numpy(),
+        )
+
+    def _h36m_joints(self, vertices: Tensor) -> Tensor:
+        """Human3.6M's joints (17, 3) of a mesh (V, 3), double precision."""
+        return self.regressor @ vertices[self.joint_vertices]
+
+    def _points(
+        self, sample: dict[str, Any], points: Any, name: str, shape: tuple[int, int]
+    ) -> Tensor:
+        """Points on the CPU in double precision.
+
+        Raises:
+            UserError: for another shape, and for NaN or infinity.
+        """
+        points = torch.as_tensor(points).detach().cpu().double()
+        image = f"image {sample['image_id']} ({sample['file_name']})"
+        if points.shape != shape:
+            raise UserError(
+                f"{image}: the {name} have shape {tuple(points.shape)} instead of {shape}, as the "
+                f"body {self.body} asks for"
+            )
+        if not points.sum().isfinite():  # much faster than to ask each of them
+            row = int(points.isfinite().all(dim=1).int().argmin())
+            raise UserError(
+                f"{image}: row {row} of the {name} is {points[row].tolist()}; there is no error to "
+                "measure"
+            )
+        return points
+
+
+def one_of_each_image(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """What all processes kept, each image once, by rising image id: in any number of processes
+    the same.
+    """
+    kept = np.concatenate(parts)
+    return kept[np.unique(kept["image_id"], return_index=True)[1]]
+
+
+def errors_in_mm(kept: np.ndarray) -> dict[str, np.ndarray]:
+    """The errors of each image by name of the metric, (n,); NaN without ground truth."""
+    known = np.isfinite(kept["true_joints"]).all(axis=(1, 2))
+    pred, true = (torch.from_numpy(kept[name][known]) for name in ("pred_joints", "true_joints"))
+    errors = {"MPVE": MM * kept["vertex_error"]}
+    for name, metric in (("MPJPE", mpjpe), ("PA-MPJPE", pa_mpjpe)):
+        errors[name] = np.full(len(kept), math.nan)
+        errors[name][known] = MM * metric(pred, true).numpy()
+    return errors
+
+
+def mean_pose_error_in_mm(kept: np.ndarray) -> float:
+    """The MPJPE of always predicting the mean of the true joints."""
+    known = np.isfinite(kept["true_joints"]).all(axis=(1, 2))
+    if not known.any():
+        return math.nan
+    true = kept["true_joints"][known]
+    mean = torch.from_numpy(np.broadcast_to(true.mean(axis=0), true.shape).copy())
+    return MM * float(mpjpe(mean, torch.from_numpy(true)).numpy().mean())
+
+
+def averages(errors: Errors) -> dict[str, float]:
+    """The mean of each metric, and how many ``images`` there are."""
+    means = {name: mean_of_known(errors[name]) for name in METRICS}
+    return {"images": len(errors["MPVE"]), **means}
+
+
+def averages_by(numbers: np.ndarray, errors: Errors) -> dict[int, dict[str, float]]:
+    """The averages of the images with equal ``numbers`` (n,), by rising number."""
+    return {
+        number: averages({name: errors[name][numbers == number] for name in METRICS})
+        for number in np.unique(numbers).tolist()
+    }
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of all that are not NaN, NaN for none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def say_what_is_missing(errors: Errors) -> None:
+    """Log how many images have no true mesh or joints."""
+    for name, what in (("MPVE", "mesh"), ("MPJPE", "joints")):
+        if missing := int(np.isnan(errors[name]).sum()):
+            logger.warning(
+                f"{missing} of the {len(errors[name])} images have no true {what}; they do not "
+                f"count in {name}"
+            )
+
+
+def table(
+    total: Mapping[str, float],
+    mean_pose: float,
+    groups: Mapping[str, Mapping[int, Mapping[str, float]]],
+) -> str:
+    """Averages in mm as lines of text."""
+    rows = [["in mm", "images", *METRICS], ["all", *cells(total)]]
+    rows.append(["mean pose", str(total["images"]), "", f"{mean_pose:.2f}", ""])
+    for name, means in groups.items():
+        rows += [[f"{name} {number}", *cells(means[number])] for number in means]
+    return "\n".join(f"{row[0]:<16}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
+
+
+def cells(means: Mapping[str, float]) -> list[str]:
+    """Number of images and averages as text."""
+    return [str(means["images"]), *(f"{means[name]:.2f}" for name in METRICS)]
+
+
+def write_errors(path: Path, names: Mapping[str, np.ndarray], errors: Errors) -> None:
+    """Write the errors of each image, in mm, as CSV; without ground truth the cell is empty."""
+    columns = [names[name].tolist() for name in NAMES]
+    columns += [[null_for_nan(value) for value in errors[name].tolist()] for name in METRICS]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*NAMES, *METRICS])
+        writer.writerows(zip(*columns, strict=True))
+
+
+def write_means(
+    path: Path,
+    total: Mapping[str, float],
+    groups: Mapping[str, Mapping[int, Mapping[str, float]]],
+) -> None:
+    """Write averages in mm as JSON, null for NaN."""
+
+    def plain(means: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: null_for_nan(value) for name, value in means.items()}
+
+    document = {"all": plain(total)} | {
+        name: {str(number): plain(means[number]) for number in means}
+        for name, means in groups.items()
+    }
+    path.write_text(json.dumps(document, indent=1))
+
+
+def null_for_nan(value: float) -> float | None:
+    """The value, None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value

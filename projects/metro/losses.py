@@ -1,0 +1,144 @@
+"""METRO's losses: joints and vertices in space, joints in the picture.
+
+Source: arXiv 2012.09760, with the weights and means of the official code.
+
+Shapes: B images, J = 14 joints, V vertices of a mesh (the full one or a coarser one).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from projects.metro.skeleton import root_relative
+
+
+def weak_perspective(points: Tensor, camera: Tensor) -> Tensor:
+    """Where points appear to a weak-perspective camera.
+
+    Args:
+        points: (B, J, 3) in metres.
+        camera: (B, 3) scale s, and shift tx, ty in metres.
+
+    Returns:
+        (B, J, 2) in [-1, 1] of the crop: s (x + tx), s (y + ty).
+    """
+    return camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
+
+
+def mean_or_zero(errors: Tensor) -> Tensor:
+    """The mean; of nothing a zero that still hangs on the graph, for all processes to step alike.
+
+    The official code returns a constant of shape (1,) there.
+    """
+    return errors.mean() if errors.numel() else errors.sum()
+
+
+def joints_3d_loss(joints: Tensor, true_joints: Tensor, has_joints_3d: Tensor) -> Tensor:
+    """Mean squared distance per coordinate between joints, both relative to their mid-hip.
+
+    Args:
+        joints: (B, J, 3) in metres.
+        true_joints: (B, J, 4): x, y, z and the confidence, by which a joint's error is multiplied.
+            A joint of confidence 0 still counts in the mean, as in the official code.
+        has_joints_3d: (B,) bool, True = the image counts.
+
+    Returns:
+        a scalar; 0 where no image counts.
+    """
+    joints, true_joints = joints[has_joints_3d], true_joints[has_joints_3d]
+    true_joints, confidence = true_joints.split([3, 1], dim=-1)
+    difference = root_relative(joints) - root_relative(true_joints)
+    return mean_or_zero(confidence * difference.square())
+
+
+def joints_2d_loss(joints: Tensor, camera: Tensor, true_joints: Tensor) -> Tensor:
+    """Mean squared distance per coordinate between joints in the picture.
+
+    All images count, whatever is known about them, as in the official code: only the confidence
+    decides.
+
+    Args:
+        joints: (B, J, 3) in metres.
+        camera: (B, 3), see ``weak_perspective``.
+        true_joints: (B, J, 3): x, y in [-1, 1] of the crop, and the confidence.
+
+    Returns:
+        a scalar.
+    """
+    true_joints, confidence = true_joints.split([2, 1], dim=-1)
+    return (confidence * (weak_perspective(joints, camera) - true_joints).square()).mean()
+
+
+def vertices_loss(vertices: Tensor, true_vertices: Tensor, has_mesh: Tensor) -> Tensor:
+    """Mean absolute distance per coordinate between meshes, which are not aligned.
+
+    Args:
+        vertices: (B, V, 3) in metres.
+        true_vertices: (B, V, 3), the origin at the mesh's own pelvis.
+        has_mesh: (B,) bool, True = the image counts.
+
+    Returns:
+        a scalar; 0 where no image counts.
+    """
+    return mean_or_zero((vertices[has_mesh] - true_vertices[has_mesh]).abs())
+
+
+class MeshLoss(nn.Module):
+    """The weighted losses of a batch, each under its own name.
+
+    The official code multiplies the loss in the picture by the weight of the vertices; it is a
+    weight of its own here, of the same value.
+
+    Args:
+        joints_weight: weight of the joints in space.
+        vertices_weight: weight of the meshes.
+        joints_2d_weight: weight of the joints in the picture.
+        level_weights: of that of the full mesh and of the coarser ones, finest first.
+    """
+
+    def __init__(
+        self,
+        joints_weight: float = 1000.0,
+        vertices_weight: float = 100.0,
+        joints_2d_weight: float = 100.0,
+        level_weights: Sequence[float] = (0.33, 0.33, 0.33),
+    ) -> None:
+        super().__init__()
+        self.joints_weight = joints_weight
+        self.vertices_weight = vertices_weight
+        self.joints_2d_weight = joints_2d_weight
+        self.level_weights = tuple(level_weights)
+
+    def forward(self, outputs: Mapping[str, Any], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Judge joints, which come twice: as tokens, and regressed from the full mesh; and meshes.
+
+        Args:
+            outputs: ``camera`` (B, 3); ``joint_tokens`` and ``mesh_joints`` (B, J, 3);
+                ``meshes``, a sequence of (B, V, 3): the full one, then the coarser, finest first.
+            targets: ``meshes`` likewise, ``has_mesh`` (B,) bool; ``joints_3d`` (B, J, 4) and
+                ``has_joints_3d`` (B,) bool; ``joints_2d`` (B, J, 3); see the functions above.
+
+        Returns:
+            Weighted scalars ``loss_joints_3d``, ``loss_joints_2d`` of the tokens,
+            ``loss_mesh_joints_3d``, ``loss_mesh_joints_2d`` of the mesh, ``loss_vertices`` of the
+            full mesh and ``loss_vertices_1``, ``loss_vertices_2`` of the coarser ones.
+        """
+        losses = {}
+        for name, joints in (
+            ("joints", outputs["joint_tokens"].float()),
+            ("mesh_joints", outputs["mesh_joints"].float()),
+        ):
+            losses[f"loss_{name}_3d"] = self.joints_weight * joints_3d_loss(
+                joints, targets["joints_3d"], targets["has_joints_3d"]
+            )
+            losses[f"loss_{name}_2d"] = self.joints_2d_weight * joints_2d_loss(
+                joints, outputs["camera"].float(), targets["joints_2d"]
+            )
+        levels = zip(self.level_weights, outputs["meshes"], targets["meshes"], strict=True)
+        for level, (weight, mesh, true_mesh) in enumerate(levels):
+            name = f"loss_vertices_{level}" if level else "loss_vertices"
+            losses[name] = (self.vertices_weight * weight) * vertices_loss(
+                mesh.float(), true_mesh, targets["has_mesh"]
+            )
+        return losses

@@ -1,0 +1,121 @@
+"""The joints of METRO: SMPL's 24, Human3.6M's 17, and the 14 of them that METRO predicts.
+
+``R_`` and ``L_`` are the person's own right and left.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+SMPL_JOINTS = (
+    "Pelvis",
+    "L_Hip",
+    "R_Hip",
+    "Spine1",
+    "L_Knee",
+    "R_Knee",
+    "Spine2",
+    "L_Ankle",
+    "R_Ankle",
+    "Spine3",
+    "L_Foot",
+    "R_Foot",
+    "Neck",
+    "L_Collar",
+    "R_Collar",
+    "Head",
+    "L_Shoulder",
+    "R_Shoulder",
+    "L_Elbow",
+    "R_Elbow",
+    "L_Wrist",
+    "R_Wrist",
+    "L_Hand",
+    "R_Hand",
+)
+
+# A joint's parent in SMPL's tree; a parent always comes before its children. -1: the root has none.
+SMPL_PARENTS = (
+    *(-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+    *(9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21),
+)
+
+H36M_JOINTS = (
+    "Pelvis",
+    "R_Hip",
+    "R_Knee",
+    "R_Ankle",
+    "L_Hip",
+    "L_Knee",
+    "L_Ankle",
+    "Torso",
+    "Neck",
+    "Nose",
+    "Head",
+    "L_Shoulder",
+    "L_Elbow",
+    "L_Wrist",
+    "R_Shoulder",
+    "R_Elbow",
+    "R_Wrist",
+)
+
+H36M_PELVIS = H36M_JOINTS.index("Pelvis")
+
+JOINTS_FROM_H36M = (3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10)
+JOINTS = tuple(H36M_JOINTS[joint] for joint in JOINTS_FROM_H36M)
+
+
+def mirrored(names: tuple[str, ...]) -> tuple[int, ...]:
+    """For every joint the index of the one that it becomes in a mirror."""
+    other_side = {"L": "R", "R": "L"}
+    return tuple(
+        names.index(other_side[name[0]] + name[1:] if name[1] == "_" else name) for name in names
+    )
+
+
+SMPL_MIRROR = mirrored(SMPL_JOINTS)
+JOINTS_MIRROR = mirrored(JOINTS)
+
+# Pairs of indices into ``JOINTS``, to draw lines between.
+BONES = tuple(
+    (JOINTS.index(start), JOINTS.index(end))
+    for start, end in (
+        ("R_Ankle", "R_Knee"),
+        ("R_Knee", "R_Hip"),
+        ("R_Hip", "L_Hip"),
+        ("L_Hip", "L_Knee"),
+        ("L_Knee", "L_Ankle"),
+        ("R_Wrist", "R_Elbow"),
+        ("R_Elbow", "R_Shoulder"),
+        ("R_Shoulder", "Neck"),
+        ("Neck", "L_Shoulder"),
+        ("L_Shoulder", "L_Elbow"),
+        ("L_Elbow", "L_Wrist"),
+        ("Neck", "Head"),
+        ("R_Shoulder", "R_Hip"),
+        ("L_Shoulder", "L_Hip"),
+    )
+)
+
+RIGHT_HIP, LEFT_HIP = JOINTS.index("R_Hip"), JOINTS.index("L_Hip")
+
+
+def mid_hip(joints: Array) -> Array:
+    """The point between the hips, which METRO's joint loss and MPJPE take positions relative to.
+
+    Args:
+        joints: (..., 14, 3) in the order of ``JOINTS``.
+
+    Returns:
+        (..., 3) in the unit of ``joints``.
+    """
+    return (joints[..., RIGHT_HIP, :] + joints[..., LEFT_HIP, :]) / 2
+
+
+def root_relative(joints: Array) -> Array:
+    """Joints (..., 14, 3) seen from the point between the hips."""
+    return joints - mid_hip(joints)[..., None, :]

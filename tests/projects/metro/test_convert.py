@@ -1,0 +1,176 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from dropkey_core.engine import UserError
+from projects.metro.convert import metro_from_official
+from projects.metro.metro import template_tokens
+from tests.projects.metro import plain_metro
+
+REFERENCE_KEYS = os.environ.get("DROPKEY_REFERENCE_KEYS", "")
+SIZES = {"embed_dims": [32, 16, 8], "token_dims": [12, 8], "num_layers": 2, "ffn_dim": 24}
+
+
+def names_of_resnet(module):
+    """The weights of torchvision's ResNet as the official METRO holds it."""
+    body = torch.nn.Sequential(*list(module.children())[:-2])
+    return {f"backbone.{name}": tensor for name, tensor in body.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return torchvision.models.resnet50(weights=None).eval()
+
+
+@pytest.fixture
+def official(resnet):
+    """Random weights of the official network for the toy body, 64 pixels and ResNet-50."""
+    torch.manual_seed(1)
+    weights = plain_metro.official_state((60, 20, 8), num_cells=4, **SIZES)
+    return {**names_of_resnet(resnet), **weights}
+
+
+def test_outputs_are_those_of_the_official_network_written_out(
+    official, resnet, small_metro, toy_body
+):
+    converted, _ = metro_from_official(official)
+    model = small_metro(backbone="resnet50", **SIZES).eval()
+    model.load_state_dict(converted)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = torch.nn.Sequential(*list(resnet.children())[:-2])(images)
+        torch.testing.assert_close(model.backbone(images), features)
+        found = predict_behind_the_backbone(model.double(), features.double())
+        camera, joints, meshes = plain_metro.predict(
+            {name: tensor.double() for name, tensor in official.items()},
+            features.double(),
+            template_tokens(toy_body).double(),
+            num_layers=2,
+        )
+    # Double precision: only another order of the same sums is left.
+    torch.testing.assert_close(found["camera"], camera, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found["joint_tokens"], joints, rtol=1e-9, atol=1e-9)
+    for mesh, expected in zip(found["meshes"], meshes, strict=True):
+        torch.testing.assert_close(mesh, expected, rtol=1e-9, atol=1e-9)
+
+
+def predict_behind_the_backbone(model, features):
+    """What the model makes of a feature map."""
+    model.backbone.forward = lambda images: features
+    return model.predict_batch(torch.empty(len(features), 3, 64, 64))
+
+
+def test_what_stays_behind_is_named(official):
+    official["extra.weight"] = torch.zeros(2)
+    converted, said = metro_from_official(official)
+    assert said[0] == (
+        f"converted: {len(converted)} tensors of resnet50 and 3 blocks of 2 layers, for a body of "
+        "60,20,8 vertices"
+    )
+    assert said[1] == (
+        "model.backbone=resnet50 model.embed_dims=[32,16,8] model.token_dims=[12,8] "
+        "model.num_layers=2 model.ffn_dim=24 model.image_size=64"
+    )
+    assert "never uses them: 12 tensors, 2,072 numbers: " in said[2]
+    for i in range(3):
+        assert f"trans_encoder.{i}.bert.pooler.dense.bias" in said[2]
+        assert f"trans_encoder.{i}.bert.embeddings.word_embeddings.weight" in said[2]
+        assert f"trans_encoder.{i}.bert.position_embeddings" not in said[2]
+    assert said[3].endswith("does not have them: 1 tensors, 2 numbers: extra.weight")
+    assert len(said) == 4
+
+
+def test_what_is_written_holds_no_more_than_it_shows(official):
+    converted, _ = metro_from_official(official)
+    position = converted["blocks.0.position"]
+    assert position.shape == (22, 32)
+    assert position.untyped_storage().nbytes() == position.nbytes
+
+
+def test_old_checkpoints_have_no_counters(official):
+    counters = [name for name in official if name.endswith("num_batches_tracked")]
+    expected, _ = metro_from_official(official)
+    found, _ = metro_from_official({k: v for k, v in official.items() if k not in counters})
+    assert found.keys() == expected.keys()
+    assert found["backbone.body.bn1.num_batches_tracked"] == 0
+
+
+def drop(state, name):
+    del state[name]
+
+
+def cut(state, name):
+    state[name] = state[name][:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        (drop, "cam_param_fc2.bias", r"damaged; missing: 1 \(cam_param_fc2.bias\)"),
+        (drop, "backbone.7.2.bn3.weight", r"damaged; missing: 1 \(backbone.7.2.bn3.weight\)"),
+        (
+            drop,
+            "trans_encoder.1.bert.encoder.layer.1.attention.self.key.weight",
+            r"missing: 1 \(trans_encoder.1.bert.encoder.layer.1.attention.self.key.weight\)",
+        ),
+        (cut, "trans_encoder.2.cls_head.weight", r"cls_head.weight \(2, 8\) instead of \(3, 8\)"),
+        (cut, "backbone.0.weight", r"backbone.0.weight \(63, 3, 7, 7\) instead of \(64, 3, 7, 7\)"),
+        (drop, "upsampling2.weight", "not the weights of .* there is no upsampling2.weight"),
+        (drop, "conv_learn_tokens.weight", "not the weights of .* there is no conv_learn_tokens"),
+        (drop, "backbone.4.0.conv1.weight", "METRO with an unknown backbone"),
+        (drop, "trans_encoder.0.bert.img_embedding.weight", "there is no trans_encoder.0.bert.img"),
+    ],
+)
+def test_damage_is_named(official, change, name, message):
+    change(official, name)
+    with pytest.raises(UserError, match=message) as error:
+        metro_from_official(official)
+    assert "\n" not in str(error.value)
+
+
+def test_a_position_table_must_reach_the_last_token(official):
+    name = "trans_encoder.1.bert.position_embeddings.weight"
+    official[name] = official[name][:21]
+    with pytest.raises(UserError, match=r"\(21, 16\) instead of \(22, 16\)"):
+        metro_from_official(official)
+
+
+def test_other_weights_are_refused(small_metro):
+    with pytest.raises(UserError, match="of this project's METRO already"):
+        metro_from_official(small_metro().state_dict())
+    with pytest.raises(UserError, match=r"not the weights of the official METRO body: there is no"):
+        metro_from_official({"fc.weight": torch.zeros(2)})
+    with pytest.raises(UserError, match="weights of the official METRO for hands"):
+        metro_from_official({"upsampling.weight": torch.zeros(778, 195)})
+
+
+def test_hrnet_keeps_its_names(official):
+    weights = {name: t for name, t in official.items() if not name.startswith("backbone.")}
+    with torch.device("meta"):
+        hrnet = timm.create_model("hrnet_w18", pretrained=False, num_classes=1000)
+    for name, tensor in hrnet.state_dict().items():
+        weights[f"backbone.{name}"] = torch.randn(tensor.shape)
+    converted, said = metro_from_official(weights)
+    assert "tensors of hrnet_w18 and" in said[0]
+    assert "backbone.classifier.weight, backbone.classifier.bias" in said[2]
+    name = "stage4.2.fuse_layers.3.0.2.0.weight"
+    assert torch.equal(converted[f"backbone.body.{name}"], weights[f"backbone.{name}"])
+
+
+@pytest.mark.skipif(not REFERENCE_KEYS, reason="DROPKEY_REFERENCE_KEYS names no folder")
+def test_the_official_checkpoints_names_and_shapes():
+    table = json.loads((Path(REFERENCE_KEYS) / "metro_body_network_keys.json").read_text())
+    with torch.device("meta"):
+        official = {name: torch.empty(shape) for name, (shape, *_) in table["keys"].items()}
+    converted, said = metro_from_official(official)
+    assert said[0].startswith(f"converted: {len(converted)} tensors of hrnet_w64 and 3 blocks of 4")
+    assert said[0].endswith("for a body of 6890,1723,431 vertices")
+    left = said[2].rsplit(": ", 1)[1].split(", ")
+    assert sorted(left) == sorted(table["keys_never_used_in_forward"])
+    assert len(said) == 3

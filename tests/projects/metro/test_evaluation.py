@@ -1,0 +1,398 @@
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from dropkey_core.engine import UserError
+from projects.metro import evaluation
+from projects.metro.body_model import write_body
+from projects.metro.evaluation import ERRORS_FILE, MEAN_POSE, MEANS_FILE, MeshEvaluator
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def sample(image_id, vertices=None, joints=None, subject=1, camera=0):
+    """A sample with the ground truth that is given."""
+    return {
+        "image_id": image_id,
+        "file_name": f"/somewhere/{image_id}.jpg",
+        "subject": subject,
+        "frame": 8,
+        "camera": camera,
+        "has_mesh": vertices is not None,
+        "vertices": vertices,
+        "has_joints_3d": joints is not None,
+        "joints_3d": joints,
+    }
+
+
+def with_confidence(joints):
+    return torch.cat([joints, torch.zeros(14, 1)], dim=1)  # which does not matter
+
+
+@pytest.fixture
+def meshes(toy_body):
+    """Different meshes of the toy body, (n, 60, 3) float32."""
+
+    def make(count, noise=0.05, seed=0):
+        generator = np.random.default_rng(seed)
+        turns = Rotation.random(count, random_state=seed).as_matrix()
+        vertices = toy_body.template @ turns.transpose(0, 2, 1)
+        vertices += generator.normal(scale=noise, size=vertices.shape)
+        return torch.tensor(vertices, dtype=torch.float32)
+
+    return make
+
+
+@pytest.fixture
+def samples_of(toy_body):
+    """Samples with all ground truth, three images a subject, cameras in turn."""
+
+    def make(meshes):
+        return [
+            sample(
+                image_id=10 + number,
+                vertices=vertices,
+                joints=with_confidence(toy_body.joints(vertices.double())),
+                subject=5 + number // 3,
+                camera=number % 2,
+            )
+            for number, vertices in enumerate(meshes)
+        ]
+
+    return make
+
+
+def outputs_of(meshes):
+    return [{"vertices": vertices, "joints_3d": torch.zeros(14, 3)} for vertices in meshes]
+
+
+def results_of(body, samples, outputs, **options):
+    evaluator = MeshEvaluator(body, **options)
+    evaluator.process(samples, outputs)
+    return evaluator.evaluate()["mesh"]
+
+
+def plain_errors(body, pred, true):
+    """MPVE, MPJPE and PA-MPJPE of one image in mm, as METRO's evaluation has them."""
+    pred, true = pred.double().numpy(), true.double().numpy()
+    order = [3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10]
+
+    def distance(a, b):
+        return 1000 * np.sqrt(((a - b) ** 2).sum(-1)).mean()
+
+    pred_joints, joints = body.h36m_regressor @ pred, body.h36m_regressor @ true
+    pred, true = pred - pred_joints[0], true - joints[0]
+    pred_joints, joints = pred_joints[order], joints[order]
+    hips = distance(pred_joints - pred_joints[2:4].mean(0), joints - joints[2:4].mean(0))
+    x, y = pred_joints - pred_joints.mean(0), joints - joints.mean(0)
+    x = Rotation.align_vectors(y, x)[0].apply(x)
+    return distance(pred, true), hips, distance((x * y).sum() / (x**2).sum() * x, y)
+
+
+# --- worked out by hand
+
+
+def test_single_vertices_moved(toy_body, tmp_path, meshes):
+    """Where the 17 joints are the first vertices, what moving one of 60 does to each error."""
+    body = replace(toy_body, h36m_regressor=np.eye(17, 60))
+    write_body(tmp_path / "body.npz", body)
+    (true,) = meshes(1)
+    samples = [sample(0, true, with_confidence(body.joints(true)))]
+
+    def errors(vertex, shift):
+        pred = true + 3
+        pred[vertex, 1] += shift
+        return results_of(tmp_path / "body.npz", samples, outputs_of([pred]))
+
+    free, pelvis, right_hip, neck = 59, 0, 1, 8
+    results = errors(free, 0.06)
+    assert results["MPVE"] == pytest.approx(0.06 * 1000 / 60, rel=1e-3)
+    assert results["MPJPE"] == pytest.approx(0, abs=1e-3)
+    assert results["PA-MPJPE"] == pytest.approx(0, abs=1e-3)
+    results = errors(pelvis, 0.06)  # which all vertices but itself are seen from
+    assert results["MPVE"] == pytest.approx(0.06 * 1000 * 59 / 60, rel=1e-3)
+    assert results["MPJPE"] == pytest.approx(0, abs=1e-3)
+    results = errors(neck, 0.06)
+    assert results["MPJPE"] == pytest.approx(0.06 * 1000 / 14, rel=1e-3)
+    results = errors(right_hip, 0.06)  # the mid-hip moves half as far
+    assert results["MPJPE"] == pytest.approx(0.03 * 1000, rel=1e-3)
+
+
+def test_a_mesh_a_tenth_too_large(toy_body, toy_body_file, meshes, samples_of):
+    (true,) = meshes(1)
+    results = results_of(toy_body_file, samples_of([true]), outputs_of([1.1 * true]))
+    vertices = true - toy_body.h36m_joints(true)[0]
+    joints = toy_body.joints(true)
+    joints = joints - (joints[2] + joints[3]) / 2
+    assert results["MPVE"] == pytest.approx(100 * vertices.norm(dim=1).mean().item(), rel=1e-4)
+    assert results["MPJPE"] == pytest.approx(100 * joints.norm(dim=1).mean().item(), rel=1e-4)
+    assert results["PA-MPJPE"] == pytest.approx(0, abs=1e-3)
+
+
+def test_mean_pose_of_three_skeletons(toy_body_file, meshes):
+    """The mean neck is 42 mm up; two of the skeletons are 42 mm from it, and one 84 mm."""
+    skeletons = torch.zeros(3, 14, 3)
+    skeletons[2, 12, 0] = 0.126
+    skeletons += torch.tensor([5.0, 7.0, 0.0]).reshape(3, 1, 1)  # where they stand does not matter
+    samples = [sample(n, joints=with_confidence(skeletons[n])) for n in range(3)]
+    results = results_of(toy_body_file, samples, outputs_of(meshes(3)))
+    assert results[MEAN_POSE] == pytest.approx((42 + 42 + 84) / 3 / 14, rel=1e-5)
+
+
+# --- averages
+
+
+def test_as_the_reference_defines_them(toy_body, toy_body_file, meshes, samples_of):
+    true, pred = meshes(7), meshes(7, noise=0.1, seed=3)
+    results = results_of(toy_body_file, samples_of(true), outputs_of(pred))
+    each = [plain_errors(toy_body, *pair) for pair in zip(pred, true, strict=True)]
+    means = np.mean(each, axis=0).tolist()
+    assert [results[name] for name in ("MPVE", "MPJPE", "PA-MPJPE")] == pytest.approx(means, 1e-12)
+    assert results["PA-MPJPE"] < results["MPJPE"]
+
+
+def test_images_without_ground_truth_do_not_count(
+    toy_body, toy_body_file, meshes, samples_of, caplog
+):
+    true, pred = meshes(4), meshes(4, seed=3)
+    samples = samples_of(true)
+    samples[0] |= {"has_mesh": False}
+    samples[1] |= {"has_joints_3d": False}
+    samples[2] |= {"has_mesh": False, "has_joints_3d": False, "vertices": None, "joints_3d": None}
+    results = results_of(toy_body_file, samples, outputs_of(pred))
+    each = [plain_errors(toy_body, *pair) for pair in zip(pred, true, strict=True)]
+    assert results["MPVE"] == pytest.approx((each[1][0] + each[3][0]) / 2)
+    assert results["MPJPE"] == pytest.approx((each[0][1] + each[3][1]) / 2)
+    assert results["PA-MPJPE"] == pytest.approx((each[0][2] + each[3][2]) / 2)
+    assert "2 of the 4 images have no true mesh; they do not count in MPVE" in caplog.text
+    assert "2 of the 4 images have no true joints; they do not count in MPJPE" in caplog.text
+
+
+def test_no_ground_truth_at_all_gives_nan(toy_body_file, meshes, tmp_path):
+    options = {"output_dir": tmp_path, "by": ["subject"]}
+    results = results_of(toy_body_file, [sample(1)], outputs_of(meshes(1)), **options)
+    assert all(map(math.isnan, results.values()))
+    assert "NaN" not in (tmp_path / MEANS_FILE).read_text()
+
+
+def test_an_image_counts_once(toy_body_file, meshes, samples_of):
+    true, pred = meshes(3), meshes(3, seed=3)
+    once = results_of(toy_body_file, samples_of(true), outputs_of(pred))
+    samples, outputs = samples_of(true), outputs_of(pred)
+    assert results_of(toy_body_file, samples * 2 + samples[:1], outputs * 2 + outputs[:1]) == once
+
+
+def test_reset_forgets(toy_body_file, meshes, samples_of):
+    evaluator = MeshEvaluator(toy_body_file)
+    evaluator.process(samples_of(meshes(2)), outputs_of(meshes(2, seed=3)))
+    evaluator.reset()
+    evaluator.process(samples_of(meshes(2)), outputs_of(meshes(2)))
+    assert evaluator.evaluate()["mesh"]["MPVE"] == pytest.approx(0, abs=1e-9)
+
+
+def test_half_precision_with_gradient_and_any_origin(toy_body_file, meshes, samples_of):
+    pred = (meshes(1) + 2).bfloat16()
+    expected = results_of(toy_body_file, samples_of(meshes(1)), outputs_of(pred.float()))
+    outputs = outputs_of(pred.requires_grad_())
+    assert results_of(toy_body_file, samples_of(meshes(1)), outputs) == expected
+
+
+# --- by subject and camera, files
+
+
+def test_by_subject_and_camera(toy_body, toy_body_file, meshes, samples_of, tmp_path, capsys):
+    true, pred = meshes(7), meshes(7, seed=3)
+    folder = tmp_path / "deep" / "out"
+    options = {"output_dir": folder, "by": ["subject", "camera"]}
+    order = [4, 0, 6, 2, 1, 5, 3]
+    samples, outputs = samples_of(true), outputs_of(pred)
+    results = results_of(
+        toy_body_file, [samples[n] for n in order], [outputs[n] for n in order], **options
+    )
+    each = np.array([plain_errors(toy_body, *pair) for pair in zip(pred, true, strict=True)])
+
+    def expected(rows):
+        names = ("images", "MPVE", "MPJPE", "PA-MPJPE")
+        return dict(zip(names, [len(each[rows]), *each[rows].mean(axis=0)], strict=True))
+
+    document = json.loads((folder / MEANS_FILE).read_text())
+    assert list(document) == ["all", "subject", "camera"]
+    assert document["all"] == {"images": 7, **results}
+    assert list(document["subject"]) == ["5", "6", "7"]
+    assert document["subject"]["5"] == pytest.approx(expected(slice(0, 3)))
+    assert document["subject"]["7"] == pytest.approx(expected(slice(6, 7)))
+    assert document["camera"]["1"] == pytest.approx(expected(slice(1, None, 2)))
+
+    with (folder / ERRORS_FILE).open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image_id", "subject", "frame", "camera", "MPVE", "MPJPE", "PA-MPJPE"]
+    assert [row[:4] for row in rows[1:4]] == [
+        ["10", "5", "8", "0"],
+        ["11", "5", "8", "1"],
+        ["12", "5", "8", "0"],
+    ]
+    np.testing.assert_allclose(np.array(rows[1:])[:, 4:].astype(float), each, rtol=1e-12)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["in", "mm", "images", "MPVE", "MPJPE", "PA-MPJPE"]
+    assert lines[1].split() == ["all", "7", *(f"{value:.2f}" for value in each.mean(axis=0))]
+    assert lines[2].split() == ["mean", "pose", "7", f"{results[MEAN_POSE]:.2f}"]
+    assert [line.split()[:3] for line in lines[3:]] == [
+        *(["subject", "5", "3"], ["subject", "6", "3"], ["subject", "7", "1"]),
+        *(["camera", "0", "4"], ["camera", "1", "3"]),
+    ]
+
+
+def test_missing_ground_truth_leaves_its_cells_empty(toy_body_file, meshes, samples_of, tmp_path):
+    samples = samples_of(meshes(1))
+    samples[0] |= {"has_mesh": False}
+    results_of(toy_body_file, samples, outputs_of(meshes(1, seed=3)), output_dir=tmp_path)
+    with (tmp_path / ERRORS_FILE).open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["MPVE"] == ""
+    assert float(row["MPJPE"]) > 0
+    document = json.loads((tmp_path / MEANS_FILE).read_text())
+    assert list(document) == ["all"]
+    assert document["all"]["MPVE"] is None
+
+
+# --- several processes
+
+
+def test_images_of_all_processes_are_measured_in_the_first(
+    toy_body_file, meshes, samples_of, monkeypatch
+):
+    samples, outputs = samples_of(meshes(7)), outputs_of(meshes(7, seed=3))
+    expected = results_of(toy_body_file, samples, outputs)
+    first, second = MeshEvaluator(toy_body_file), MeshEvaluator(toy_body_file)
+    first.process(samples[1::2], outputs[1::2])
+    second.process(samples[::2], outputs[::2])
+    parts = [np.concatenate(part._kept) for part in (first, second)]
+    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
+    assert first.evaluate() == {"mesh": expected}
+    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
+    assert second.evaluate() is None
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+rank, folder, body, root = int(sys.argv[1]), *sys.argv[2:]
+sys.path.insert(0, root)
+from projects.metro.evaluation import MeshEvaluator
+
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+)
+samples, outputs = torch.load(f"{folder}/set.pt")
+evaluator = MeshEvaluator(body, f"{folder}/two", by=("subject", "camera"))
+# Image 0 is in both parts, as with a sampler that fills the last one up; batches of 1 and of 2.
+for places in ([[0, 3], [4], [6]] if rank == 0 else [[1], [2, 5], [0]]):
+    evaluator.process([samples[n] for n in places], [outputs[n] for n in places])
+results = evaluator.evaluate()
+with open(f"{folder}/results_{rank}.json", "w") as file:
+    json.dump(results, file)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_find_exactly_what_one_does(toy_body_file, meshes, samples_of, tmp_path):
+    samples, outputs = samples_of(meshes(7)), outputs_of(meshes(7, seed=3))
+    torch.save((samples, outputs), tmp_path / "set.pt")
+    options = {"output_dir": tmp_path / "one", "by": ("subject", "camera")}
+    expected = results_of(toy_body_file, samples, outputs, **options)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    arguments = [str(tmp_path), str(toy_body_file), str(ROOT)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(rank), *arguments], env=environment
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    first, second = (
+        json.loads((tmp_path / f"results_{rank}.json").read_text()) for rank in range(2)
+    )
+    assert first == {"mesh": expected}
+    assert second is None
+    for name in (ERRORS_FILE, MEANS_FILE):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+# --- bad input
+
+
+def test_an_empty_set_is_refused(toy_body_file):
+    evaluator = MeshEvaluator(toy_body_file)
+    with pytest.raises(UserError, match=r"no images to evaluate; dataloader\.test\.dataset"):
+        evaluator.evaluate()
+
+
+@pytest.mark.parametrize("by", [["subject", "colour"], "colour"])
+def test_unknown_groups_are_refused(toy_body_file, by):
+    with pytest.raises(UserError, match="by must list some of subject, camera, got 'c"):
+        MeshEvaluator(toy_body_file, by=by)
+
+
+def broken(tensor, place, value):
+    tensor = tensor.clone()
+    tensor[place] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        (
+            "output",
+            lambda mesh: mesh[1:],
+            r"the predicted vertices have shape \(59, 3\) instead of \(60, 3\), as the body .*toy",
+        ),
+        (
+            "output",
+            lambda mesh: broken(mesh, (4, 2), math.nan),
+            r"row 4 of the predicted vertices is \[.*, nan\]; there is no error to measure",
+        ),
+        (
+            "vertices",
+            lambda mesh: torch.cat([mesh, mesh]),
+            r"the true vertices have shape \(120, 3\) instead of \(60, 3\)",
+        ),
+        (
+            "vertices",
+            lambda mesh: broken(mesh, (59, 0), math.inf),
+            r"row 59 of the true vertices is \[inf, ",
+        ),
+        (
+            "joints_3d",
+            lambda joints: joints[:, :3],
+            r"the true joints have shape \(14, 3\) instead of \(14, 4\)",
+        ),
+        (
+            "joints_3d",
+            lambda joints: broken(joints, (13, 1), math.nan),
+            r"row 13 of the true joints is \[.*, nan, ",
+        ),
+    ],
+)
+def test_bad_points_are_named_with_their_image(
+    toy_body_file, meshes, samples_of, where, change, message
+):
+    samples, outputs = samples_of(meshes(2)), outputs_of(meshes(2, seed=3))
+    changed = outputs[1] if where == "output" else samples[1]
+    key = "vertices" if where == "output" else where
+    changed[key] = change(changed[key])
+    evaluator = MeshEvaluator(toy_body_file)
+    with pytest.raises(UserError, match=rf"image 11 \(/somewhere/11\.jpg\): {message}"):
+        evaluator.process(samples, outputs)
