@@ -2,6 +2,7 @@
 """Convert foreign checkpoints into what a project trains from or evaluates.
 
 tools/convert_checkpoint.py qpic detr-r101-2c7b67e5.pth qpic-start-r101.pth
+tools/convert_checkpoint.py metro metro_3dpw_state_dict.bin metro-3dpw.pth
 
 Only tensors are read, never code; what is written appears complete or not at all.
 """
@@ -40,9 +41,27 @@ def qpic_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
     return convert
 
 
+def add_metro(commands: Any) -> None:
+    """The official METRO under our names."""
+    description = (
+        "The weights of the official METRO for the body, HRNet or ResNet-50, under our names."
+    )
+    parser = commands.add_parser(
+        "metro", help="the official METRO, ready to evaluate or train on", description=description
+    )
+    parser.set_defaults(conversion=metro_conversion)
+
+
+def metro_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
+    """What ``add_metro``'s arguments, of which there are none, ask for."""
+    from projects.metro.convert import metro_from_official
+
+    return metro_from_official
+
+
 # One entry per conversion: it adds a command whose ``conversion`` makes, of the arguments, a
 # function from a state dict to another one and to lines that say what was done.
-CONVERSIONS = (add_qpic,)
+CONVERSIONS = (add_metro, add_qpic)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dropkey_core.engine.paths import PROJECT_ROOT
+from projects.metro.mannequin import make_mannequin
 
 CONFIGS = sorted(PROJECT_ROOT.glob("projects/*/*.yaml"))
 DATA = {  # by project: small sets that are made here
@@ -22,17 +23,36 @@ DATA = {  # by project: small sets that are made here
         "dataset.test.images=interactions/val",
         "dataset.test.annotations=interactions/annotations/val.json",
     ],
+    "metro": [
+        "dataset.body=bodies/body.npz",
+        "dataset.index=bodies/index.npz",
+        "dataset.train.subjects=bodies/train_subjects.txt",
+        "dataset.test.subjects=bodies/test_subjects.txt",
+    ],
 }
 SAID = {  # by project: the head of its table of results
     "detr": "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]",
     "qpic": "Known Object",
+    "metro": "PA-MPJPE",
 }
-SMALL = [  # real size, small pictures
+SMALL_PICTURES = [  # at real size
     "dataloader.train.mapper.min_sizes=[64]",
     "dataloader.train.mapper.crop_probability=0",
+    "dataloader.test.mapper.min_sizes=[64]",
+]
+SMALL_METRO = [  # HRNet-W64 alone takes half a minute to build
+    "model.backbone=resnet10t",
+    "model.image_size=64",
+    "model.embed_dims=[16,8]",
+    "model.token_dims=[8]",
+    "model.ffn_dim=16",
+    "dataloader.train.mapper.image_size=64",
+    "dataloader.test.mapper.image_size=64",
+]
+SMALLER = {"detr": SMALL_PICTURES, "qpic": SMALL_PICTURES, "metro": SMALL_METRO}  # by project
+SMALL = [
     "dataloader.train.total_batch_size=2",
     "dataloader.train.num_workers=0",
-    "dataloader.test.mapper.min_sizes=[64]",
     "dataloader.test.num_workers=0",
     "model.pretrained_backbone=false",
     "train.device=cpu",
@@ -48,6 +68,9 @@ def dataset_root(tmp_path_factory, load_script):
     for made in ("shapes", "interactions"):
         script = load_script(f"datasets/make_{made}")
         assert script.main(["--output", str(root / made), *settings]) == 0
+    script = load_script("datasets/make_bodies")
+    few = script.Settings(num_train=1, num_val=1, num_frames=2, num_cameras=2, image_size=64)
+    script.make_bodies(root / "bodies", few, make_mannequin((1200, 400, 120), 0.01, 1))
     return root
 
 
@@ -61,7 +84,7 @@ def train_net(load_script, dataset_root, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_two_steps(path, train_net, tmp_path, capsys):
     project = path.parent.name
-    small = [*SMALL, *DATA[project]]
+    small = [*SMALL, *SMALLER[project], *DATA[project]]
     start = []
     if path.stem == "finetune":  # its first stage comes first
         assert train_net(["--config", f"projects/{project}/dropkey.yaml", *small]) == 0
@@ -94,7 +117,15 @@ def test_headed_by_its_command(path):
     assert "Hardware:" in header
 
 
-@pytest.mark.parametrize(("project", "backbone"), [("detr", "resnet101"), ("qpic", "resnet50")])
+@pytest.mark.parametrize(
+    ("project", "backbone"), [("detr", "resnet101"), ("qpic", "resnet50"), ("metro", "resnet18")]
+)
 def test_the_other_backbone_is_one_override(project, backbone, train_net):
-    overrides = [*SMALL, *DATA[project], f"model.backbone={backbone}", "train.max_iter=1"]
+    overrides = [
+        *SMALL,
+        *SMALLER[project],
+        *DATA[project],
+        f"model.backbone={backbone}",
+        "train.max_iter=1",
+    ]
     assert train_net(["--config", f"projects/{project}/dropkey.yaml", *overrides]) == 0

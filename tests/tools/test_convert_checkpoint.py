@@ -2,8 +2,10 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 
 from projects.detr.build import build_model
+from tests.projects.metro import plain_metro
 
 SIZES = {"embed_dim": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
 SIZES |= {"ffn_dim": 16, "backbone": "resnet10", "pretrained_backbone": False, "num_queries": 3}
@@ -83,3 +85,39 @@ def test_the_project_has_to_be_known(main, detr_file, capsys):
         main(["yolo", str(detr_file), "out.pth"])
     assert stop.value.code == 2
     assert "invalid choice: 'yolo'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def metro_file(tmp_path):
+    """Random weights of a small official METRO with ResNet-50, as its training writes them."""
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet50(weights=None)
+    body = torch.nn.Sequential(*list(resnet.children())[:-2]).state_dict()
+    weights = plain_metro.official_state((60, 20, 8), 4, [8], [], 1, 8)
+    path = tmp_path / "state_dict.bin"
+    torch.save({**{f"backbone.{name}": tensor for name, tensor in body.items()}, **weights}, path)
+    return path
+
+
+def test_metro_is_translated_and_what_it_never_uses_named(main, metro_file, tmp_path, capsys):
+    output = tmp_path / "metro.pth"
+    assert main(["metro", str(metro_file), str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("of resnet50 and 1 blocks of 1 layers, for a body of 60,20,8 vertices")
+    assert "never uses them: 4 tensors" in lines[2]
+    assert lines[-1] == f"written: {output}"
+    weights = torch.load(output, weights_only=True)["model"]
+    assert weights["blocks.0.layers.0.self_attn.in_proj_weight"].shape == (24, 8)
+
+
+def test_a_damaged_metro_is_one_line(main, metro_file, tmp_path, capsys):
+    weights = torch.load(metro_file, weights_only=True)
+    del weights["trans_encoder.0.residual.bias"]
+    torch.save(weights, metro_file)
+    assert main(["metro", str(metro_file), str(tmp_path / "metro.pth")]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: these weights of the official METRO are damaged; missing: 1 "
+        "(trans_encoder.0.residual.bias)\n"
+    )
+    assert not (tmp_path / "metro.pth").exists()
