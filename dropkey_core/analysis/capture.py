@@ -7,6 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropkey_core.attention.convert import attention_that_drops
+
+
+@contextmanager
+def captured_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the weights of all attention that drops keys, in training or evaluation.
+
+    The weights are those that average the values: after the softmax, with keys dropped while
+    training, with ``inference`` or ``reweigh`` at work where they are set. Outputs stay as they
+    are, but for rounding and, since attention is computed explicitly, time and memory. Gradients
+    flow into what is collected where they flow at all.
+
+    Args:
+        model: any module with attention that drops keys; a ratio of 0 is enough, and
+            ``apply_dropkey(model, 0.0)`` equips a model without another effect.
+
+    Yields:
+        name of the attention in the model -> its weights (B, H, Lq, Lk), a tensor for each call;
+        attention in windows or neighbourhoods has other axes before the last two
+
+    Raises:
+        ValueError: nothing drops keys.
+    """
+    modules = attention_that_drops(model)
+    collected: dict[str, list[Tensor]] = {name: [] for name in modules}
+    for name, module in modules.items():
+        module.observe = collected[name].append  # type: ignore[assignment]
+    try:
+        yield collected
+    finally:
+        for module in modules.values():
+            del module.observe
+
 
 @contextmanager
 def captured_weights(attention: nn.Module) -> Iterator[list[Tensor]]:

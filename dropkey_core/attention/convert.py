@@ -120,7 +120,8 @@ def apply_dropkey(
     report = DropKeyReport(_spread(model, chosen, ratio, schedule), (*skipped, *lookalikes))
     for site in report.equipped:
         module = chosen[site.name]
-        equip(module, site.drop_ratio, unit, inference=getattr(module, "inference", None))
+        kept = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
+        equip(module, site.drop_ratio, unit, **kept)
     _warn_of([lookalike for lookalike in lookalikes if is_selected[lookalike.name]])
     return report
 
@@ -144,7 +145,7 @@ def set_drop_ratio(
     Raises:
         ValueError: nothing drops keys; unknown ``schedule``; ``ratio`` outside [0, 1).
     """
-    modules = _dropping(model)
+    modules = attention_that_drops(model)
     report = DropKeyReport(_spread(model, modules, ratio, schedule))
     for site in report.equipped:
         modules[site.name].drop_ratio = site.drop_ratio  # type: ignore[assignment]
@@ -162,7 +163,7 @@ def set_inference(model: nn.Module, inference: Inference | None) -> None:
     Raises:
         ValueError: nothing drops keys.
     """
-    for module in _dropping(model).values():
+    for module in attention_that_drops(model).values():
         module.inference = inference  # type: ignore[assignment]
 
 
@@ -179,11 +180,14 @@ def remove_dropkey(model: nn.Module) -> None:
         unequip(module)
 
 
-def _dropping(model: nn.Module) -> dict[str, nn.Module]:
-    """Return what drops keys, by name.
+def attention_that_drops(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the attention that drops keys, by name: equipped, or ours to begin with.
+
+    Args:
+        model: any module; it may be attention itself.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: nothing drops keys.
     """
     modules = {name: module for name, module in model.named_modules() if drops_keys(module)}
     if not modules:

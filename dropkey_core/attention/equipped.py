@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.interception import AttentionInterception, Interception
 from dropkey_core.attention.modules import MultiheadAttention
+from dropkey_core.attention.observation import Observe, Reweigh
 from dropkey_core.attention.schedule import check_drop_ratio
 from dropkey_core.attention.units import Unit, find_unit
 
-SETTINGS = ("drop_ratio", "unit", "inference")
+SETTINGS = ("drop_ratio", "unit", "inference", "reweigh")
 
 # Where a module of ours, which has the settings anyway, keeps what they were.
 _BEFORE = "_before_dropkey"
@@ -24,19 +25,25 @@ _BEFORE = "_before_dropkey"
 class EquippedAttention(nn.Module):
     """What the class of every equipped module derives from first; see ``equip``.
 
-    With nothing to do (``drop_ratio`` 0, or evaluation without ``inference``) ``forward`` is that
-    of the original class, its own dropout included.
+    With nothing to do (``drop_ratio`` 0, or evaluation without ``inference``, and no ``reweigh``)
+    ``forward`` is that of the original class, its own dropout included.
 
     Attributes:
         drop_ratio: probability in [0, 1) that a query of a head loses a key, while training.
         unit: what is dropped, see ``drop_key_attention``.
         inference: what takes the place of the softmax in evaluation; None: nothing does.
+        reweigh: makes the weights that average the values of those after softmax and dropping,
+            in training and evaluation; see ``observation``. None: nothing does. The original's
+            own dropout of weights, if it still has one, comes after it.
+        observe: shown the weights that average the values.
     """
 
     original_class: type[nn.Module]
     drop_ratio: float
     unit: str | Unit
     inference: Inference | None
+    reweigh: Reweigh | None
+    observe: Observe | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute what the original class computes, with keys dropped.
@@ -46,7 +53,9 @@ class EquippedAttention(nn.Module):
         """
         if not self._has_something_to_do():
             return super().forward(*args, **kwargs)
-        interception = Interception(self.drop_ratio, self.unit, self.training, self.inference)
+        interception = Interception(
+            self.drop_ratio, self.unit, self.training, self.inference, self.reweigh, self.observe
+        )
         with AttentionInterception(interception):
             output = super().forward(*args, **kwargs)
         if interception.num_attended == 0 or interception.other_axis:
@@ -59,7 +68,8 @@ class EquippedAttention(nn.Module):
         return ", ".join(filter(None, (super().extra_repr(), ours)))
 
     def _has_something_to_do(self) -> bool:
-        return self.drop_ratio > 0.0 and (self.training or self.inference is not None)
+        drops = self.drop_ratio > 0.0 and (self.training or self.inference is not None)
+        return drops or self.reweigh is not None or self.observe is not None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made on the fly: a pickle names the original, and makes it again.
@@ -71,7 +81,8 @@ class EquippedAttention(nn.Module):
 class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
     """The class of an equipped ``torch.nn.MultiheadAttention``.
 
-    With something to do it is our own module, whose DropKey takes the place of its ``dropout``.
+    With something to do it is our own module, whose DropKey takes the place of its ``dropout``
+    unless ``drop_ratio`` is 0.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -86,12 +97,18 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
     def _must_be_called(self) -> bool:
         return self._has_something_to_do()  # else torch may go the way it went before
 
-    def _what_to_drop(self) -> tuple[float, str | Unit]:
-        return self.drop_ratio, self.unit
+    def _what_to_drop(self) -> tuple[float, str | Unit, Inference | None]:
+        if self.drop_ratio:
+            return self.drop_ratio, self.unit, self.inference
+        return self.dropout, "weight", None
 
 
 def equip(
-    module: nn.Module, drop_ratio: float, unit: str | Unit, inference: Inference | None = None
+    module: nn.Module,
+    drop_ratio: float,
+    unit: str | Unit,
+    inference: Inference | None = None,
+    reweigh: Reweigh | None = None,
 ) -> None:
     """Make ``module`` drop keys, in place. It may be equipped already.
 
@@ -100,6 +117,7 @@ def equip(
         drop_ratio: probability in [0, 1) that a query of a head loses a key, while training.
         unit: what is dropped.
         inference: what takes the place of the softmax in evaluation.
+        reweigh: makes other weights of those after softmax and dropping.
 
     Raises:
         ValueError: ``drop_ratio`` outside [0, 1), or an unknown ``unit``.
@@ -110,7 +128,7 @@ def equip(
         module.__class__ = equipped_class(type(module))
     elif not isinstance(module, EquippedAttention) and _BEFORE not in vars(module):
         setattr(module, _BEFORE, {name: getattr(module, name) for name in SETTINGS})
-    for name, value in zip(SETTINGS, (drop_ratio, unit, inference), strict=True):
+    for name, value in zip(SETTINGS, (drop_ratio, unit, inference, reweigh), strict=True):
         setattr(module, name, value)
 
 

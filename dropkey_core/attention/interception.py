@@ -9,6 +9,7 @@ Shapes: (..., Lq, Lk) = batch and heads in any number of axes, queries, keys.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
+from dropkey_core.attention.observation import Observe, Reweigh
 from dropkey_core.attention.units import Unit
 
 # Where a logit or an additive mask is at or below this, the key is masked: many models add a large
@@ -33,6 +35,8 @@ class Interception:
         unit: what is dropped.
         training: whether to drop anything.
         inference: what takes the place of the softmax when not ``training``.
+        reweigh: from the weights, after dropping, to those that average the values.
+        observe: shown the weights that average the values.
         num_attended: how many times attention over keys was computed so far.
         other_axis: whether a softmax was seen that runs over an axis other than the last.
         awaited: shapes of the weights that have not met their vanilla dropout yet.
@@ -42,6 +46,8 @@ class Interception:
     unit: str | Unit
     training: bool
     inference: Inference | None
+    reweigh: Reweigh | None = None
+    observe: Observe | None = None
     num_attended: int = 0
     other_axis: bool = False
     awaited: list[torch.Size] = field(default_factory=list)
@@ -58,7 +64,9 @@ class Interception:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Take the place of ``scaled_dot_product_attention``; ``dropout_p`` gives way to DropKey.
+        """Take the place of ``scaled_dot_product_attention``.
+
+        ``dropout_p`` gives way to DropKey, but for a ``drop_ratio`` of 0.
 
         Args:
             original: not called.
@@ -66,7 +74,7 @@ class Interception:
             key: (..., Lk, D).
             value: (..., Lk, Dv).
             attn_mask: broadcasts to (..., Lq, Lk).
-            dropout_p: ignored.
+            dropout_p: vanilla dropout of the weights where nothing else is dropped.
             is_causal: query i may attend to keys 0 ... i only.
             scale: factor on the dot products.
             enable_gqa: each head of keys and values serves several heads of queries.
@@ -87,18 +95,35 @@ class Interception:
         query, key, value = (_with_two_axes(x, lead) for x in (query, key, value))
         if attn_mask is not None and attn_mask.dim() > 2 and len(lead) != 2:
             attn_mask = _with_two_axes(attn_mask, lead)
-        output = drop_key_attention(
+        drops = self.drop_ratio > 0.0
+        attend = partial(
+            drop_key_attention,
             query,
             key,
             value,
-            self.drop_ratio,
-            unit=self.unit,
+            self.drop_ratio if drops else dropout_p,
+            unit=self.unit if drops else "weight",
             attn_mask=attn_mask,
             scale=scale,
             training=self.training,
-            inference=self.inference,
+            inference=self.inference if drops else None,
         )
+        if self.reweigh is None and self.observe is None:
+            output = attend()
+        else:
+            output, weights = attend(need_weights=True)
+            used = self.finish(weights.reshape(*lead, *weights.shape[-2:]))
+            if self.reweigh is not None:
+                output = used @ value.to(used.dtype).reshape(*lead, *value.shape[-2:])
         return output.reshape(*lead, *output.shape[-2:])
+
+    def finish(self, weights: Tensor) -> Tensor:
+        """Return the weights (..., Lq, Lk) that average the values, after showing them."""
+        if self.reweigh is not None:
+            weights = self.reweigh(weights)
+        if self.observe is not None:
+            self.observe(weights)
+        return weights
 
     def normalise(
         self,
@@ -127,15 +152,17 @@ class Interception:
             self.other_axis = self.other_axis or input.dim() >= 3
             return original(input, dim=dim, dtype=dtype, **rest)
         self.num_attended += 1
-        self.awaited.append(input.shape)
+        if self.drop_ratio > 0.0:
+            self.awaited.append(input.shape)
         logits = input.masked_fill(input <= MASKED, -torch.inf)
-        return drop_key_softmax(
+        weights = drop_key_softmax(
             logits if dtype is None else logits.to(dtype),
             self.drop_ratio,
             unit=self.unit,
             training=self.training,
             inference=self.inference,
         )
+        return self.finish(weights)
 
     def drop_weights(
         self, original: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any

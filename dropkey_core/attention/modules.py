@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dropkey_core.attention.functional import Inference, drop_key_attention
 from dropkey_core.attention.masks import additive_mask
+from dropkey_core.attention.observation import Observe, Reweigh
 from dropkey_core.attention.schedule import check_drop_ratio
 from dropkey_core.attention.units import Unit, find_unit
 
@@ -46,10 +47,17 @@ class MultiheadAttention(nn.MultiheadAttention):
         inference: what takes the place of the softmax in evaluation mode, see
             ``drop_key_attention``. An attribute, too.
 
+    Attributes:
+        reweigh: makes the weights that average the values of those after softmax and dropping, see
+            ``observation``. None: nothing does.
+        observe: shown the weights that average the values.
+
     Raises:
         ValueError: ``drop_ratio`` outside [0, 1), unknown ``unit``, or ``dropout`` and
             ``drop_ratio`` both above 0.
     """
+
+    observe: Observe | None = None
 
     def __init__(
         self,
@@ -87,6 +95,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         self.drop_ratio = drop_ratio
         self.unit = unit
         self.inference = inference
+        self.reweigh: Reweigh | None = None
         self._what_to_drop()  # refuses a ratio for both units now rather than in the first step
 
     def forward(
@@ -131,7 +140,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             return self._attend_to_nested(query, key, value, attn_mask, key_padding_mask)
         if is_causal and attn_mask is None:
             raise ValueError("attn_mask must be given with is_causal=True, which only describes it")
-        ratio, unit = self._what_to_drop()
+        ratio, unit, inference = self._what_to_drop()
         q, k, v = (self._split_heads(x) for x in self._project(query, key, value))
         mask = self._additive_mask(attn_mask, key_padding_mask, q, num_keys=k.shape[2])
         k, v, mask = self._append_keys(k, v, mask)
@@ -140,16 +149,22 @@ class MultiheadAttention(nn.MultiheadAttention):
             unit=unit,
             attn_mask=mask,
             training=self.training,
-            inference=self.inference,
+            inference=inference,
         )
         weights = None
-        if need_weights:
+        if need_weights or self.reweigh is not None or self.observe is not None:
             out, weights = attend(q, k, v, ratio, need_weights=True)
+            if self.reweigh is not None:
+                weights = self.reweigh(weights)
+                out = weights @ v.to(weights.dtype)
+            if self.observe is not None:
+                self.observe(weights)
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights if query.dim() == 3 else weights[0]
         else:
             out = attend(q, k, v, ratio)
-        return self.out_proj(self._merge_heads(out, is_batched=query.dim() == 3)), weights
+        output = self.out_proj(self._merge_heads(out, is_batched=query.dim() == 3))
+        return output, weights if need_weights else None
 
     def extra_repr(self) -> str:
         """Return what the module's ``repr`` says of its settings."""
@@ -195,13 +210,14 @@ class MultiheadAttention(nn.MultiheadAttention):
         rows = [row[:length] for row, length in zip(output, lengths, strict=True)]
         return torch.nested.as_nested_tensor(rows), None
 
-    def _what_to_drop(self) -> tuple[float, str | Unit]:
+    def _what_to_drop(self) -> tuple[float, str | Unit, Inference | None]:
         if self.dropout and self.drop_ratio:
             raise ValueError(
                 "one of dropout and drop_ratio must be 0, since DropKey takes the place of dropout "
                 f"on the weights; got dropout={self.dropout}, drop_ratio={self.drop_ratio}"
             )
-        return (self.dropout, "weight") if self.dropout else (self.drop_ratio, self.unit)
+        drop = (self.dropout, "weight") if self.dropout else (self.drop_ratio, self.unit)
+        return *drop, self.inference
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Project queries, keys and values to width E; inputs that are one tensor in one go."""
