@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from dropkey_core.analysis.capture import captured_shape, captured_weights
+from dropkey_core.analysis.capture import captured_attention, captured_shape
 from dropkey_core.analysis.figure import (
     CAPTION,
     FONT_SIZE,
@@ -134,11 +134,11 @@ def detect_with_attention(
     last_layer = model.transformer.encoder.layers[-1]
     with (
         captured_shape(model.input_proj) as shapes,
-        captured_weights(last_layer.self_attn) as weights,
+        captured_attention(last_layer.self_attn) as maps,
     ):
         detections = model(samples)
     cells = shapes[0][-2:]
-    return detections, weights[0].unflatten(-1, cells).unflatten(2, cells)
+    return detections, maps[""][0].unflatten(-1, cells).unflatten(2, cells)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dropkey_core.analysis.capture import captured_weights
+from dropkey_core.analysis.capture import captured_attention
 from dropkey_core.analysis.figure import add_axes, new_figure
 from projects.metro.body_model import Body
 from projects.metro.metro import Metro
@@ -48,9 +48,9 @@ def recover_with_attention(
         what the model returns, and the attention (B, J, V2), the mean of the heads of the last
         block's last layer. A joint's weights sum to less than 1: the rest goes to joints.
     """
-    with captured_weights(model.blocks[-1].layers[-1].self_attn) as weights:
+    with captured_attention(model.blocks[-1].layers[-1].self_attn) as maps:
         outputs = model(samples)
-    return outputs, weights[0].mean(1)[:, : len(JOINTS), len(JOINTS) :]
+    return outputs, maps[""][0].mean(1)[:, : len(JOINTS), len(JOINTS) :]
 
 
 def attended_vertices(weights: np.ndarray) -> float:

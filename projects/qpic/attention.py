@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dropkey_core.analysis.capture import captured_shape, captured_weights
+from dropkey_core.analysis.capture import captured_attention, captured_shape
 from dropkey_core.analysis.figure import (
     CAPTION,
     FONT_SIZE,
@@ -47,10 +47,10 @@ def find_with_attention(
     last_layer = model.transformer.decoder.layers[-1]
     with (
         captured_shape(model.input_proj) as shapes,
-        captured_weights(last_layer.multihead_attn) as weights,
+        captured_attention(last_layer.multihead_attn) as maps,
     ):
         found = model(samples)
-    return found, weights[0].mean(1).unflatten(-1, shapes[0][-2:])
+    return found, maps[""][0].mean(1).unflatten(-1, shapes[0][-2:])
 
 
 def draw_attention_maps(
