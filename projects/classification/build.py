@@ -1,0 +1,160 @@
+"""The one place that knows the classifiers' sizes."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+from dropkey_core.attention import apply_dropkey
+from dropkey_core.engine import UserError
+from projects.classification.classifier import Classifier
+from projects.classification.t2t import T2TViT
+
+# Table 1 of arXiv 2101.11986; those with t2t_vit_t_ are the transformer variant of the same size.
+T2T_SIZES: dict[str, dict[str, Any]] = {
+    "t2t_vit_14": {"embed_dim": 384, "depth": 14, "num_heads": 6},
+    "t2t_vit_19": {"embed_dim": 448, "depth": 19, "num_heads": 7},
+    "t2t_vit_24": {"embed_dim": 512, "depth": 24, "num_heads": 8},
+}
+T2T_SIZES |= {
+    name.replace("vit_", "vit_t_"): {**sizes, "tokens": "transformer"}
+    for name, sizes in T2T_SIZES.items()
+}
+# What build_model sets by itself, in our words and in timm's.
+SETTINGS = {
+    "num_classes": "num_classes",
+    "image_size": "image_size",
+    "img_size": "image_size",
+    "drop_path": "drop_path",
+    "drop_path_rate": "drop_path",
+    "pretrained": "pretrained_backbone",
+    "attn_drop_rate": "drop_ratio with drop_unit=weight",
+}
+
+
+def build_model(
+    architecture: str = "t2t_vit_14",
+    num_classes: int = 1000,
+    image_size: int = 224,
+    *,
+    architecture_options: Mapping[str, Any] | None = None,
+    pretrained_backbone: bool = False,
+    drop_path: float = 0.1,
+    drop_ratio: float = 0.1,
+    drop_unit: str = "key",
+    drop_schedule: str = "linear_decreasing",
+    label_smoothing: float = 0.0,
+) -> Classifier:
+    """Build an image classifier with DropKey in all its self-attention.
+
+    ``drop_ratio=0.0`` is the baseline, ``drop_unit="weight"`` vanilla attention dropout.
+
+    Args:
+        architecture: ``t2t_vit_14``, ``t2t_vit_19``, ``t2t_vit_24`` (or ``t2t_vit_t_...``, whose
+            tokens-to-token is a transformer), or a timm network with softmax attention such as
+            ``volo_d1``, ``deit_base_patch16_224`` or ``vit_tiny_patch16_224``.
+        num_classes: size of the class head.
+        image_size: side of the square images in pixels.
+        architecture_options: other sizes. For T2T-ViT what ``T2TViT`` takes: ``embed_dim``,
+            ``depth``, ``num_heads``, ``mlp_ratio``, ``splits`` and so on; for timm's networks
+            keyword arguments of ``timm.create_model``.
+        pretrained_backbone: start a timm network from its published weights, fetched once from the
+            Hugging Face hub; a head of other classes begins anew. T2T-ViT's are not there.
+        drop_path: probability that a sample skips a branch of the last block (stochastic depth).
+        drop_ratio: ratio at the first of all layers.
+        drop_unit: what the attention drops: ``key`` (DropKey), ``weight`` (vanilla dropout) or
+            another unit that ``dropkey_core.drop_key_attention`` knows.
+        drop_schedule: how the ratio changes with depth, see ``dropkey_core.drop_ratios``.
+        label_smoothing: part of each target that is spread over all classes.
+
+    Returns:
+        The model in training mode; ``network`` is the bare network, equipped by ``apply_dropkey``
+        whatever the ratio. In eval mode nothing is dropped.
+
+    Raises:
+        UserError: an unknown architecture or option, sizes that do not fit each other, published
+            weights that there are not or that are out of reach.
+        ValueError: a ratio outside its range, an unknown schedule or unit.
+    """
+    options = dict(architecture_options or {})
+    for name in options.keys() & SETTINGS.keys():
+        raise UserError(
+            f"architecture_options must not hold {name}: set model.{SETTINGS[name]} instead"
+        )
+    build = build_t2t if architecture in T2T_SIZES else build_timm
+    network = build(architecture, num_classes, image_size, drop_path, pretrained_backbone, options)
+    apply_dropkey(network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised)
+    return Classifier(network, num_classes, image_size, label_smoothing)
+
+
+def is_regularised(name: str, module: nn.Module) -> bool:
+    """Whether attention has dropout in the official networks: all but in tokens-to-token."""
+    return not name.startswith("tokens_to_token.")
+
+
+def build_t2t(
+    architecture: str,
+    num_classes: int,
+    image_size: int,
+    drop_path: float,
+    pretrained: bool,
+    options: Mapping[str, Any],
+) -> T2TViT:
+    """T2T-ViT; see ``build_model`` for the arguments."""
+    if pretrained:
+        raise UserError(
+            f"{architecture} has no weights to fetch: convert the official checkpoint by "
+            "tools/convert_checkpoint.py t2t, name it in train.init_checkpoint and set "
+            "model.pretrained_backbone=false"
+        )
+    known = inspect.signature(T2TViT).parameters
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"architecture_options of {architecture} may hold {', '.join(known)}; "
+                f"got {name}{hint}"
+            )
+    sizes = {**T2T_SIZES[architecture], **options}
+    return T2TViT(num_classes, image_size, drop_path=drop_path, **sizes)
+
+
+def build_timm(
+    architecture: str,
+    num_classes: int,
+    image_size: int,
+    drop_path: float,
+    pretrained: bool,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """A network of timm; see ``build_model`` for the arguments."""
+    name = architecture.split(".")[0]  # what follows the dot names certain weights
+    if not timm.is_model(name):
+        known = [*T2T_SIZES, *timm.list_models()]
+        nearest = difflib.get_close_matches(architecture, known, n=3) or ["t2t_vit_14", "volo_d1"]
+        raise UserError(
+            "architecture must be a T2T-ViT or a network of timm, such as "
+            f"{', '.join(nearest)}; got {architecture!r}"
+        )
+    if pretrained and not timm.is_model_pretrained(architecture):
+        raise UserError(f"timm has no weights {architecture}: set model.pretrained_backbone=false")
+    sizes = {"img_size": image_size, "drop_path_rate": drop_path, **options}
+    try:
+        return timm.create_model(
+            architecture if pretrained else name,
+            pretrained=pretrained,
+            num_classes=num_classes,
+            **sizes,
+        )
+    except TypeError as error:  # an argument that this network does not take
+        raise UserError(f"{name} of timm: {error}") from error
+    except OSError as error:  # what the hub's client raises without network is one, too
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot fetch the weights {architecture} from the Hugging Face hub ({reason}): copy "
+            "them into its cache (HF_HOME), or set model.pretrained_backbone=false"
+        ) from error

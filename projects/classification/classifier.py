@@ -1,0 +1,94 @@
+"""An image classifier under the contract of both engines: samples in, losses or logits out.
+
+Shapes: B images of S x S pixels, K = num_classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dropkey_core.engine import UserError
+
+
+class Classifier(nn.Module):
+    """A network with its loss.
+
+    Args:
+        network: (B, 3, S, S) -> logits (B, K).
+        num_classes: K.
+        image_size: S.
+        label_smoothing: part of each target that is spread over all classes, in [0, 1).
+    """
+
+    # The heads depend on the data: a network fine-tuned on other classes begins them anew.
+    reinitialised_on_mismatch = ("network.head.", "network.aux_head.")
+
+    def __init__(
+        self, network: nn.Module, num_classes: int, image_size: int, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.network = network
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.label_smoothing = label_smoothing
+
+    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """Classify images (eval mode), or judge how they are classified (training mode).
+
+        Args:
+            samples: one dict per image. ``image``: float32 (3, S, S), normalised; in training also
+                ``label``, an int in [0, K).
+
+        Returns:
+            In training ``loss_cls``, the mean cross entropy. Else a list with, for each image,
+            ``logits`` (K,) float32.
+
+        Raises:
+            UserError: images of another size, or a label that there is not.
+        """
+        images = self.batch(samples)
+        if self.training:
+            return self.losses(images, self.labels(samples))
+        return [{"logits": logits} for logits in self.network(images).float()]
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Args:
+            images: (B, 3, S, S).
+            labels: (B,) int64.
+        """
+        logits = self.network(images).float()  # (B, K)
+        return {"loss_cls": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+
+    def batch(self, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """The images of ``samples`` where the network is: (B, 3, S, S) float32."""
+        for sample in samples:
+            height, width = sample["image"].shape[-2:]
+            if (height, width) != (self.image_size, self.image_size):
+                raise UserError(
+                    f"the model takes images of {self.image_size} x {self.image_size} pixels, got "
+                    f"{width} x {height}: make model.image_size and the mappers' image_size equal"
+                )
+        images = torch.stack([sample["image"] for sample in samples])
+        return images.to(self.device, non_blocking=True)
+
+    def labels(self, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """The labels of ``samples`` where the network is: (B,) int64."""
+        labels = [int(sample["label"]) for sample in samples]
+        if unknown := [label for label in labels if not 0 <= label < self.num_classes]:
+            raise UserError(
+                f"a label must be below model.num_classes={self.num_classes} and not negative, "
+                f"got {unknown[0]}: set model.num_classes to the data's number of classes"
+            )
+        return torch.tensor(labels).to(self.device, non_blocking=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
