@@ -149,7 +149,7 @@ def test_attention_covers_the_image_and_no_padding():
         assert_close(seen[..., :rows, :columns].sum((-2, -1)), torch.ones(2, rows, columns))
         assert seen[..., rows:, :].sum() == 0 and seen[..., columns:].sum() == 0
     for ours, plain in zip(detections, model(samples), strict=True):
-            assert_close(ours, plain)
+        assert_close(ours, plain)
 
 
 def test_nothing_is_left_on_the_model():
