@@ -23,6 +23,8 @@ T2T_SIZES |= {
     name.replace("vit_", "vit_t_"): {**sizes, "tokens": "transformer"}
     for name, sizes in T2T_SIZES.items()
 }
+# The papers' names of networks that timm names after their image size, too.
+TIMM_NAMES = {f"volo_d{size}": f"volo_d{size}_224" for size in range(1, 6)}
 # What build_model sets by itself, in our words and in timm's.
 SETTINGS = {
     "num_classes": "num_classes",
@@ -54,8 +56,8 @@ def build_model(
 
     Args:
         architecture: ``t2t_vit_14``, ``t2t_vit_19``, ``t2t_vit_24`` (or ``t2t_vit_t_...``, whose
-            tokens-to-token is a transformer), or a timm network with softmax attention such as
-            ``volo_d1``, ``deit_base_patch16_224`` or ``vit_tiny_patch16_224``.
+            tokens-to-token is a transformer), ``volo_d1`` to ``volo_d5``, or another timm network
+            with softmax attention such as ``deit_base_patch16_224``.
         num_classes: size of the class head.
         image_size: side of the square images in pixels.
         architecture_options: other sizes. For T2T-ViT what ``T2TViT`` takes: ``embed_dim``,
@@ -132,9 +134,10 @@ def build_timm(
     options: Mapping[str, Any],
 ) -> nn.Module:
     """A network of timm; see ``build_model`` for the arguments."""
+    architecture = TIMM_NAMES.get(architecture, architecture)
     name = architecture.split(".")[0]  # what follows the dot names certain weights
     if not timm.is_model(name):
-        known = [*T2T_SIZES, *timm.list_models()]
+        known = [*T2T_SIZES, *TIMM_NAMES, *timm.list_models()]
         nearest = difflib.get_close_matches(architecture, known, n=3) or ["t2t_vit_14", "volo_d1"]
         raise UserError(
             "architecture must be a T2T-ViT or a network of timm, such as "
