@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import timm
@@ -10,7 +10,11 @@ from torch import nn
 
 from dropkey_core.attention import apply_dropkey
 from dropkey_core.engine import UserError
+from dropkey_core.variants import apply_reattention, apply_token_pooling
+from projects.classification.averaging import WeightAverage
 from projects.classification.classifier import Classifier
+from projects.classification.diversification import Diversification
+from projects.classification.mixing import build_mixing
 from projects.classification.t2t import T2TViT
 
 # Table 1 of arXiv 2101.11986; those with t2t_vit_t_ are the transformer variant of the same size.
@@ -35,6 +39,13 @@ SETTINGS = {
     "pretrained": "pretrained_backbone",
     "attn_drop_rate": "drop_ratio with drop_unit=weight",
 }
+UNSETTABLE = ("network", "select")
+# Variants that change the network, in the order in which they are applied.
+NETWORK_VARIANTS: dict[str, Callable[..., Any]] = {
+    "reattention": apply_reattention,
+    "token_pooling": apply_token_pooling,
+}
+VARIANTS: dict[str, Callable[..., Any]] = {**NETWORK_VARIANTS, "diversification": Diversification}
 
 
 def build_model(
@@ -48,7 +59,11 @@ def build_model(
     drop_ratio: float = 0.1,
     drop_unit: str = "key",
     drop_schedule: str = "linear_decreasing",
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
     label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+    variants: Mapping[str, Mapping[str, Any] | None] | None = None,
 ) -> Classifier:
     """Build an image classifier with DropKey in all its self-attention.
 
@@ -70,26 +85,81 @@ def build_model(
         drop_unit: what the attention drops: ``key`` (DropKey), ``weight`` (vanilla dropout) or
             another unit that ``dropkey_core.drop_key_attention`` knows.
         drop_schedule: how the ratio changes with depth, see ``dropkey_core.drop_ratios``.
-        label_smoothing: part of each target that is spread over all classes.
+        mixup: alpha of mixup, see ``build_mixing``; 0 is none.
+        cutmix: alpha of cutmix; 0 is none.
+        label_smoothing: part of each target that is spread over all classes, in [0, 1).
+        ema_decay: weight of what went before in a moving average of the network's weights, which
+            takes the network's place in evaluation, see ``WeightAverage``; 0 is none.
+        variants: methods that DropKey is compared with, alone or together: ``reattention``,
+            ``token_pooling``, ``diversification``, each with its settings (none: ``{}``). They are
+            the arguments of ``apply_reattention`` and ``apply_token_pooling`` of
+            ``dropkey_core.variants``, and of ``Diversification``.
 
     Returns:
         The model in training mode; ``network`` is the bare network, equipped by ``apply_dropkey``
-        whatever the ratio. In eval mode nothing is dropped.
+        whatever the ratio. In eval mode nothing is dropped or mixed.
 
     Raises:
-        UserError: an unknown architecture or option, sizes that do not fit each other, published
-            weights that there are not or that are out of reach.
-        ValueError: a ratio outside its range, an unknown schedule or unit.
+        UserError: an unknown architecture, option or variant, sizes that do not fit each other,
+            published weights that there are not or that are out of reach.
+        ValueError: a number outside its range, an unknown schedule or unit, a variant that the
+            network is not made for.
     """
+    check_sizes(num_classes, image_size, drop_path)
     options = dict(architecture_options or {})
     for name in options.keys() & SETTINGS.keys():
         raise UserError(
             f"architecture_options must not hold {name}: set model.{SETTINGS[name]} instead"
         )
+    settings = checked_variants(variants)
     build = build_t2t if architecture in T2T_SIZES else build_timm
     network = build(architecture, num_classes, image_size, drop_path, pretrained_backbone, options)
     apply_dropkey(network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised)
-    return Classifier(network, num_classes, image_size, label_smoothing)
+    for name, apply in NETWORK_VARIANTS.items():
+        if name in settings:
+            apply(network, **settings[name])
+    diversification = settings.get("diversification")
+    return Classifier(
+        network,
+        num_classes,
+        image_size,
+        label_smoothing=label_smoothing,
+        mixing=build_mixing(mixup, cutmix, label_smoothing, num_classes),
+        diversification=None if diversification is None else Diversification(**diversification),
+        average=WeightAverage(network, ema_decay) if ema_decay else None,
+    )
+
+
+def check_sizes(num_classes: int, image_size: int, drop_path: float) -> None:
+    """Refuse numbers that no network can have."""
+    for name, number in (("num_classes", num_classes), ("image_size", image_size)):
+        if number < 1:
+            raise UserError(f"{name} must be at least 1, got {number}")
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+
+
+def checked_variants(variants: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The settings of each variant, refused where something has another name."""
+    settings = {name: dict(options or {}) for name, options in (variants or {}).items()}
+    for name, options in settings.items():
+        refuse_unknown(name, VARIANTS, "variants")
+        for option in options:
+            refuse_unknown(option, settings_of(VARIANTS[name]), f"variants.{name}")
+    return settings
+
+
+def settings_of(function: Callable[..., Any]) -> list[str]:
+    """What a config can set of a function's arguments: no modules, no functions."""
+    return [name for name in inspect.signature(function).parameters if name not in UNSETTABLE]
+
+
+def refuse_unknown(name: str, known: Collection[str], where: str) -> None:
+    """Raise a ``UserError`` that suggests the nearest name, unless ``name`` is known."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{where} may hold {', '.join(known)}; got {name}{hint}")
 
 
 def is_regularised(name: str, module: nn.Module) -> bool:
@@ -112,17 +182,14 @@ def build_t2t(
             "tools/convert_checkpoint.py t2t, name it in train.init_checkpoint and set "
             "model.pretrained_backbone=false"
         )
-    known = inspect.signature(T2TViT).parameters
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"architecture_options of {architecture} may hold {', '.join(known)}; "
-                f"got {name}{hint}"
-            )
+        known = [known for known in settings_of(T2TViT) if known not in SETTINGS]
+        refuse_unknown(name, known, f"architecture_options of {architecture}")
     sizes = {**T2T_SIZES[architecture], **options}
-    return T2TViT(num_classes, image_size, drop_path=drop_path, **sizes)
+    try:
+        return T2TViT(num_classes, image_size, drop_path=drop_path, **sizes)
+    except TypeError as error:  # a text for a number
+        raise UserError(f"architecture_options of {architecture} {sizes}: {error}") from error
 
 
 def build_timm(
@@ -154,7 +221,10 @@ def build_timm(
             **sizes,
         )
     except TypeError as error:  # an argument that this network does not take
-        raise UserError(f"{name} of timm: {error}") from error
+        raise UserError(
+            f"timm cannot make a {name} with these settings ({error}): choose a network with "
+            "softmax attention, or other architecture_options"
+        ) from error
     except OSError as error:  # what the hub's client raises without network is one, too
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError
+from projects.classification.averaging import WeightAverage
+from projects.classification.diversification import Diversification
+from projects.classification.mixing import Mixing, mix
 
 
 class Classifier(nn.Module):
@@ -21,13 +24,29 @@ class Classifier(nn.Module):
         num_classes: K.
         image_size: S.
         label_smoothing: part of each target that is spread over all classes, in [0, 1).
+        mixing: makes (images, one-hot targets) of (images, labels) while training, smoothed
+            already; see ``build_mixing``.
+        diversification: a second loss, on the maps of the network's self-attention.
+        average: follows the weights of ``network`` and takes its place in evaluation.
     """
 
     # The heads depend on the data: a network fine-tuned on other classes begins them anew.
-    reinitialised_on_mismatch = ("network.head.", "network.aux_head.")
+    reinitialised_on_mismatch = tuple(
+        f"{network}.{head}."
+        for network in ("network", "average.module")
+        for head in ("head", "head_dist", "aux_head")
+    )
 
     def __init__(
-        self, network: nn.Module, num_classes: int, image_size: int, label_smoothing: float = 0.0
+        self,
+        network: nn.Module,
+        num_classes: int,
+        image_size: int,
+        *,
+        label_smoothing: float = 0.0,
+        mixing: Mixing | None = None,
+        diversification: Diversification | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
@@ -36,6 +55,9 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.image_size = image_size
         self.label_smoothing = label_smoothing
+        self.mixing = mixing
+        self.diversification = diversification
+        self.average = average
 
     def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
         """Classify images (eval mode), or judge how they are classified (training mode).
@@ -45,16 +67,24 @@ class Classifier(nn.Module):
                 ``label``, an int in [0, K).
 
         Returns:
-            In training ``loss_cls``, the mean cross entropy. Else a list with, for each image,
-            ``logits`` (K,) float32.
+            In training ``loss_cls``, the mean cross entropy, and ``loss_diversification`` if it is
+            asked for. Else a list with, for each image, ``logits`` (K,) float32.
 
         Raises:
-            UserError: images of another size, or a label that there is not.
+            UserError: images of another size, a label that there is not, or an odd number of
+                images to be mixed.
         """
         images = self.batch(samples)
-        if self.training:
-            return self.losses(images, self.labels(samples))
-        return [{"logits": logits} for logits in self.network(images).float()]
+        if not self.training:
+            return [{"logits": logits} for logits in self.evaluated_network(images).float()]
+        if self.average is not None:
+            self.average.follow(self.network)
+        return self.losses(images, self.labels(samples))
+
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """What evaluation runs: the averaged network where there is one."""
+        return self.network if self.average is None else self.average.module
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The losses of a batch.
@@ -63,8 +93,17 @@ class Classifier(nn.Module):
             images: (B, 3, S, S).
             labels: (B,) int64.
         """
-        logits = self.network(images).float()  # (B, K)
-        return {"loss_cls": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+        targets, smoothing = labels, self.label_smoothing
+        if self.mixing is not None:
+            images, targets = mix(self.mixing, images, labels)  # targets (B, K)
+            smoothing = 0.0
+        terms = {}
+        if self.diversification is None:
+            logits = self.network(images)  # (B, K)
+        else:
+            logits, terms["loss_diversification"] = self.diversification(self.network, images)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        return {"loss_cls": loss, **terms}
 
     def batch(self, samples: Sequence[dict[str, Any]]) -> Tensor:
         """The images of ``samples`` where the network is: (B, 3, S, S) float32."""
