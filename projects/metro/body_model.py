@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
-from projects.metro.array_file import Layout, layout_problem, read_arrays, write_arrays
 from projects.metro.skeleton import JOINTS_FROM_H36M, SMPL_PARENTS, Array
 
 NUM_SHAPES = 10

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
-from projects.metro.array_file import Layout, layout_problem, read_arrays, write_arrays
 from projects.metro.humbi_files import image_file
 
 # S subjects, N cameras, M frames, L views.

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dropkey_core.engine import UserError
-from projects.metro.array_file import Layout, layout_problem, read_arrays, write_arrays
+from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays, write_arrays
 from projects.metro.geometry import in_camera, project, square_around
 from projects.metro.humbi import write_subjects
 from projects.metro.humbi_files import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import UserError
 
 # What a file holds, by name: kind of values (f, i or U) and shape; a letter stands for any size,
 # but always for the same.
