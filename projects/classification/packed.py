@@ -7,28 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
-from projects.classification.subset import first_per_class
+from projects.classification.labelled_images import LabelledImages, check_split
 
 SPLITS = ("train", "test")
 HOW_TO_GET_IT = "to make one of a folder of images: python datasets/pack_images.py"
 
 
-class PackedImages(Sequence[dict[str, Any]]):
-    """Images of a packed file as records.
+class PackedImages(LabelledImages):
+    """Images of a packed file as records; each is decoded when it is asked for.
 
     Args:
         name: of the file, for messages.
         jpeg: (bytes,) uint8, all files one after another.
         offsets: (N + 1,) where each begins, and where the last ends.
-        labels: (N,) class indices.
-        classes: their names.
-        rows: which of the N are in the set, in this order.
+        labels: see ``LabelledImages``, as the following two.
+        classes: names.
+        per_class: how many to keep.
     """
 
     def __init__(
@@ -38,32 +37,22 @@ class PackedImages(Sequence[dict[str, Any]]):
         offsets: np.ndarray,
         labels: np.ndarray,
         classes: Sequence[str],
-        rows: np.ndarray,
+        per_class: int | None = None,
     ) -> None:
+        super().__init__(labels, classes, per_class)
         self.name = name
         self.jpeg = jpeg
         self.offsets = offsets
-        self.labels = labels
-        self.classes = list(classes)
-        self.rows = rows
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        """One record: ``image`` (3, h, w) uint8 RGB, ``label``, ``image_id``, the row in the file.
+    def content(self, row: int) -> dict[str, Any]:
+        """``image`` (3, h, w) uint8.
 
         Raises:
             UserError: the bytes are no JPEG image.
         """
-        row = int(self.rows[index])
-        return {"image": self.image(row), "label": int(self.labels[row]), "image_id": row}
-
-    def image(self, row: int) -> Tensor:
-        """The image (3, h, w) uint8 RGB of a row of the file."""
         content = self.jpeg[self.offsets[row] : self.offsets[row + 1]]
         try:
-            return decode_jpeg(torch.from_numpy(content), mode=ImageReadMode.RGB)
+            return {"image": decode_jpeg(torch.from_numpy(content), mode=ImageReadMode.RGB)}
         except RuntimeError as error:
             raise UserError(
                 f"{self.name}: image {row} is damaged or no JPEG; make the file again"
@@ -88,20 +77,17 @@ def load_packed(
     Raises:
         UserError: no such file or split, or arrays that do not fit together.
     """
-    if split not in SPLITS:
-        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    check_split(split, SPLITS)
     path = dataset_path(file)
     if not path.is_file():
         raise UserError(
             f"packed images not found: {path} (set by dataset.file, relative to "
             f"{DATASETS_VARIABLE}, now {datasets_root()}); {HOW_TO_GET_IT}"
         )
-    jpeg, offsets, labels, classes = read_packed(path, split)
-    rows = first_per_class(labels, len(classes), per_class)
-    return PackedImages(str(path), jpeg, offsets, labels, classes, rows)
+    return PackedImages(str(path), *read_packed(path, split), per_class)
 
 
-def read_packed(path: Path, split: str) -> tuple[np.ndarray, ...]:
+def read_packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """The checked arrays of one split: bytes, offsets, labels, classes."""
     names = [f"{split}_jpeg", f"{split}_offsets", f"{split}_labels", "classes"]
     layout: Layout = {
@@ -113,7 +99,8 @@ def read_packed(path: Path, split: str) -> tuple[np.ndarray, ...]:
     arrays = read_arrays(path, layout)
     if problem := layout_problem(arrays, layout) or value_problem(*(arrays[n] for n in names)):
         raise UserError(f"{path} is no file of packed images ({split}): {problem}")
-    return tuple(arrays[name] for name in names)
+    jpeg, offsets, labels, classes = (arrays[name] for name in names)
+    return jpeg, offsets, labels, classes.tolist()
 
 
 def value_problem(
