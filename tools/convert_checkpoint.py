@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Convert foreign checkpoints into what a project trains from or evaluates.
 
+tools/convert_checkpoint.py t2t 81.5_T2T_ViT_14.pth.tar t2t-vit-14.pth
 tools/convert_checkpoint.py qpic detr-r101-2c7b67e5.pth qpic-start-r101.pth
 tools/convert_checkpoint.py metro metro_3dpw_state_dict.bin metro-3dpw.pth
 
@@ -9,7 +10,6 @@ Only tensors are read, never code; what is written appears complete or not at al
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ def add_qpic(commands: Any) -> None:
     parser.add_argument("--num-object-classes", type=int, default=80, metavar="C")
     parser.add_argument("--num-verb-classes", type=int, default=117, metavar="V")
     parser.add_argument("--seed", type=int, default=0, help="of heads that start afresh")
-    parser.set_defaults(conversion=qpic_conversion)
+    parser.set_defaults(convert=convert_qpic)
 
 
-def qpic_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
-    """What ``add_qpic``'s arguments ask for."""
+def convert_qpic(arguments: argparse.Namespace) -> list[str]:
+    """Do what ``add_qpic``'s arguments ask for; return what was done, a line each."""
+    from dropkey_core.engine.checkpoint import convert_checkpoint
     from projects.qpic.convert import qpic_from_detr
 
     def convert(state: dict[str, Any]) -> Any:
@@ -38,7 +39,7 @@ def qpic_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
             state, arguments.num_object_classes, arguments.num_verb_classes, arguments.seed
         )
 
-    return convert
+    return convert_checkpoint(arguments.input, arguments.output, convert)
 
 
 def add_metro(commands: Any) -> None:
@@ -49,19 +50,47 @@ def add_metro(commands: Any) -> None:
     parser = commands.add_parser(
         "metro", help="the official METRO, ready to evaluate or train on", description=description
     )
-    parser.set_defaults(conversion=metro_conversion)
+    parser.set_defaults(convert=convert_metro)
 
 
-def metro_conversion(arguments: argparse.Namespace) -> Callable[..., Any]:
-    """What ``add_metro``'s arguments, of which there are none, ask for."""
+def convert_metro(arguments: argparse.Namespace) -> list[str]:
+    """Do what ``add_metro``'s arguments, of which there are none, ask for."""
+    from dropkey_core.engine.checkpoint import convert_checkpoint
     from projects.metro.convert import metro_from_official
 
-    return metro_from_official
+    return convert_checkpoint(arguments.input, arguments.output, metro_from_official)
 
 
-# One entry per conversion: it adds a command whose ``conversion`` makes, of the arguments, a
-# function from a state dict to another one and to lines that say what was done.
-CONVERSIONS = (add_metro, add_qpic)
+def add_classification(commands: Any) -> None:
+    """Published classifiers, and the averaged weights of ours."""
+    parser = commands.add_parser(
+        "classification",
+        aliases=["t2t"],
+        help="weights of T2T-ViT, VOLO or DeiT, official or timm's, or averaged ones of ours",
+        description=(
+            "The weights of a T2T-ViT, VOLO or DeiT, official or timm's, under our names. Of a "
+            "checkpoint of ours that was trained with model.ema_decay: its averaged weights, for a "
+            "model without."
+        ),
+    )
+    parser.add_argument(
+        "--with-average",
+        action="store_true",
+        help="write the weights as averaged ones, too: a start for a model with model.ema_decay",
+    )
+    parser.set_defaults(convert=convert_classification)
+
+
+def convert_classification(arguments: argparse.Namespace) -> list[str]:
+    """Do what ``add_classification``'s arguments ask for; return what was done, a line each."""
+    from projects.classification.convert import convert_classifier
+
+    return convert_classifier(arguments.input, arguments.output, arguments.with_average)
+
+
+# One entry per project: it adds a command whose ``convert`` does what the command line says, and
+# returns lines that say what was done.
+CONVERSIONS = (add_classification, add_metro, add_qpic)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -72,7 +101,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="PROJECT")
     for add_conversion in CONVERSIONS:
         add_conversion(commands)
-    for command in commands.choices.values():
+    for command in dict.fromkeys(commands.choices.values()):  # one may have two names
         command.add_argument("input", metavar="INPUT", help="a checkpoint, file or URL")
         command.add_argument("output", metavar="OUTPUT", type=Path, help="the file to write")
     return parser.parse_args(argv)
@@ -80,10 +109,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from dropkey_core.engine.checkpoint import convert_checkpoint
-
-    conversion = arguments.conversion(arguments)
-    for line in convert_checkpoint(arguments.input, arguments.output, conversion):
+    for line in arguments.convert(arguments):
         print(line)
     print(f"written: {arguments.output}")
 

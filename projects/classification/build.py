@@ -17,15 +17,20 @@ from projects.classification.diversification import Diversification
 from projects.classification.mixing import build_mixing
 from projects.classification.t2t import T2TViT
 
-# Table 1 of arXiv 2101.11986; those with t2t_vit_t_ are the transformer variant of the same size.
+# Table 1 of arXiv 2101.11986.
 T2T_SIZES: dict[str, dict[str, Any]] = {
     "t2t_vit_14": {"embed_dim": 384, "depth": 14, "num_heads": 6},
     "t2t_vit_19": {"embed_dim": 448, "depth": 19, "num_heads": 7},
     "t2t_vit_24": {"embed_dim": 512, "depth": 24, "num_heads": 8},
 }
+# The same with softmax attention in tokens-to-token.
 T2T_SIZES |= {
     name.replace("vit_", "vit_t_"): {**sizes, "tokens": "transformer"}
     for name, sizes in T2T_SIZES.items()
+}
+T2T_SIZES |= {
+    f"t2t_vit_{depth}": {"embed_dim": 256, "depth": depth, "num_heads": 4, "mlp_ratio": 2.0}
+    for depth in (7, 10, 12)
 }
 # The papers' names of networks that timm names after their image size, too.
 TIMM_NAMES = {f"volo_d{size}": f"volo_d{size}_224" for size in range(1, 6)}
@@ -70,8 +75,9 @@ def build_model(
     ``drop_ratio=0.0`` is the baseline, ``drop_unit="weight"`` vanilla attention dropout.
 
     Args:
-        architecture: ``t2t_vit_14``, ``t2t_vit_19``, ``t2t_vit_24`` (or ``t2t_vit_t_...``, whose
-            tokens-to-token is a transformer), ``volo_d1`` to ``volo_d5``, or another timm network
+        architecture: ``t2t_vit_14``, ``t2t_vit_19``, ``t2t_vit_24`` (or ``t2t_vit_t_14`` and so
+            on, whose tokens-to-token is a transformer), ``t2t_vit_7``, ``_10``, ``_12``,
+            ``volo_d1`` to ``volo_d5``, or another timm network
             with softmax attention such as ``deit_base_patch16_224``.
         num_classes: size of the class head.
         image_size: side of the square images in pixels.

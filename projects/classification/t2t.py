@@ -131,8 +131,8 @@ class T2TViT(nn.Module):
         table = sinusoid_table(side**2 + 1, embed_dim)[None]
         self.pos_embed = nn.Parameter(table, requires_grad=False)
         self.blocks = nn.ModuleList(
-            T2TBlock(embed_dim, num_heads, mlp_ratio, rate, qk_scale)
-            for rate in torch.linspace(0, drop_path, depth).tolist()
+            T2TBlock(embed_dim, num_heads, mlp_ratio, drop_path * i / max(depth - 1, 1), qk_scale)
+            for i in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)

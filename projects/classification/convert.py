@@ -1,0 +1,127 @@
+"""Published weights of classifiers, and averaged weights of ours, for ``train.init_checkpoint``."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dropkey_core.engine import UserError
+from dropkey_core.engine.checkpoint import load_state, read_checkpoint, write_checkpoint
+from projects.classification.build import T2T_SIZES
+from projects.classification.t2t import T2TViT
+
+# Where training scripts put weights, the best first: T2T-ViT's and VOLO's follow timm's.
+PLACES = ("state_dict_ema", "model", "state_dict")
+NETWORK = "network."
+AVERAGE = "average.module."
+WRAPPED = "module."  # of a model that was trained by several processes
+T2T_MARK = "tokens_to_token.project.weight"
+
+
+def convert_classifier(source: str | Path, target: Path, with_average: bool = False) -> list[str]:
+    """Write weights of a classifier as those of ``projects.classification.Classifier``.
+
+    Args:
+        source: file or URL: a checkpoint of the official T2T-ViT (``.pth.tar``; its averaged
+            weights if there are some), VOLO or DeiT, or of timm; or one of ours that holds averaged
+            weights, which take the place of the others.
+        target: where to write ``{"model": weights}``; what is there is replaced at once.
+        with_average: write the weights twice, for a model with ``ema_decay``.
+
+    Returns:
+        what was done, a line each.
+
+    Raises:
+        UserError: a source that cannot be read or is of something else, or a target that cannot be
+            written.
+    """
+    if Path(source).expanduser().absolute() == target.expanduser().absolute():
+        raise UserError(f"{target} would replace the checkpoint that is converted: name another")
+    place, state = weights_of(read_checkpoint(source, "INPUT"))
+    network, said = network_weights(state)
+    if T2T_MARK in network:
+        said.append(describe_t2t(network))
+    prefixes = (NETWORK, AVERAGE) if with_average else (NETWORK,)
+    converted = {f"{p}{name}": tensor for p in prefixes for name, tensor in network.items()}
+    write_checkpoint(target.expanduser(), {"model": converted})
+    return [f"converted: {len(network)} tensors of {place}", *said]
+
+
+def weights_of(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """The weights in a checkpoint, and where they were."""
+    for place in PLACES:
+        if isinstance(content.get(place), Mapping):
+            return place, tensors_of(content[place])
+    return "the file", tensors_of(content)
+
+
+def tensors_of(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What of a mapping are weights."""
+    return {name: value for name, value in mapping.items() if isinstance(value, Tensor)}
+
+
+def network_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The bare network's weights, and a line that says which they are.
+
+    Raises:
+        UserError: no weights, or ours without an average: there is nothing to convert.
+    """
+    if not state:
+        raise UserError(
+            f"there are no weights in the checkpoint, neither below {', '.join(PLACES)} nor outside"
+        )
+    if average := without_prefix(state, AVERAGE):
+        return average, ["the averaged weights took the network's place"]
+    if all(name.startswith(NETWORK) for name in state):  # some names in a VOLO do, too
+        raise UserError(
+            "these are weights of this project's Classifier already, without averaged ones: "
+            "nothing to convert"
+        )
+    return without_prefix(state, WRAPPED) or dict(state), []
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
+
+
+def describe_t2t(state: Mapping[str, Tensor]) -> str:
+    """The config overrides that make the T2T-ViT of some weights.
+
+    Raises:
+        UserError: if the weights are not all those of a T2T-ViT of an official size.
+    """
+    name, settings = t2t_settings(state)
+    with torch.device("meta"):  # nothing is initialised that the weights replace
+        network = T2TViT(**settings, **T2T_SIZES[name])
+    load_state(network.to_empty(device="cpu"), state, f"an official {name}")
+    overrides = {"architecture": name, **settings}
+    return " ".join(f"model.{key}={value}" for key, value in overrides.items())
+
+
+def t2t_settings(state: Mapping[str, Tensor]) -> tuple[str, dict[str, int]]:
+    """Name, number of classes and image size of the T2T-ViT that some weights belong to.
+
+    Raises:
+        UserError: no T2T-ViT here has these sizes.
+    """
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    embed_dim = len(state[T2T_MARK])
+    tokens = "performer" if "tokens_to_token.attention1.w" in state else "transformer"
+    names = {
+        (sizes["embed_dim"], sizes["depth"], sizes.get("tokens", "performer")): name
+        for name, sizes in T2T_SIZES.items()
+    }
+    name = names.get((embed_dim, depth, tokens))
+    if name is None:
+        raise UserError(
+            f"these are weights of a T2T-ViT of width {embed_dim} and depth {depth} with "
+            f"{tokens} tokens, and only {', '.join(T2T_SIZES)} are known"
+        )
+    if missing := [key for key in ("head.weight", "pos_embed") if key not in state]:
+        raise UserError(f"these weights of {name} are damaged; missing: {missing[0]}")
+    side = math.isqrt(state["pos_embed"].shape[1] - 1)
+    return name, {"num_classes": len(state["head.weight"]), "image_size": 16 * side}
