@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 def param_groups(
-    model: nn.Module, base_lr: float, lr_multipliers: Mapping[str, float] | None = None
+    model: nn.Module,
+    base_lr: float,
+    lr_multipliers: Mapping[str, float] | None = None,
+    decay_vectors: bool = True,
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of ``model``, grouped by learning rate.
 
@@ -19,24 +22,44 @@ def param_groups(
             dot-separated parts of its name or a run of them: ``backbone`` covers
             ``backbone.0.body`` and, in a model wrapped for several processes,
             ``module.backbone.0.body``.
+        decay_vectors: False keeps weight decay off biases, off the gains of norms and off what a
+            part of the model lists in ``no_weight_decay()``, such as position tables: timm's
+            convention, and that of the recipes that are built on it.
 
     Raises:
         ValueError: if a multiplier names nothing in the model, as a misspelt one does.
     """
     multipliers = dict(lr_multipliers or {})
-    groups: dict[str, list[nn.Parameter]] = {"": [], **{key: [] for key in multipliers}}
-    named = [name for name, _ in model.named_parameters()]
+    named = dict(model.named_parameters())
     for key in multipliers:
         if not any(_covers(key, name) for name in named):
             raise ValueError(f"lr_multipliers: no parameter's name contains {key!r}")
-    for name, parameter in model.named_parameters():
+    undecayed = set() if decay_vectors else _undecayed(model)
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (key, decays): [] for key in ("", *multipliers) for decays in (True, False)
+    }
+    for name, parameter in named.items():
         if parameter.requires_grad:
-            groups[next((key for key in multipliers if _covers(key, name)), "")].append(parameter)
+            key = next((key for key in multipliers if _covers(key, name)), "")
+            groups[key, name not in undecayed].append(parameter)
     return [
-        {"params": parameters, "lr": base_lr * multipliers.get(key, 1.0)}
-        for key, parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": base_lr * multipliers.get(key, 1.0),
+            **({} if decays else {"weight_decay": 0.0}),
+        }
+        for (key, decays), parameters in groups.items()
         if parameters
     ]
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Names of parameters that timm's convention keeps weight decay off."""
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    for prefix, module in model.named_modules():
+        if callable(listed := getattr(module, "no_weight_decay", None)):
+            names |= {f"{prefix}.{name}" if prefix else name for name in listed()}
+    return names
 
 
 def _covers(key: str, name: str) -> bool:

@@ -34,6 +34,29 @@ def test_multiplier_of_nothing_is_refused():
         param_groups(model(), 1.0, {"backbon": 0.1})
 
 
+class WithTable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.table = nn.Parameter(torch.zeros(1, 3, 2))
+
+    def no_weight_decay(self):
+        return {"table"}
+
+
+def test_no_decay_of_vectors_and_of_what_a_part_lists():
+    parts = nn.ModuleDict({"body": WithTable(), "head": WithTable()})
+    groups = param_groups(parts, 1.0, {"head": 0.1}, decay_vectors=False)
+    assert [group["lr"] for group in groups] == [1.0, 1.0, 0.1, 0.1]
+    assert [group.get("weight_decay") for group in groups] == [None, 0.0, None, 0.0]
+    assert names(parts, groups[0]) == {"body.linear.weight"}
+    assert names(parts, groups[1]) == {"body.linear.bias", "body.table"}
+    assert names(parts, groups[3]) == {"head.linear.bias", "head.table"}
+    decayed = ClippedAdamW(groups, weight_decay=0.3).param_groups
+    assert [group["weight_decay"] for group in decayed] == [0.3, 0.0, 0.3, 0.0]
+    assert len(param_groups(parts, 1.0)) == 1
+
+
 def with_gradient(scale=1.0):
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     parameter.grad = torch.tensor([3.0, 4.0]) * scale  # norm 5
