@@ -22,7 +22,8 @@ def attention_diversification(maps: Iterable[Tensor], threshold: float = 2.0) ->
 
     over batch and queries, then averaged over the layers. Gradients flow into both arguments. The
     loss and its gradient are exactly 0 as long as no key has more than ``threshold / Lk`` of the
-    mean query's attention. The paper's weight is 1.
+    mean query's attention; and the gradient is 0 where just one key has, since any two multiples
+    of it have a cosine of 1. The paper's weight is 1.
 
     The original drops the batch axis of a batch of one, which makes its loss 0 there; here each
     image counts as it does in a larger batch.

@@ -168,15 +168,22 @@ def _make(name: str, attention: nn.Module, transform_scale: bool) -> Reattention
         raise ValueError(f"{who} has {found}: leave it out with select")
     scale = _softmax_scale(attention, who) if transform_scale else 1.0
     like = next(attention.parameters())
-    return Reattention(int(num_heads), scale).to(like.device, like.dtype)
+    made = Reattention(int(num_heads), scale).to(like.device, like.dtype)
+    return made.train(attention.training)
 
 
 def _softmax_scale(attention: nn.Module, who: str) -> float:
+    """Return the factor on the dot products: what it says, or 1 / sqrt(width of a head)."""
     scale = _first_number(attention, _SCALE)
     head_dim = _first_number(attention, _HEAD_DIM)
-    if scale is None and head_dim is None:
+    projection = getattr(attention, "proj", None)
+    if scale is not None:
+        return float(scale)
+    if head_dim is None and isinstance(projection, nn.Linear):
+        head_dim = projection.in_features // _first_number(attention, _NUM_HEADS)
+    if head_dim is None:
         raise ValueError(f"{who} has neither scale nor head_dim, which transform_scale needs")
-    return scale if scale is not None else float(head_dim) ** -0.5
+    return float(head_dim) ** -0.5
 
 
 def _first_number(module: nn.Module, names: tuple[str, ...]) -> Any:

@@ -158,9 +158,11 @@ def apply_token_pooling(
         planned[outer] = (block, norm, attention, pooling)
     for outer, (block, norm, attention, pooling) in planned.items():
         like = next(attention.parameters())
-        block.add_module("token_pooling", pooling.to(like.device, like.dtype))
+        pooling.to(like.device, like.dtype).train(attention.training)
+        block.add_module("token_pooling", pooling)
         hooks = _PoolBeforeNorm(pooling, outer)
-        norm.register_forward_pre_hook(hooks.pool)
+        # First of all hooks: what is pooled is the block's input, before its scale is adjusted.
+        norm.register_forward_pre_hook(hooks.pool, prepend=True)
         attention.register_forward_pre_hook(hooks.check)
     return list(planned)
 
