@@ -74,8 +74,12 @@ def find_config(path: str | Path) -> Path:
     )
 
 
-def read_yaml(path: Path) -> DictConfig:
+def read_yaml(path: Path, sections: Iterable[str] = SECTIONS) -> DictConfig:
     """Read a YAML file with a loader that makes plain values only.
+
+    Args:
+        path: the file.
+        sections: what it may hold, for the error.
 
     Raises:
         UserError: if it is not YAML, not text, or not a mapping.
@@ -87,7 +91,7 @@ def read_yaml(path: Path) -> DictConfig:
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read the config {path}: {first_line(error)}") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{path} must be a mapping of the sections {', '.join(SECTIONS)}")
+        raise UserError(f"{path} must be a mapping of the sections {', '.join(sections)}")
     return config
 
 

@@ -1,0 +1,97 @@
+"""From the YAML of a table to its report: what ``tools/reproduce.py`` does."""
+
+from pathlib import Path
+
+from dropkey_core.engine.errors import UserError
+from dropkey_core.tables.job import Plan, plan_jobs
+from dropkey_core.tables.markdown import markdown
+from dropkey_core.tables.page import page
+from dropkey_core.tables.reading import read_table
+from dropkey_core.tables.running import Outcome, check_jobs, run_jobs
+from dropkey_core.tables.summary import states, summarise, write_csv
+from dropkey_core.tables.table import Table
+
+MARKDOWN, PAGE, RAW = "table.md", "table.html", "results.csv"
+
+
+def reproduce(
+    path: str | Path,
+    plan: Plan,
+    overwrite: bool = False,
+    num_gpus: int | None = None,
+) -> list[Path]:
+    """Run what a table lacks and report it; the reports are renewed after every job.
+
+    Args:
+        path: the YAML.
+        plan: scale, folder, rows, seeds.
+        overwrite: run again what was made with other settings.
+        num_gpus: processes of each training, one GPU each.
+
+    Returns:
+        the reports: Markdown, HTML, and every number as CSV.
+
+    Raises:
+        UserError: a wrong table, outdated results, or failed jobs (when the others are done).
+        TrainingStopped: after Ctrl-C or SIGTERM; the same command goes on.
+    """
+    table = read_table(path)
+    jobs = plan_jobs(table, plan)
+    check_jobs(jobs, overwrite)
+
+    def renew_reports(so_far: Outcome) -> None:
+        write_reports(table, plan, so_far.failed)
+
+    outcome = run_jobs(jobs, num_gpus, renew_reports)
+    written = write_reports(table, plan, outcome.failed)
+    print(written[0].read_text(encoding="utf-8"))
+    print("\n".join(map(str, written)), flush=True)
+    outcome.raise_if_failed()
+    return written
+
+
+def report(path: str | Path, plan: Plan) -> list[Path]:
+    """Report what is there and run nothing; returns the reports as :func:`reproduce` does.
+
+    Raises:
+        UserError: a wrong table or outdated results.
+    """
+    table = read_table(path)
+    check_jobs(plan_jobs(table, plan))
+    written = write_reports(table, plan)
+    print("\n".join(map(str, written)), flush=True)
+    return written
+
+
+def list_jobs(path: str | Path, plan: Plan) -> str:
+    """Return one line per job: how far it is.
+
+    Raises:
+        UserError: a wrong table or outdated results.
+    """
+    jobs = plan_jobs(read_table(path), plan)
+    check_jobs(jobs)
+    return states(jobs)
+
+
+def write_reports(table: Table, plan: Plan, failed: dict[str, str] | None = None) -> list[Path]:
+    """Write all reports of a table, with the numbers that are there.
+
+    Args:
+        table: whose rows.
+        plan: which of them, where.
+        failed: why jobs failed, by name.
+
+    Raises:
+        UserError: the folder cannot be written to, or a run lacks a metric.
+    """
+    folder = plan.folder(table)
+    rows = summarise(table, plan, failed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKDOWN).write_text(markdown(table, plan, rows), encoding="utf-8")
+        (folder / PAGE).write_text(page(table, plan, rows), encoding="utf-8")
+        write_csv(folder / RAW, table, plan)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return [folder / name for name in (MARKDOWN, PAGE, RAW)]

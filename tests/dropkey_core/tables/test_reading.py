@@ -1,0 +1,117 @@
+import pytest
+
+from dropkey_core.engine import UserError
+from dropkey_core.tables import read_table
+from dropkey_core.tables.schema import Better
+
+
+def test_what_is_written_is_read(content, write_table):
+    content["metrics"][0]["better"] = "lower"
+    table = read_table(write_table(content))
+    assert table.name == "toys"
+    assert list(table.rows) == ["none", "tuned", "again", "repeated", "absent"]
+    assert table.rows["none"].paper == {"bbox/AP": -0.5}
+    assert table.metrics[0].better is Better.lower
+    assert table.metrics[0].digits == 3
+    assert table.setups["toy"]["demo"].overrides == ["train.max_iter=2"]
+
+
+def test_seeds_of_a_row_replace_those_of_the_table(content, write_table):
+    content["rows"][0]["seeds"] = {"full": [7]}
+    table = read_table(write_table(content))
+    assert table.seeds_of(table.rows["none"], "full") == [7]
+    assert table.seeds_of(table.rows["none"], "demo") == [0]
+
+
+def change(path, value):
+    """Sets, or with value None removes, what a path of keys leads to."""
+
+    def apply(content):
+        *parts, last = path
+        node = content
+        for part in parts:
+            node = node[part]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+
+    return apply
+
+
+WRONG = {
+    "unknown key": (change(["ttle"], "x"), r"unknown key 'ttle'; nearest is 'title'"),
+    "unknown key of a row": (
+        change(["rows", 0, "overides"], []),
+        r"unknown key 'rows.none.overides'; nearest is 'rows.none.overrides'",
+    ),
+    "unknown key of a setup": (
+        change(["setups", "toy", "demo", "confg"], "x"),
+        r"unknown key 'setups.toy.demo.confg'",
+    ),
+    "wrong type": (change(["rows", 0, "paper", "bbox/AP"], "high"), r"rows.none.paper.*'high'"),
+    "missing title": (change(["title"], None), r"title: .*missing mandatory value: title"),
+    "missing label": (change(["rows", 0, "label"], None), r"rows.none.label: .*missing"),
+    "row that is no mapping": (change(["rows", 0], 5), r"rows.0 must be a mapping, got 5"),
+    "no rows": (change(["rows"], []), "rows has none"),
+    "no scale": (change(["seeds"], {}), "seeds has no scale"),
+    "seed twice": (change(["seeds", "full"], [1, 1]), r"seeds.full must be different numbers"),
+    "same id": (change(["rows", 1, "id"], "none"), "rows: 'none' is there twice"),
+    "id with a folder": (change(["rows", 0, "id"], "../x"), r"an id has letters.*got '../x'"),
+    "two ways": (change(["rows", 0, "left_out"], "why"), "exactly one of .* it has setup and left"),
+    "no way": (change(["rows", 0, "setup"], None), "rows.none needs exactly one of .* has none"),
+    "measure without weights": (change(["rows", 2, "weights_of"], None), "weights_of is missing"),
+    "weights without use": (change(["rows", 3, "weights_of"], "none"), "no use with same_as"),
+    "overrides without use": (change(["rows", 2, "overrides"], ["a=1"]), "no use with measure"),
+    "unknown setup": (
+        change(["rows", 0, "setup"], "tyo"),
+        "rows.none.setup: 'tyo' is not in this table; nearest is 'toy'",
+    ),
+    "unknown metric": (change(["rows", 0, "paper"], {"box/AP": 1.0}), "nearest is 'bbox/AP'"),
+    "unknown row": (change(["rows", 1, "weights_of"], "nnoe"), "no row 'nnoe'; nearest is 'none'"),
+    "unknown table": (change(["rows", 1, "weights_of"], "toyz/none"), "no table 'toyz' beside it"),
+    "left-out row": (change(["rows", 1, "weights_of"], "absent"), "which is left out"),
+    "circle": (change(["rows", 0, "weights_of"], "tuned"), "refers to itself by way of"),
+    "setup without scale": (
+        change(["setups", "toy", "demo"], None),
+        "setups.toy lacks the scale 'demo'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_are_named(case, content, write_table):
+    spoil, message = WRONG[case]
+    spoil(content)
+    path = write_table(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in caught.value.one_line()
+
+
+def test_not_a_mapping(write_table):
+    with pytest.raises(UserError, match="must be a mapping of the sections title, source"):
+        read_table(write_table("- a\n- b\n"))
+
+
+def test_missing_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"no table 'configs/paper/table9.yaml'.*nearest is"):
+        read_table("configs/paper/table9.yaml")
+
+
+def test_row_of_another_table(content, write_table):
+    write_table(content, "others")
+    content["rows"][1]["weights_of"] = "others/none"
+    table = read_table(write_table(content))
+    other, row = table.find_row("others/none")
+    assert (other.name, row.id) == ("others", "none")
+
+
+def test_mistake_in_another_table_is_told_with_its_path(content, write_table):
+    content["rows"][1]["weights_of"] = "others/none"
+    path = write_table(content)
+    content["rows"][1]["weights_of"] = "missing"
+    other = write_table(content, "others")
+    with pytest.raises(UserError, match=f"^{other}"):
+        read_table(path)

@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""Run what a table of the paper lacks, and report it beside the paper's numbers.
+
+tools/reproduce.py configs/paper/table1.yaml --scale demo
+tools/reproduce.py configs/paper/table1.yaml --rows cifar10_decreasing --seeds 0 --num-gpus 8
+tools/reproduce.py configs/paper/table1.yaml --list
+
+Stop it at any time: the same command goes on. The same command in another terminal shares the work.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", metavar="FILE", help="the table's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every training")
+    parser.add_argument("--scale", default="full", metavar="NAME", help="full (default), demo, ...")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ID", help="these rows only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="these only")
+    parser.add_argument("--output", type=Path, default=Path("output/tables"), metavar="FOLDER")
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes of each training")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="run again what other settings made"
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="show what is done, run nothing")
+    only.add_argument("--report", action="store_true", help="write the reports, run nothing")
+    return parser.parse_intermixed_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from dropkey_core.tables import Plan, list_jobs, report, reproduce
+
+    plan = Plan(
+        arguments.scale,
+        arguments.output,
+        tuple(arguments.rows),
+        tuple(arguments.seeds),
+        tuple(arguments.overrides),
+    )
+    if arguments.list:
+        print(list_jobs(arguments.table, plan))
+    elif arguments.report:
+        report(arguments.table, plan)
+    else:
+        reproduce(arguments.table, plan, arguments.overwrite, arguments.num_gpus)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, 2 for a user's error, 130 after Ctrl-C."""
+    arguments = parse_arguments(argv)
+    from dropkey_core.engine.command import exit_code
+
+    return exit_code(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
