@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import timm
+from timm.models.volo import VOLO
 from torch import nn
 
 from dropkey_core.attention import apply_dropkey
@@ -76,14 +77,16 @@ def build_model(
 
     Args:
         architecture: ``t2t_vit_14``, ``t2t_vit_19``, ``t2t_vit_24`` (or ``t2t_vit_t_14`` and so
-            on, whose tokens-to-token is a transformer), ``t2t_vit_7``, ``_10``, ``_12``,
-            ``volo_d1`` to ``volo_d5``, or another timm network
-            with softmax attention such as ``deit_base_patch16_224``.
+            on, whose tokens-to-token is a transformer), ``t2t_vit_7``, ``_10``, ``_12``;
+            ``volo_d1`` to ``volo_d5``; or another timm network with softmax attention such as
+            ``deit_base_patch16_224``.
         num_classes: size of the class head.
         image_size: side of the square images in pixels.
         architecture_options: other sizes. For T2T-ViT what ``T2TViT`` takes: ``embed_dim``,
             ``depth``, ``num_heads``, ``mlp_ratio``, ``splits`` and so on; for timm's networks
-            keyword arguments of ``timm.create_model``.
+            keyword arguments of ``timm.create_model``. timm cannot change the sizes of the VOLOs
+            that have a number: ``volo`` takes all of them (``layers``, ``embed_dims``,
+            ``num_heads``, of four stages each, and so on).
         pretrained_backbone: start a timm network from its published weights, fetched once from the
             Hugging Face hub; a head of other classes begins anew. T2T-ViT's are not there.
         drop_path: probability that a sample skips a branch of the last block (stochastic depth).
@@ -118,7 +121,7 @@ def build_model(
             f"architecture_options must not hold {name}: set model.{SETTINGS[name]} instead"
         )
     settings = checked_variants(variants)
-    build = build_t2t if architecture in T2T_SIZES else build_timm
+    build = BUILDERS.get(architecture, build_timm)
     network = build(architecture, num_classes, image_size, drop_path, pretrained_backbone, options)
     apply_dropkey(network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised)
     for name, apply in NETWORK_VARIANTS.items():
@@ -168,6 +171,15 @@ def refuse_unknown(name: str, known: Collection[str], where: str) -> None:
         raise UserError(f"{where} may hold {', '.join(known)}; got {name}{hint}")
 
 
+def refuse_unknown_options(
+    architecture: str, network: type[nn.Module], options: Mapping[str, Any]
+) -> None:
+    """Raise a ``UserError`` if ``options`` are not all arguments of the class ``network``."""
+    known = [name for name in settings_of(network) if name not in SETTINGS]
+    for name in options:
+        refuse_unknown(name, known, f"architecture_options of {architecture}")
+
+
 def is_regularised(name: str, module: nn.Module) -> bool:
     """Whether attention has dropout in the official networks: all but in tokens-to-token."""
     return not name.startswith("tokens_to_token.")
@@ -188,14 +200,33 @@ def build_t2t(
             "tools/convert_checkpoint.py t2t, name it in train.init_checkpoint and set "
             "model.pretrained_backbone=false"
         )
-    for name in options:
-        known = [known for known in settings_of(T2TViT) if known not in SETTINGS]
-        refuse_unknown(name, known, f"architecture_options of {architecture}")
+    refuse_unknown_options(architecture, T2TViT, options)
     sizes = {**T2T_SIZES[architecture], **options}
     try:
         return T2TViT(num_classes, image_size, drop_path=drop_path, **sizes)
     except TypeError as error:  # a text for a number
         raise UserError(f"architecture_options of {architecture} {sizes}: {error}") from error
+
+
+def build_volo(
+    architecture: str,
+    num_classes: int,
+    image_size: int,
+    drop_path: float,
+    pretrained: bool,
+    options: Mapping[str, Any],
+) -> VOLO:
+    """A VOLO of sizes of one's own; see ``build_model`` for the arguments."""
+    if pretrained:
+        raise UserError(
+            "a VOLO of sizes of one's own has no weights to fetch: set "
+            "model.pretrained_backbone=false, or model.architecture=volo_d1"
+        )
+    required = ("layers", "embed_dims", "num_heads")
+    if missing := [name for name in required if name not in options]:
+        raise UserError(f"architecture_options of volo must hold {missing[0]}, four numbers")
+    refuse_unknown_options(architecture, VOLO, options)
+    return VOLO(img_size=image_size, num_classes=num_classes, drop_path_rate=drop_path, **options)
 
 
 def build_timm(
@@ -237,3 +268,9 @@ def build_timm(
             f"cannot fetch the weights {architecture} from the Hugging Face hub ({reason}): copy "
             "them into its cache (HF_HOME), or set model.pretrained_backbone=false"
         ) from error
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    **dict.fromkeys(T2T_SIZES, build_t2t),
+    "volo": build_volo,
+}

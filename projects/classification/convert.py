@@ -18,6 +18,7 @@ PLACES = ("state_dict_ema", "model", "state_dict")
 NETWORK = "network."
 AVERAGE = "average.module."
 WRAPPED = "module."  # of a model that was trained by several processes
+AVERAGED = "the averaged weights took the network's place"
 T2T_MARK = "tokens_to_token.project.weight"
 
 
@@ -42,7 +43,7 @@ def convert_classifier(source: str | Path, target: Path, with_average: bool = Fa
         raise UserError(f"{target} would replace the checkpoint that is converted: name another")
     place, state = weights_of(read_checkpoint(source, "INPUT"))
     network, said = network_weights(state)
-    if T2T_MARK in network:
+    if T2T_MARK in network and AVERAGED not in said:
         said.append(describe_t2t(network))
     prefixes = (NETWORK, AVERAGE) if with_average else (NETWORK,)
     converted = {f"{p}{name}": tensor for p in prefixes for name, tensor in network.items()}
@@ -74,7 +75,7 @@ def network_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
             f"there are no weights in the checkpoint, neither below {', '.join(PLACES)} nor outside"
         )
     if average := without_prefix(state, AVERAGE):
-        return average, ["the averaged weights took the network's place"]
+        return average, [AVERAGED]  # of any size
     if all(name.startswith(NETWORK) for name in state):  # some names in a VOLO do, too
         raise UserError(
             "these are weights of this project's Classifier already, without averaged ones: "

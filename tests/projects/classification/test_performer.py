@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+
+from projects.classification.performer import TokenPerformer
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return TokenPerformer(12, 8)
+
+
+def test_attention_is_the_kernel_written_out(layer):
+    q, k, v = torch.randn(3, 2, 5, 8)
+    phi_q, phi_k = (
+        torch.stack([torch.exp(x @ w - x.square().sum(-1) / 2) for w in layer.w], -1) / math.sqrt(4)
+        for x in (q, k)
+    )
+    kernel = phi_q @ phi_k.transpose(1, 2)  # (B, Lq, Lk)
+    weights = kernel / (kernel.sum(-1, keepdim=True) + 1e-8)
+    torch.testing.assert_close(layer.attend(q, k, v), weights @ v)
+
+
+def test_the_kernel_approaches_the_softmax():
+    """With many random features the linear attention is softmax attention without a scale."""
+    torch.manual_seed(0)
+    layer = TokenPerformer(4, 4)
+    layer.w = torch.nn.Parameter(torch.randn(200_000, 4))
+    q, k = 0.5 * torch.randn(2, 1, 6, 4)
+    v = torch.eye(6)[None, :, :4]
+    expected = torch.softmax(q @ k.transpose(1, 2), -1) @ v
+    torch.testing.assert_close(layer.attend(q, k, v), expected, atol=5e-3, rtol=0)
+
+
+def test_directions_are_orthogonal_and_frozen(layer):
+    torch.testing.assert_close(layer.w @ layer.w.T, 4 * torch.eye(4), atol=1e-5, rtol=0)
+    assert layer.w.shape == (4, 8)
+    assert not layer.w.requires_grad
+
+
+def test_values_are_the_residual(layer):
+    """With projection and feed-forward network at 0 the values come out as they are."""
+    with torch.no_grad():
+        for module in (layer.proj, layer.mlp[2]):
+            module.weight.zero_()
+            module.bias.zero_()
+    x = torch.randn(2, 5, 12)
+    values = layer.kqv(layer.norm1(x))[..., 16:]
+    torch.testing.assert_close(layer(x), values)
+
+
+def test_stays_in_float32_under_autocast(layer):
+    """Half precision would lose sums over features of very different size."""
+    layer.eval()
+    q, k, v = torch.randn(3, 2, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer.attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert out.dtype == torch.bfloat16
+    exact = layer.attend(q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float())
+    torch.testing.assert_close(out, exact.bfloat16(), rtol=0, atol=0)
+
+
+def test_features_that_underflow_give_zeros(layer):
+    """Not nan: where all features vanish, so does the sum that they are divided by."""
+    q = torch.full((1, 2, 8), 100.0)
+    out = layer.attend(q, q, torch.ones(1, 2, 8))
+    torch.testing.assert_close(out, torch.zeros(1, 2, 8))
