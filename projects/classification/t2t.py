@@ -152,6 +152,10 @@ class T2TViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
+    def no_weight_decay(self) -> set[str]:
+        """What weight decay spares in the official recipe besides biases and norms."""
+        return {"cls_token"}
+
 
 def init_linear(module: nn.Module) -> None:
     """Begin with small weights and biases of 0."""
