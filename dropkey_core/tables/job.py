@@ -12,7 +12,7 @@ from dropkey_core.engine.config import load_config, suggestion
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.trainer import LAST
 from dropkey_core.tables.measurement import check_measurement
-from dropkey_core.tables.schema import Row
+from dropkey_core.tables.schema import Row, Setup
 from dropkey_core.tables.table import Table
 
 # Where and how a run computes, not what: a result stays valid when these change.
@@ -105,6 +105,11 @@ class Job:
         """Where it writes; an ordinary ``train.output_dir`` if it is a training."""
         return self.plan.folder(self.table) / self.row.id / f"seed{self.seed}"
 
+    @property
+    def setup(self) -> Setup:
+        """What it does."""
+        return self.table.setups[self.row.setup][self.plan.scale]
+
     @cached_property
     def config(self) -> DictConfig:
         """The resolved config of a training.
@@ -112,13 +117,12 @@ class Job:
         Raises:
             UserError: for a config or an override that is wrong, naming the row.
         """
-        setup = self.table.setups[self.row.setup][self.plan.scale]
-        overrides = [*setup.overrides, *self.row.overrides, *self.plan.overrides]
+        overrides = [*self.setup.overrides, *self.row.overrides, *self.plan.overrides]
         overrides += [f"train.seed={self.seed}", f"train.output_dir={self.folder}"]
         if self.parent:
             overrides.append(f"train.init_checkpoint={self.parent.folder / LAST}")
         try:
-            return load_config(setup.config, overrides)
+            return load_config(self.setup.config, overrides)
         except UserError as error:
             raise UserError(f"{self.table.path}, row {self.row.id}: {error}") from error
 
@@ -128,12 +132,12 @@ class Job:
         Raises:
             UserError: as ``config``, or for a measurement that is wrong.
         """
-        if self.row.measure:
+        if self.setup.measure:
             try:
-                check_measurement(self.row.measure)
+                check_measurement(self.setup.measure)
             except UserError as error:
                 raise UserError(f"{self.table.path}, row {self.row.id}: {error}") from error
-            return {"measure": self.row.measure}
+            return {"measure": self.setup.measure}
         return essential(self.config, self.plan.output, started=self.parent is not None)
 
 

@@ -1,11 +1,12 @@
-"""Other ways to measure trained weights: what the ``measure`` of a row names.
+"""Other ways to measure trained weights: what the ``measure`` of a setup names.
 
-Each gets the model in evaluation mode, its test loader and its evaluator, and returns metrics by
-name as :func:`~dropkey_core.engine.run_evaluation` does.
+Each gets the model in evaluation mode, its test loader, its evaluator and a seed, and returns
+metrics by name as :func:`~dropkey_core.engine.run_evaluation` does.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,28 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from dropkey_core.analysis.occlusion import RATIOS, occlusion_curve
 from dropkey_core.attention import set_inference
 from dropkey_core.attention.functional import Inference
 from dropkey_core.engine.checkpoint import load_weights
-from dropkey_core.engine.config import check_argument_names, check_calls, instantiate, locate
+from dropkey_core.engine.config import (
+    check_argument_names,
+    check_calls,
+    instantiate,
+    locate,
+    suggestion,
+)
+from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
 from dropkey_core.engine.trainer import build_evaluation, build_model
 
 Batches = Iterable[list[dict[str, Any]]]
 
-GIVEN = ("model", "loader", "evaluator")  # what a measurement gets besides its options
+GIVEN = ("model", "loader", "evaluator", "seed")  # what a measurement gets besides its options
 
 
 def aligned(
-    model: nn.Module, loader: Batches, evaluator: Evaluator, inference: Inference
+    model: nn.Module, loader: Batches, evaluator: Evaluator, seed: int, inference: Inference
 ) -> dict[str, float]:
     """Evaluate with attention weights as they were, on average, in training (Table 4).
 
@@ -34,10 +43,53 @@ def aligned(
         model: trained with unit "key".
         loader: of the test set.
         evaluator: of the test set.
+        seed: of the masks that Monte Carlo draws.
         inference: ``dropkey_core.attention.alignment.MonteCarlo`` or ``Expected``.
     """
     set_inference(model, inference)
+    torch.manual_seed(seed)
     return run_evaluation(model, loader, evaluator)
+
+
+def occluded(
+    model: nn.Module,
+    loader: Batches,
+    evaluator: Evaluator,
+    seed: int,
+    metric: str,
+    ratios: Sequence[float] = RATIOS,
+    num_runs: int = 5,
+) -> dict[str, float]:
+    """Evaluate without a part of the patches (Table 3), see ``occlusion_curve``.
+
+    Args:
+        model: any that ``occlusion_curve`` takes.
+        loader: of the test set.
+        evaluator: of the test set.
+        seed: of what is taken away.
+        metric: one of the evaluator's, for instance ``cls/top1``.
+        ratios: parts that are taken away, in [0, 1).
+        num_runs: draws of what is taken away.
+
+    Returns:
+        for each ratio ``occluded_30/cls/top1``, the mean over runs at 30 %, and
+        ``occluded_30/cls/top1_spread``, their standard deviation (0 for a single run).
+
+    Raises:
+        ValueError: as ``occlusion_curve``.
+        UserError: an unknown metric.
+    """
+    metrics: dict[str, float] = {}
+    points = occlusion_curve(model, loader, evaluator, ratios, num_runs, seed)
+    for ratio in ratios:
+        results = [point.metrics for point in points if point.ratio == ratio]
+        if metric not in results[0]:
+            raise UserError(f"measure.metric: no {metric!r}{suggestion(metric, results[0])}")
+        values = [result[metric] for result in results]
+        name = f"occluded_{round(100 * ratio)}/{metric}"
+        metrics[name] = statistics.fmean(values)
+        metrics[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return metrics
 
 
 def check_measurement(measure: Mapping[str, Any]) -> None:
@@ -59,7 +111,7 @@ def measure_weights(
     """Measure the weights of a training on its own test set.
 
     Args:
-        measure: of the row.
+        measure: of the setup.
         config: of the training.
         weights: its checkpoint.
         seed: of what is drawn while measuring.
@@ -71,7 +123,6 @@ def measure_weights(
     load_weights(model, weights, "weights_of")
     model.to(config.train.device).eval()
     loader, evaluator = build_evaluation(config)
-    torch.manual_seed(seed)
-    given = {"model": model, "loader": loader, "evaluator": evaluator}
+    given = {"model": model, "loader": loader, "evaluator": evaluator, "seed": seed}
     metrics: dict[str, float] = instantiate(measure, "measure", **given)
     return metrics

@@ -21,7 +21,7 @@ from dropkey_core.tables.table import Table
 T = TypeVar("T")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names of rows become names of folders
-WAYS = ("setup", "measure", "same_as", "left_out")
+WAYS = ("setup", "same_as", "left_out")
 
 
 def read_table(path: str | Path) -> Table:
@@ -145,6 +145,8 @@ def _check_rows(table: Table) -> None:
         raise UserError("seeds has no scale: seeds: {full: [0, 1, 2]}")
     for scale, seeds in table.seeds.items():
         _check_seeds(seeds, f"seeds.{scale}")
+    for name, scales in table.setups.items():
+        _check_setup(scales, f"setups.{name}")
     for row in table.rows.values():
         key = f"rows.{row.id}"
         if not NAME.fullmatch(row.id):
@@ -157,23 +159,37 @@ def _check_rows(table: Table) -> None:
         _check_chain(table, row)
 
 
+def _check_setup(scales: Mapping[str, Setup], key: str) -> None:
+    """Check that a setup trains at all scales, or measures at all."""
+    for scale, setup in scales.items():
+        if bool(setup.config) == bool(setup.measure):
+            raise UserError(f"{key}.{scale} needs exactly one of config and measure")
+        if setup.measure and setup.overrides:
+            raise UserError(f"{key}.{scale}.overrides has no use with measure")
+    if len({bool(setup.measure) for setup in scales.values()}) > 1:
+        raise UserError(f"{key} must train at all scales, or measure at all")
+
+
 def _check_way(table: Table, row: Row, key: str) -> None:
     """Check that a row says in exactly one way where its numbers come from."""
     ways = [way for way in WAYS if getattr(row, way)]
     if len(ways) != 1:
         said = " and ".join(ways) or "none"
         raise UserError(f"{key} needs exactly one of {', '.join(WAYS)}, it has {said}")
-    if row.measure and not row.weights_of:
-        raise UserError(f"{key}.weights_of is missing: measure needs the weights of a row")
-    if row.weights_of and not (row.measure or row.setup):
-        raise UserError(f"{key}.weights_of has no use with {ways[0]}")
-    if row.overrides and not row.setup:
-        raise UserError(f"{key}.overrides has no use with {ways[0]}")
-    if row.setup:
-        _check_names([row.setup], table.setups, f"{key}.setup")
-        for scale in table.seeds:
-            if scale not in table.setups[row.setup]:
-                raise UserError(f"setups.{row.setup} lacks the scale {scale!r}")
+    if not row.setup:
+        for name in ("overrides", "weights_of"):
+            if getattr(row, name):
+                raise UserError(f"{key}.{name} has no use with {ways[0]}")
+        return
+    _check_names([row.setup], table.setups, f"{key}.setup")
+    for scale in table.seeds:
+        if scale not in table.setups[row.setup]:
+            raise UserError(f"setups.{row.setup} lacks the scale {scale!r}")
+    if table.measures(row):
+        if not row.weights_of:
+            raise UserError(f"{key}.weights_of is missing: {row.setup} measures weights of a row")
+        if row.overrides:
+            raise UserError(f"{key}.overrides has no use: {row.setup} measures, it does not train")
 
 
 def _check_chain(table: Table, row: Row) -> None:

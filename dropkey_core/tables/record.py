@@ -76,7 +76,7 @@ def read_record(job: Job) -> Record | None:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = first_line(error)
             raise UserError(f"cannot read {path}: {reason}; delete it to run the row") from error
-    if job.row.setup and (job.folder / CONFIG).is_file():
+    if job.setup.config and (job.folder / CONFIG).is_file():
         config = read_yaml(job.folder / CONFIG)
         return Record(essential(config, job.plan.output, started=job.parent is not None))
     return None

@@ -118,7 +118,7 @@ def run_jobs(
 
 
 def _announce(job: Job) -> str:
-    if job.row.measure:
+    if job.setup.measure:
         return f"{job.name}: measuring the weights of {job.row.weights_of}"
     step = step_reached(job)
     going_on = f", going on after about step {step}" if step else ""
@@ -161,9 +161,9 @@ def run_job(job: Job, num_gpus: int | None = None) -> Metrics:
         raise _NotYet(f"waits for {job.parent.name}")
     record = Record(job.settings(), start)
     record.write(job.folder)
-    if job.row.measure and job.parent:
+    if job.setup.measure and job.parent:
         weights = job.parent.folder / LAST
-        metrics = measure_weights(job.row.measure, job.parent.config, weights, job.seed)
+        metrics = measure_weights(job.setup.measure, job.parent.config, weights, job.seed)
     elif num_gpus is None or num_gpus == 1:
         metrics = train(job.config, resume=True)
     else:

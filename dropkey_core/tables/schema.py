@@ -23,28 +23,37 @@ class Metric:
         label: its name in the report, with the unit.
         digits: after the decimal point.
         better: ``higher`` or ``lower``.
+        factor: what values of evaluations are multiplied by, 100 where they are parts of 1.
     """
 
     name: str = MISSING
     label: str = MISSING
     digits: int = 2
     better: Better = Better.higher
+    factor: float = 1.0
 
 
 @dataclass
 class Setup:
-    """What rows train at one scale: a config and what is changed in it."""
+    """What rows do at one scale: either train a config, or measure trained weights.
 
-    config: str = MISSING
+    Attributes:
+        config: of the training.
+        overrides: what is changed in it.
+        measure: a ``_target_`` that returns metrics, see ``measurement``.
+    """
+
+    config: str = ""
     overrides: list[str] = field(default_factory=list)
+    measure: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Row:
-    """A row, and how its numbers come about: exactly one of the four ways below.
+    """A row, and how its numbers come about: exactly one of the three ways below.
 
-    * ``setup``: a training; with ``weights_of`` it starts from the weights of that row.
-    * ``measure`` and ``weights_of``: the weights of a row, measured otherwise.
+    * ``setup``: a training, which with ``weights_of`` starts from the weights of that row; or,
+      if the setup says so, a measurement of the weights of that row.
     * ``same_as``: the numbers of another row.
     * ``left_out``: none, for the reason given.
 
@@ -55,9 +64,8 @@ class Row:
         label: its name in the report.
         group: heading that it stands under with the rows before and after it of the same group.
         setup: name of one of the table's setups.
-        overrides: what sets this row apart from others of its setup, at every scale.
+        overrides: what sets this row apart from others that train its setup, at every scale.
         weights_of: the row whose last weights are used, seed by seed.
-        measure: a ``_target_`` that gets model, test loader and evaluator and returns metrics.
         same_as: the row that this one repeats.
         left_out: why nothing is run.
         seeds: by scale, in place of the table's.
@@ -71,7 +79,6 @@ class Row:
     setup: str = ""
     overrides: list[str] = field(default_factory=list)
     weights_of: str = ""
-    measure: dict[str, Any] = field(default_factory=dict)
     same_as: str = ""
     left_out: str = ""
     seeds: dict[str, list[int]] = field(default_factory=dict)

@@ -120,7 +120,7 @@ def _cell(metric: Metric, row: Row, found: list[tuple[Job, Metrics]]) -> Cell:
                 f"{job.table.path}: {job.name} has no metric {metric.name!r}; it has "
                 + ", ".join(sorted(metrics))
             )
-    values = tuple(metrics[metric.name] for _, metrics in found)
+    values = tuple(metric.factor * metrics[metric.name] for _, metrics in found)
     return Cell(metric, row.paper.get(metric.name), values)
 
 

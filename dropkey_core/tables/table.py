@@ -68,3 +68,7 @@ class Table:
     def seeds_of(self, row: Row, scale: str) -> list[int]:
         """The seeds of a row of this table."""
         return row.seeds.get(scale, self.seeds[scale])
+
+    def measures(self, row: Row) -> bool:
+        """Whether a row of this table measures the weights of another row."""
+        return any(setup.measure for setup in self.setups.get(row.setup, {}).values())

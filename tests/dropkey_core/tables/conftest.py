@@ -3,8 +3,6 @@ import copy
 import pytest
 import yaml
 
-from dropkey_core.engine.paths import PROJECT_ROOT
-
 TOY_TABLE = {
     "title": "Toys",
     "source": "a made-up paper.",
@@ -16,14 +14,17 @@ TOY_TABLE = {
         "toy": {
             "full": {"config": "toy.yaml", "overrides": ["train.max_iter=4"]},
             "demo": {"config": "toy.yaml", "overrides": ["train.max_iter=2"]},
-        }
+        },
+        "count": {
+            scale: {"measure": {"_target_": "toy_measurement.count", "times": 3}}
+            for scale in ("full", "demo")
+        },
     },
     "rows": [
         {"id": "none", "label": "none", "setup": "toy", "overrides": ["model.drop_ratio=0.0"],
          "paper": {"bbox/AP": -0.5}},
         {"id": "tuned", "label": "tuned", "setup": "toy", "weights_of": "none"},
-        {"id": "again", "label": "measured again", "weights_of": "none",
-         "measure": {"_target_": "toy_measurement.count", "times": 3}},
+        {"id": "again", "label": "measured again", "setup": "count", "weights_of": "none"},
         {"id": "repeated", "label": "repeated", "group": "others", "same_as": "none"},
         {"id": "absent", "label": "absent", "group": "others", "left_out": "not built",
          "paper": {"bbox/AP": -0.25}},
@@ -31,7 +32,7 @@ TOY_TABLE = {
 }  # fmt: skip
 
 MEASUREMENT = '''
-def count(model, loader, evaluator, times=1):
+def count(model, loader, evaluator, seed, times=1):
     """Not an evaluation: numbers that show what a measurement gets."""
     assert not model.training
     return {"bbox/AP": float(times * sum(len(batch) for batch in loader))}
@@ -58,8 +59,3 @@ def write_table(toy_folder, monkeypatch):
         return path
 
     return write
-
-
-@pytest.fixture
-def tables():
-    return sorted(PROJECT_ROOT.glob("configs/*/*.yaml"))

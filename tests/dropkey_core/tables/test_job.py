@@ -84,7 +84,7 @@ def test_wrong_override_names_the_row(content, write_table):
 
 
 def test_wrong_measurement_names_the_row(content, write_table):
-    content["rows"][2]["measure"]["tmies"] = 3
+    content["setups"]["count"]["full"]["measure"]["tmies"] = 3
     job = plan_jobs(read_table(write_table(content)), Plan(rows=("again",)))[-1]
     with pytest.raises(UserError, match=r"row again: .*nearest is 'measure.times'"):
         job.settings()

@@ -62,7 +62,19 @@ WRONG = {
     "no way": (change(["rows", 0, "setup"], None), "rows.none needs exactly one of .* has none"),
     "measure without weights": (change(["rows", 2, "weights_of"], None), "weights_of is missing"),
     "weights without use": (change(["rows", 3, "weights_of"], "none"), "no use with same_as"),
-    "overrides without use": (change(["rows", 2, "overrides"], ["a=1"]), "no use with measure"),
+    "overrides without use": (change(["rows", 2, "overrides"], ["a=1"]), "count measures, it does"),
+    "setup that does nothing": (
+        change(["setups", "toy", "demo", "config"], None),
+        "setups.toy.demo needs exactly one of config and measure",
+    ),
+    "measured overrides": (
+        change(["setups", "count", "demo", "overrides"], ["a=1"]),
+        "setups.count.demo.overrides has no use with measure",
+    ),
+    "measures at one scale only": (
+        change(["setups", "count", "demo"], {"config": "toy.yaml"}),
+        "setups.count must train at all scales, or measure at all",
+    ),
     "unknown setup": (
         change(["rows", 0, "setup"], "tyo"),
         "rows.none.setup: 'tyo' is not in this table; nearest is 'toy'",

@@ -149,7 +149,7 @@ def test_weights_that_were_trained_anew(jobs):
     content = json.loads(record.read_text())
     content["metrics"]["bbox/AP"] += 1.0
     record.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="tuned.*the weights of none were others"):
+    with pytest.raises(UserError, match=r"tuned.*the weights of none were others"):
         check_jobs(jobs)
 
 

@@ -49,6 +49,14 @@ def test_rows_tell_how_many_seeds_they_stand_on(table):
     assert (absent.state, absent.cells[0].paper) == ("left out", -0.25)
 
 
+def test_factor_makes_per_cent_of_parts(content, write_table):
+    content["metrics"][0]["factor"] = 100.0
+    table = read_table(write_table(content))
+    finish(table, [0.25])
+    cell = summarise(table, Plan())[0].cells[0]
+    assert (cell.values, cell.paper) == ((25.0,), -0.5)
+
+
 def test_single_seed(table):
     plan = Plan("demo")
     finish(table, [-0.5], plan)
