@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dropkey_core.analysis.tokens import num_prefix_tokens as count_prefix_tokens
 from dropkey_core.variants.blocks import Select, block_name, class_name, self_attention
 from dropkey_core.variants.hooks import remove_hooks
 
@@ -133,8 +134,8 @@ def apply_token_pooling(
             ``apply_dropkey(network, 0.0)`` makes it one without another effect.
         num_scales: number of branches, see ``TokenPooling``.
         grid: rows and columns of patches, of blocks that get tokens in a row. None: a square.
-        num_prefix_tokens: tokens before the patches. None: the network's attribute
-            ``num_prefix_tokens``, or else see ``TokenPooling``.
+        num_prefix_tokens: tokens before the patches. None: as many as the network says or has
+            parameters for (``cls_token`` and the like), or else see ``TokenPooling``.
         select: gets name and module of each attention; the blocks of those for which it returns
             True are changed. None: what ``self_attention`` returns.
 
@@ -146,15 +147,16 @@ def apply_token_pooling(
             normalisation, or pools already; attention that expects the batch second. The network
             is then as it was.
     """
-    if num_prefix_tokens is None:
-        num_prefix_tokens = getattr(network, "num_prefix_tokens", None)
     grid = None if grid is None else (int(grid[0]), int(grid[1]))
     planned = {}
     for name, attention in self_attention(network, select).items():
         outer = block_name(network, name)
         block = network.get_submodule(outer)
         norm = _norm_before(outer, block, attention)
-        pooling = TokenPooling(norm.normalized_shape[-1], num_scales, grid, num_prefix_tokens)
+        prefix = num_prefix_tokens
+        if prefix is None:
+            prefix = count_prefix_tokens(network, outer) or None
+        pooling = TokenPooling(norm.normalized_shape[-1], num_scales, grid, prefix)
         planned[outer] = (block, norm, attention, pooling)
     for outer, (block, norm, attention, pooling) in planned.items():
         like = next(attention.parameters())

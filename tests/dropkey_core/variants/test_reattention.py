@@ -102,7 +102,7 @@ def test_weights_are_dropped_before_they_are_mixed(make_vit):
 
 def test_depth_rule_counts_the_last_layers_of_each_stack(make_vit):
     assert apply_reattention(make_vit(), last_layers=2) == ["blocks.1.attn", "blocks.2.attn"]
-    transformer = nn.Transformer(8, 2, 3, 2, 8)
+    transformer = nn.Transformer(8, 2, 3, 2, 8, batch_first=True)
     apply_dropkey(transformer, 0.0)
     expected = [
         "encoder.layers.2.self_attn",

@@ -78,6 +78,21 @@ def test_number_of_prefix_tokens_is_the_networks(make_vit):
     vit(torch.randn(2, 3, 8, 8))
 
 
+def test_number_of_prefix_tokens_can_be_told_from_parameters_or_given():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_tokens = nn.Parameter(torch.zeros(1, 9, 8))
+            layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True, norm_first=True)
+            self.layers = nn.ModuleList([layer])
+            apply_dropkey(self, 0.0)
+
+    for given, expected in ((None, 9), (0, 0)):
+        network = Network()
+        apply_token_pooling(network, num_prefix_tokens=given)
+        assert network.layers[0].token_pooling.num_prefix_tokens == expected
+
+
 def test_blocks_on_grids_and_of_torch(volo):
     assert apply_token_pooling(volo) == ["network.2.0", "network.3.0"]
     assert torch.isfinite(volo.eval()(torch.randn(1, 3, 32, 32))).all()
@@ -88,6 +103,7 @@ def test_blocks_on_grids_and_of_torch(volo):
     plain = encoder.eval()(x)
     apply_token_pooling(encoder)
     assert not torch.allclose(encoder(x), plain)
+    encoder(torch.randn(2, 10, 8))  # nothing says so, but the first must be a class token
 
 
 def test_removing_restores_the_model(make_vit):
