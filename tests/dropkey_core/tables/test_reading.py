@@ -108,8 +108,10 @@ def test_not_a_mapping(write_table):
 
 
 def test_missing_file_names_the_nearest():
-    with pytest.raises(UserError, match=r"no table 'configs/paper/table9.yaml'.*nearest is"):
-        read_table("configs/paper/table9.yaml")
+    with pytest.raises(
+        UserError, match=r"'configs/paper/tabel1.yaml' below .*is 'configs/paper/table1.yaml'"
+    ):
+        read_table("configs/paper/tabel1.yaml")
 
 
 def test_row_of_another_table(content, write_table):

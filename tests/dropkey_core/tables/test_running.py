@@ -46,7 +46,7 @@ def test_second_row_starts_from_the_weights_of_the_first(jobs, capsys):
 
 def test_measurement_sees_model_and_test_set(jobs):
     run_jobs(jobs)
-    assert metrics_of(jobs[2]) == {"bbox/AP": 30.0}  # three times the ten images
+    assert metrics_of(jobs[2]) == {"bbox/AP": 30.0, "seed": 0.0}  # three times the ten images
 
 
 def test_interrupted_training_goes_on_to_the_same_numbers(jobs, content, write_table, monkeypatch):

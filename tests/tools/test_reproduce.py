@@ -1,0 +1,121 @@
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.tables import Plan, read_table
+from dropkey_core.tables.job import plan_jobs
+from dropkey_core.tables.running import check_jobs
+
+TOYS = Path(__file__).parents[1] / "toy" / "toys.yaml"
+TABLES = sorted(PROJECT_ROOT.glob("configs/*/*.yaml"))
+CLASSIFICATION = [path for path in TABLES if path.stem not in ("table6", "table7", "table8")]
+FAST = ["train.max_iter=2", "dataset.train.per_class=7", "dataset.test.per_class=2"]
+
+
+@pytest.fixture
+def reproduce(load_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return load_script("tools/reproduce").main
+
+
+def named(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+@named(TABLES)
+def test_every_row_of_every_scale_can_be_run(path, tmp_path):
+    """Configs, overrides and measurements are checked as they are before anything runs."""
+    table = read_table(path)
+    assert {"full", "demo"} <= set(table.seeds)
+    for scale in table.seeds:
+        jobs = plan_jobs(table, Plan(scale, tmp_path, seeds=(0,)))
+        check_jobs(jobs)
+        assert jobs
+
+
+@named(TABLES)
+def test_headed_by_its_command(path):
+    header = path.read_text().split("\n\n")[0]
+    assert f"tools/reproduce.py configs/{path.parent.name}/{path.name} --scale demo" in header
+
+
+def test_numbers_known_of_the_paper():
+    """As in the notes they come from; whoever changes one shall see it here."""
+    papers = {}
+    for path in TABLES:
+        for row in read_table(path).rows.values():
+            known = [value for value in row.paper.values() if value is not None]
+            papers.setdefault(path.stem, []).extend(known)
+    assert papers == {
+        "small_t2t": [], "small_t2t_occlusion": [],
+        "table1": [96.6, 97.4, 97.6, 77.2, 78.6, 79.2],
+        "table2": [], "table3": [], "table4": [],
+        "table5": [81.65, 82.04, 82.68, 82.94, 84.35, 84.53, 85.22, 85.38, 81.91, 82.25,
+                   81.90, 82.27],
+        "table6": [41.9, 42.2, 42.9],
+        "table7": [57.8, 51.5, 39.9, 57.9, 51.6, 39.7, 57.1, 51.0, 39.5],
+        "table8": [32.42, 33.21],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """One for all tables: they use each other's runs."""
+    return tmp_path_factory.mktemp("tables")
+
+
+@named(CLASSIFICATION)
+def test_runs_at_demo_scale(path, reproduce, output, capsys):
+    options = ["--scale", "demo", "--seeds", "0", "--output", str(output)]
+    assert reproduce([str(path), *FAST, *options]) == 0
+    said = capsys.readouterr().out
+    for name in ("table.md", "table.html", "results.csv"):
+        assert str(output / path.stem / "demo" / name) in said
+    table = read_table(path)
+    with (output / path.stem / "demo" / "results.csv").open() as file:
+        found = {(row["row"], row["metric"]) for row in csv.DictReader(file)}
+    for row in table.rows.values():
+        for metric in table.metrics:
+            assert ((row.id, metric.name) in found) is not bool(row.left_out)
+
+
+@pytest.fixture
+def toys(reproduce, toy_folder):
+    """The command in a folder with a small table."""
+    shutil.copy(TOYS, toy_folder)
+    return reproduce
+
+
+def test_from_first_to_last(toys, capsys):
+    assert toys(["toys.yaml", "--list"]) == 0
+    assert "[ ] toys/none, seed 0   not run" in capsys.readouterr().out
+    assert toys(["toys.yaml", "--rows", "none", "--seeds", "1"]) == 0
+    assert "1 seed" in capsys.readouterr().out
+    assert toys(["toys.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 6 jobs are done" in said
+    assert "| measured again | - | 30.000 ± 0.000 | 2 seeds |" in said
+    assert toys(["toys.yaml", "--report"]) == 0
+    assert "output/tables/toys/full/table.html" in capsys.readouterr().out
+    assert toys(["toys.yaml", "optimizer.lr=0.5"]) == 2
+    assert "optimizer.lr 0.01 there, 0.5 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "error: no table 'nowhere.yaml' below"),
+        (["toys.yaml", "--scale", "huge"], "has no scale 'huge'; it has full, demo"),
+        (["toys.yaml", "--rows", "nnoe"], "has no row 'nnoe'; nearest is 'none'"),
+        (["toys.yaml", "train.seed=4"], "'train.seed=4' is the table's to set: use --seeds"),
+        (["toys.yaml", "model.widht=4"], "row none: unknown key 'model.widht'; nearest is"),
+    ],
+)
+def test_user_error_is_one_line_and_exit_2(toys, capsys, arguments, message):
+    assert toys(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
