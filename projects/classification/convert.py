@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.checkpoint import load_state, read_checkpoint, write_checkpoint
-from projects.classification.build import T2T_SIZES
+from projects.classification.network import T2T_SIZES
 from projects.classification.t2t import T2TViT
 
 # Where training scripts put weights, the best first: T2T-ViT's and VOLO's follow timm's.
@@ -48,6 +48,11 @@ def convert_classifier(source: str | Path, target: Path, with_average: bool = Fa
     prefixes = (NETWORK, AVERAGE) if with_average else (NETWORK,)
     converted = {f"{p}{name}": tensor for p in prefixes for name, tensor in network.items()}
     write_checkpoint(target.expanduser(), {"model": converted})
+    said.append(
+        "for a model with model.ema_decay"
+        if with_average
+        else "for a model with model.ema_decay=0; for another one: --with-average"
+    )
     return [f"converted: {len(network)} tensors of {place}", *said]
 
 

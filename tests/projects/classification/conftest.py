@@ -29,6 +29,7 @@ def tiny():
 
 @pytest.fixture
 def samples():
-    """Four images of 8 pixels, one of each class."""
+    """Four images of 8 pixels, of classes 0, 1, 1 and 3."""
     generator = torch.Generator().manual_seed(1)
-    return [{"image": torch.randn(3, 8, 8, generator=generator), "label": i} for i in range(4)]
+    images = torch.randn(4, 3, 8, 8, generator=generator)
+    return [{"image": image, "label": i} for image, i in zip(images, (0, 1, 1, 3), strict=True)]

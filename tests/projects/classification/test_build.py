@@ -4,7 +4,7 @@ import torch
 from dropkey_core.attention.equipped import drops_keys
 from dropkey_core.engine import UserError
 from dropkey_core.variants import Reattention, TokenPooling
-from projects.classification import build, build_model
+from projects.classification import build_model, network
 
 
 def drops(model):
@@ -137,6 +137,6 @@ def test_weights_out_of_reach_are_one_line(monkeypatch):
     def unreachable(*arguments, **settings):
         raise OSError("no route to host\nand a long story")
 
-    monkeypatch.setattr(build.timm, "create_model", unreachable)
+    monkeypatch.setattr(network.timm, "create_model", unreachable)
     with pytest.raises(UserError, match=r"weights volo_d1_224 .*\(no route to host\): copy them"):
         build_model("volo_d1", pretrained_backbone=True)

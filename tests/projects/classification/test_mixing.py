@@ -55,14 +55,17 @@ def test_the_step_decides_what_is_drawn(batch):
 
 
 def test_only_training_mixes(tiny, samples):
-    model = tiny({"token_dropout": 0.0}, mixup=1.0, drop_ratio=0.0, drop_path=0.0)
+    """And the mixed targets are smoothed once."""
+    settings = {"label_smoothing": 0.1, "drop_ratio": 0.0, "drop_path": 0.0}
+    model = tiny({"token_dropout": 0.0}, mixup=1.0, **settings)
+    torch.nn.init.normal_(model.network.head.weight)
     images = torch.stack([sample["image"] for sample in samples])
     seed_step(0, 0, 0)
     logits = model.eval()(samples)
     torch.testing.assert_close(torch.stack([x["logits"] for x in logits]), model.network(images))
     loss = model.train()(samples)["loss_cls"]
     seed_step(0, 0, 0)
-    mixed, targets = mix(model.mixing, images.clone(), torch.arange(4))
+    mixed, targets = mix(model.mixing, images.clone(), torch.tensor([0, 1, 1, 3]))
     expected = -(targets * model.network(mixed).log_softmax(-1)).sum(-1).mean()
     torch.testing.assert_close(loss, expected)
 

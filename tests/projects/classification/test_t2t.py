@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine import UserError, param_groups
 from projects.classification import build_model
 from projects.classification.t2t import T2TViT, sinusoid_table
 from tests.projects.classification.plain_t2t import plain_t2t
@@ -75,6 +75,15 @@ def test_stochastic_depth_grows_with_depth(tiny):
     network = tiny({"depth": 3}, drop_path=0.2).network
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in network.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_weight_decay_spares_the_class_token(tiny):
+    model = tiny()
+    groups = param_groups(model, 1.0, decay_vectors=False)
+    spared = {id(p) for group in groups if "weight_decay" in group for p in group["params"]}
+    assert id(model.network.cls_token) in spared
+    assert id(model.network.head.bias) in spared
+    assert id(model.network.head.weight) not in spared
 
 
 def test_features_come_with_all_tokens(tiny):
