@@ -133,7 +133,7 @@ class ClassificationMapper:
 
 
 class CentreCrop(v2.Transform):
-    """The middle of an image whose shorter side becomes ``round(size / crop_pct)`` first.
+    """The middle of an image whose shorter side first becomes ``size / crop_pct``.
 
     Args:
         size: side of the square in pixels.
@@ -144,7 +144,7 @@ class CentreCrop(v2.Transform):
     def __init__(self, size: int, crop_pct: float, interpolation: v2.InterpolationMode) -> None:
         super().__init__()
         self.size = size
-        self.shorter = round(size / crop_pct)
+        self.shorter = int(size / crop_pct)  # rounded down, as in timm
         self.resize = v2.Resize(self.shorter, interpolation=interpolation)
         self.crop = v2.CenterCrop(size)
 

@@ -50,13 +50,14 @@ class PackedImages(LabelledImages):
         Raises:
             UserError: the bytes are no JPEG image.
         """
-        content = self.jpeg[self.offsets[row] : self.offsets[row + 1]]
+        jpeg = torch.from_numpy(self.jpeg[self.offsets[row] : self.offsets[row + 1]])
         try:
-            return {"image": decode_jpeg(torch.from_numpy(content), mode=ImageReadMode.RGB)}
+            image = decode_jpeg(jpeg, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         except RuntimeError as error:
             raise UserError(
                 f"{self.name}: image {row} is damaged or no JPEG; make the file again"
             ) from error
+        return {"image": image}
 
 
 def load_packed(

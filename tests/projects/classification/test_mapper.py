@@ -1,0 +1,147 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch.testing import assert_close
+
+from dropkey_core.engine import UserError
+from projects.classification import ClassificationMapper
+from tests.projects.classification.image_files import noise
+
+PLAIN = {"flip_probability": 0.0, "mean": [0.0] * 3, "std": [1 / 255] * 3}  # samples are pixels
+
+
+def sample(image, seed=0, **settings):
+    """The sample's image, which must depend on torch's generator alone."""
+    torch.manual_seed(seed)
+    random.seed(random.SystemRandom().random())
+    np.random.seed()  # noqa: NPY002, the global generator
+    return ClassificationMapper(**settings)({"image": image, "label": 1, "image_id": 2})["image"]
+
+
+def test_normalised_by_hand():
+    image = noise(0, (8, 8))
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    mapper = ClassificationMapper(training=False, image_size=8, crop_pct=1.0, mean=mean, std=std)
+    made = mapper({"image": image, "label": 1, "image_id": 2, "secret": 3})
+    assert made.keys() == {"image", "label", "image_id"}
+    assert (made["label"], made["image_id"]) == (1, 2)
+    for channel in range(3):
+        by_hand = (image[channel] / 255 - mean[channel]) / std[channel]
+        assert_close(made["image"][channel], by_hand, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (61, 33), (20, 20)])
+def test_testing_is_timms(size):
+    # Smooth, as pictures are; PIL's and torchvision's bicubic differ by a level or two.
+    smooth = torch.nn.functional.interpolate(noise(1, (6, 6))[None].float(), size, mode="bilinear")
+    image = smooth[0].round().byte()
+    theirs = create_transform(
+        32, crop_pct=0.875, interpolation="bicubic", mean=[0.5] * 3, std=[0.25] * 3
+    )(Image.fromarray(image.permute(1, 2, 0).numpy()))
+    ours = sample(
+        image, training=False, image_size=32, crop_pct=0.875, mean=[0.5] * 3, std=[0.25] * 3
+    )
+    assert_close(ours, theirs, atol=2.01 / 255 / 0.25, rtol=0)
+
+
+def test_a_padded_crop_is_a_shift():
+    image = noise(2, (8, 8)).clamp(min=1)
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2)).float()
+    shifts = [padded[:, y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
+    settings = {"training": True, "image_size": 8, "crop": "padded", "padding": 2, **PLAIN}
+    found = set()
+    for seed in range(100):
+        made = sample(image, seed, **settings)
+        errors = torch.stack([(made - shift).abs().max() for shift in shifts])
+        assert errors.min() < 1e-3
+        found.add(int(errors.argmin()))
+    assert len(found) > 20
+
+
+def test_half_of_the_images_are_mirrored():
+    image = noise(3, (4, 4))
+    settings = {"training": True, "image_size": 4, "crop": "padded", "padding": 0, **PLAIN}
+    made = [sample(image, seed, **{**settings, "flip_probability": 0.5}) for seed in range(100)]
+    mirrored = [bool((one - image.flip(2)).abs().max() < 1e-3) for one in made]
+    assert all(
+        (one - image).abs().max() < 1e-3 for one, m in zip(made, mirrored, strict=True) if not m
+    )
+    assert 30 < sum(mirrored) < 70
+
+
+def test_a_resized_crop_takes_part_of_the_image():
+    ramp = torch.arange(64, dtype=torch.uint8).expand(3, 64, 64)  # brighter to the right
+    for seed in range(10):
+        made = sample(ramp, seed, training=True, image_size=16, min_scale=0.1, **PLAIN)
+        assert made.shape == (3, 16, 16)
+        width = made.max() - made.min()
+        assert 15 < width < 63.5  # pixels; sqrt(0.1 * 3 / 4) of 64 are 17.5
+
+
+def test_each_operation_has_probability_one_half():
+    image = noise(4, (8, 8))
+    settings = {"training": True, "image_size": 8, "crop": "padded", "padding": 0, **PLAIN}
+    for count, expected in ((1, 0.5), (2, 0.25)):
+        unchanged = sum(
+            torch.equal(sample(image, seed, rand_augment_ops=count, **settings), image.float())
+            for seed in range(200)
+        )
+        # One of the 14 operations changes nothing, and some hardly change this image.
+        assert expected - 0.1 < unchanged / 200 < expected + 0.25
+    assert torch.equal(sample(image, 0, **settings), image.float())
+
+
+def test_erasing_writes_noise_into_a_rectangle():
+    image = noise(5, (16, 16))
+    settings = {"training": True, "image_size": 16, "crop": "padded", "padding": 0}
+    settings |= {"flip_probability": 0.0}
+    erased = sample(image, erasing_probability=1.0, **settings)
+    changed = (erased != sample(image, **settings)).any(dim=0)
+    rows, columns = changed.any(dim=1).nonzero(), changed.any(dim=0).nonzero()
+    height, width = (int(i.max() - i.min()) + 1 for i in (rows, columns))
+    assert changed.sum() == height * width
+    assert 0.02 * 256 * 0.5 < height * width < 0.34 * 256
+    assert sum(
+        not torch.equal(sample(image, seed, **settings), sample(image, seed, **settings | p))
+        for seed in range(100)
+        for p in [{"erasing_probability": 0.25}]
+    ) in range(12, 40)
+
+
+def test_everything_follows_from_torchs_generator():
+    image = noise(6, (24, 20))
+    settings = {"training": True, "image_size": 16, "colour_jitter": 0.4}
+    settings |= {"rand_augment_ops": 2, "erasing_probability": 0.5}
+    made = [sample(image, seed, **settings) for seed in (7, 7, 8)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert made[0].dtype == torch.float32
+
+
+def test_colour_jitter_changes_colours():
+    image = noise(7, (8, 8))
+    settings = {"training": True, "image_size": 8, "crop": "padded", "padding": 0, **PLAIN}
+    assert not torch.equal(sample(image, colour_jitter=0.4, **settings), image.float())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": "random"}, "crop must be one of resized, padded; got 'random'"),
+        ({"interpolation": "cubic"}, "interpolation must be one of bicubic, bilinear"),
+        ({"crop_pct": 1.2}, "crop_pct must be from 0.01 to 1, got 1.2"),
+        ({"min_scale": -0.1}, "min_scale must be from"),
+        ({"rand_augment_magnitude": 15}, "rand_augment_magnitude must be from 0 to 10, got 15"),
+        ({"erasing_probability": 2.0}, "erasing_probability must be from 0 to 1"),
+        ({"flip_probability": 2.0}, "flip_probability must be from 0 to 1"),
+        ({"std": [1.0, 1.0, 0.0]}, "std above 0"),
+        ({"mean": [0.5]}, "three numbers"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        ClassificationMapper(training=True, **settings)
