@@ -78,29 +78,20 @@ class ClassificationMapper:
         check_range("rand_augment_magnitude", rand_augment_magnitude, 0, 10)
         check_range("flip_probability", flip_probability, 0, 1)
         check_range("erasing_probability", erasing_probability, 0, 1)
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(
-                f"mean and std must be three numbers each, std above 0; got {list(mean)} and "
-                f"{list(std)}"
-            )
+        check_colours(mean, std)
         method = INTERPOLATIONS[interpolation]
-        steps: list[v2.Transform] = []
-        if not training:
-            steps = [CentreCrop(image_size, crop_pct, method)]
-        elif crop == "resized":
-            steps = [v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0), interpolation=method)]
-        else:
-            steps = [
-                CentreCrop(image_size, 1.0, method),
-                v2.RandomCrop(image_size, padding=padding),
-            ]
-        erasing = erasing_probability if training else 0.0
+        self.pixels: list[v2.Transform] = []  # what happens to uint8 images
+        self.noise: v2.Transform | None = None  # what happens to normalised ones
         if training:
-            steps += distortions(flip_probability, colour_jitter)
-            steps += random_operations(rand_augment_ops, rand_augment_magnitude)
-        self.training = training
-        self.pixels = steps  # on uint8
-        self.erase = v2.RandomErasing(erasing, value="random") if erasing else None
+            self.pixels = [
+                *random_crop(crop, image_size, min_scale, padding, method),
+                *flips_and_colours(flip_probability, colour_jitter),
+                *random_operations(rand_augment_ops, rand_augment_magnitude, mean),
+            ]
+            if erasing_probability:
+                self.noise = v2.RandomErasing(erasing_probability, value="random")
+        else:
+            self.pixels = [CentreCrop(image_size, crop_pct, method)]
         # (x / 255 - mean) / std in one subtraction and one product
         self.mean = torch.tensor(mean).mul(255).view(3, 1, 1)
         self.scale = torch.tensor(std).mul(255).reciprocal().view(3, 1, 1)
@@ -122,8 +113,8 @@ class ClassificationMapper:
         for step in self.pixels:
             image = step(image)
         image = self.normalised(image)
-        if self.erase is not None:
-            image = self.erase(image)
+        if self.noise is not None:
+            image = self.noise(image)
         kept = {name: record[name] for name in ("label", "image_id", "file_name") if name in record}
         return {"image": image, **kept}
 
@@ -157,8 +148,23 @@ class CentreCrop(v2.Transform):
         return image
 
 
-def distortions(flip_probability: float, colour_jitter: float) -> list[v2.Transform]:
-    """Flip and colours."""
+def random_crop(
+    crop: str,
+    image_size: int,
+    min_scale: float,
+    padding: int,
+    interpolation: v2.InterpolationMode,
+) -> list[v2.Transform]:
+    """A square of ``image_size`` pixels; see ``ClassificationMapper``."""
+    if crop == "resized":
+        return [
+            v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0), interpolation=interpolation)
+        ]
+    return [CentreCrop(image_size, 1.0, interpolation), v2.RandomCrop(image_size, padding=padding)]
+
+
+def flips_and_colours(flip_probability: float, colour_jitter: float) -> list[v2.Transform]:
+    """Mirrored images, and other colours."""
     steps: list[v2.Transform] = []
     if flip_probability:
         steps.append(v2.RandomHorizontalFlip(flip_probability))
@@ -167,10 +173,17 @@ def distortions(flip_probability: float, colour_jitter: float) -> list[v2.Transf
     return steps
 
 
-def random_operations(count: int, magnitude: int) -> list[v2.Transform]:
-    """``count`` operations of RandAugment, each with probability 0.5, at ``magnitude`` of 10."""
+def random_operations(count: int, magnitude: int, mean: Sequence[float]) -> list[v2.Transform]:
+    """``count`` of RandAugment's operations, each with probability 0.5, at ``magnitude`` of 10.
+
+    What comes in where an image was moved or turned has the ``mean`` colour, as in timm.
+    """
     one = v2.RandAugment(
-        1, magnitude, num_magnitude_bins=11, interpolation=v2.InterpolationMode.BILINEAR
+        num_ops=1,
+        magnitude=magnitude,
+        num_magnitude_bins=11,
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=[round(255 * channel) for channel in mean],
     )
     return [v2.RandomApply([one], p=0.5) for _ in range(count)]
 
@@ -185,3 +198,12 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
     """Raise UserError unless ``value`` is in [least, most]."""
     if not least <= value <= most:
         raise UserError(f"{name} must be from {least} to {most}, got {value}")
+
+
+def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UserError unless an image can be normalised with these."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(
+            f"mean and std must be three numbers each, std above 0; got {list(mean)} and "
+            f"{list(std)}"
+        )

@@ -95,6 +95,17 @@ def test_each_operation_has_probability_one_half():
     assert torch.equal(sample(image, 0, **settings), image.float())
 
 
+def test_what_moves_in_has_the_mean_colour():
+    image = torch.tensor([100, 150, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+    settings = {"training": True, "image_size": 8, "crop": "padded", "padding": 0, **PLAIN}
+    settings |= {"mean": [100 / 255, 150 / 255, 200 / 255], "rand_augment_ops": 1}
+    for seed in range(100):
+        made = sample(image, seed, **settings)
+        spread = made.amax(dim=(1, 2)) - made.amin(dim=(1, 2))
+        # Interpolation takes up to a quarter off along the border; black would take all.
+        assert (spread < 0.3 * image[:, 0, 0]).all()
+
+
 def test_erasing_writes_noise_into_a_rectangle():
     image = noise(5, (16, 16))
     settings = {"training": True, "image_size": 16, "crop": "padded", "padding": 0}
