@@ -4,6 +4,8 @@ The engine starts the other processes by running this process's own command agai
 therefore be the training and not the whole table.
 """
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,14 +34,14 @@ def train_in_processes(config: DictConfig, num_gpus: int) -> dict[str, float]:
     command = [sys.executable, str(TRAIN), "--config", str((folder / CONFIG).absolute())]
     command += ["--resume", "--num-gpus", str(num_gpus)]
     with StopRequests() as stop:
-        process = subprocess.Popen(command)
-        while process.poll() is None:
-            try:
-                process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                if stop.received:  # it may have reached this process only
-                    process.send_signal(stop.received)
-                    process.wait()
+        # In a session of its own a terminal's Ctrl-C reaches it once, by way of this process: the
+        # second one would end it unsaved.
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            _wait(process, stop)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         stop.raise_if_received()
     if process.returncode:
         raise UserError(f"the training ended with exit code {process.returncode}, see above")
@@ -50,3 +52,16 @@ def train_in_processes(config: DictConfig, num_gpus: int) -> dict[str, float]:
         )
     metrics: dict[str, float] = state["metrics"]
     return metrics
+
+
+def _wait(process: "subprocess.Popen[bytes]", stop: StopRequests) -> None:
+    """Wait for the end of a process; pass on the first request to stop."""
+    passed_on = False
+    while process.poll() is None:
+        if stop.received and not passed_on:
+            process.send_signal(stop.received)
+            passed_on = True
+        try:
+            process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            continue
