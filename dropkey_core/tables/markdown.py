@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dropkey_core.tables.job import Plan
-from dropkey_core.tables.summary import NONE, Cell, RowSummary
+from dropkey_core.tables.summary import NONE, RowSummary
 from dropkey_core.tables.table import Table
 
 
@@ -12,7 +12,7 @@ def markdown(table: Table, plan: Plan, rows: Sequence[RowSummary]) -> str:
     parts = [f"# {table.title}", *remarks(table, plan), "\n".join(_lines(table, rows))]
     if said := notes_of_rows(rows):
         parts.append("\n".join(f"* {label}: {note}" for label, note in said))
-    parts += [*explanation(table, rows), f"`{command(table, plan)}`"]
+    parts += [*explanation(table), f"`{command(table, plan)}`"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -60,22 +60,20 @@ def notes_of_rows(rows: Sequence[RowSummary]) -> list[tuple[str, str]]:
     for summary in rows:
         row = summary.row
         label = f"{row.group}, {row.label}" if row.group else row.label
-        texts = (row.note, row.left_out and f"left out: {row.left_out}", summary.failure)
+        left_out = row.left_out and f"left out: {row.left_out}"
+        failure = summary.failure and f"failed: {summary.failure}"
+        texts = (row.note, left_out, failure)
         said += [(label, text) for text in texts if text]
     return said
 
 
-def explanation(table: Table, rows: Sequence[RowSummary]) -> list[str]:
+def explanation(table: Table) -> list[str]:
     """What the numbers are."""
-    cells: list[Cell] = [cell for summary in rows for cell in summary.cells]
-    paper = f"Paper: {table.source}"
-    if all(cell.paper is None for cell in cells):
-        paper = f"The paper's numbers are not at hand. {table.source}"
     ours = (
         "Ours: mean ± standard deviation over seeds of the evaluation after the last step; the "
         f"standard deviation of one seed is unknown ({NONE})."
     )
-    return [ours, paper]
+    return [ours, f"Paper: {table.source}"]
 
 
 def command(table: Table, plan: Plan) -> str:

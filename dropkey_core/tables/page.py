@@ -24,7 +24,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {:root {--text: #e6e9ef; --soft: #9aa4b5; --line: #333b48;
   --page: #14181f; --band: #1c222c; --ours: #74aef0; --paper: #f0a04b; --warn: #33290f}}
 body {margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif}
-main {max-width: 72rem; margin: 0 auto; padding: 2rem 1.5rem}
+main {max-width: 80rem; margin: 0 auto; padding: 2rem 1.5rem}
 h1 {font-size: 1.4rem; line-height: 1.3; margin: 0 0 1rem}
 p {margin: .5rem 0; max-width: 52rem}
 p.scale {background: var(--warn); border-left: 3px solid var(--paper); padding: .5rem .75rem}
@@ -40,7 +40,9 @@ td.paper, td.state, .axis-ends, .notes, footer {color: var(--soft)}
 tr.group th {background: var(--band)}
 tr.group .axis-ends {display: flex; justify-content: space-between; font-weight: 400}
 tr.left-out td {color: var(--soft)}
-tbody th {font-weight: 400; white-space: normal; min-width: 13rem}
+tbody th {font-weight: 400}
+table.many {font-size: 13px}
+table.many th, table.many td {padding: .3rem .4rem}
 tr.group th {font-weight: 600}
 svg {display: block}
 path.axis {stroke: var(--line); fill: none}
@@ -82,7 +84,7 @@ def page(table: Table, plan: Plan, rows: Sequence[RowSummary]) -> str:
     legend = LEGEND.format(paper=PAPER_LEGEND if with_paper else "") if layout.drawn else ""
     said = notes_of_rows(rows)
     notes = [f"<li>{escape(label)}: {escape(note)}</li>" for label, note in said]
-    foot = [f"<p>{escape(text)}</p>" for text in explanation(table, rows)]
+    foot = [f"<p>{escape(text)}</p>" for text in explanation(table)]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -91,7 +93,7 @@ def page(table: Table, plan: Plan, rows: Sequence[RowSummary]) -> str:
             f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
             f"<h1>{title}</h1>",
             *intro,
-            f'<div class="wide"><table>\n{layout.head()}\n<tbody>',
+            f'<div class="wide"><table{layout.kind()}>\n{layout.head()}\n<tbody>',
             *layout.body(),
             "</tbody></table></div>",
             legend,
@@ -114,17 +116,23 @@ class _Layout:
         self.drawn = drawn and any(cell.values for summary in rows for cell in summary.cells)
         self.with_paper = with_paper
 
+    def kind(self) -> str:
+        """The table's class: narrower where columns are many."""
+        return ' class="many"' if len(self.metrics) > MOST_DRAWN else ""
+
     def head(self) -> str:
-        """Two lines of headings: metrics, and what stands below each."""
+        """Headings: metrics, and below each what its columns are, unless all of them are ours."""
         spans, columns = [], []
         for metric, shown in zip(self.metrics, self.shown, strict=True):
             names = [*(["paper"] if shown else []), "ours", *([""] if self.drawn else [])]
             label = f"{escape(metric.label)} {metric.better.value}"
             spans.append(f'<th class="metric" colspan="{len(names)}">{label}</th>')
             columns += [f'<th class="number">{name}</th>' for name in names]
+        lines = 2 if any(self.shown) or self.drawn else 1
+        second = f"<tr>{''.join(columns)}</tr>" if lines == 2 else ""
         return (
-            f'<thead><tr><th rowspan="2"></th>{"".join(spans)}<th rowspan="2">seeds</th></tr>'
-            f"<tr>{''.join(columns)}</tr></thead>"
+            f'<thead><tr><th rowspan="{lines}"></th>{"".join(spans)}'
+            f'<th rowspan="{lines}">seeds</th></tr>{second}</thead>'
         )
 
     def body(self) -> Iterator[str]:

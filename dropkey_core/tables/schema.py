@@ -92,7 +92,7 @@ class TableFile:
 
     Attributes:
         title: of the report.
-        source: where the paper's numbers were taken from.
+        source: where the paper's numbers were taken from; follows "Paper: " in the report.
         notes: what a reader should know, a line each.
         metrics: the columns, each a :class:`Metric`.
         seeds: by scale, ``{full: [0, 1, 2], demo: [0, 1]}``. Its keys are the table's scales.

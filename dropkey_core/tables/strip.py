@@ -5,7 +5,7 @@ from html import escape
 
 from dropkey_core.tables.summary import Cell
 
-WIDTH, HEIGHT, MARGIN = 190, 24, 8  # pixels
+WIDTH, HEIGHT, MARGIN = 120, 24, 8  # pixels
 MIDDLE = HEIGHT / 2
 
 
