@@ -123,7 +123,7 @@ class MappedRecords(Dataset[Any]):
 
     def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
         self._records = PackedRecords(records) if isinstance(records, list) else records
-        self._mapper = mapper
+        self.mapper = mapper
 
     def __len__(self) -> int:
         return len(self._records)
@@ -136,7 +136,7 @@ class MappedRecords(Dataset[Any]):
         record = self.record(draw.record)
         try:
             with sample_randomness(draw.seed):
-                return self._mapper(record)
+                return self.mapper(record)
         except UserError as error:
             if (name := _name(record)) in str(error):
                 raise

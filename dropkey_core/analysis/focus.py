@@ -1,0 +1,123 @@
+"""How much of the attention is on the few most attended tokens, on clean and corrupted images.
+
+Vision transformers tend to over-focus: a few tokens get nearly all, and where corruption hits
+those, much is lost (TAP and ADL, arXiv 2306.12993). Shapes: B images, H heads, Lk keys.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropkey_core.analysis.entropy import QUERIES
+from dropkey_core.analysis.layers import (
+    LayerAttention,
+    class_token_layers,
+    over_batches,
+    short_names,
+)
+from dropkey_core.engine.evaluation import Evaluator, flatten_results
+
+
+@dataclass(frozen=True)
+class LayerFocus:
+    """Part of the attention that the most attended tokens of an image get in one layer.
+
+    Attributes:
+        name: of the attention module.
+        layer: what tells it from the others, for a figure.
+        mean: over images, in [0, 1].
+        std: standard deviation over images.
+        num_images: how many.
+        even: what they would get if all tokens got the same.
+    """
+
+    name: str
+    layer: str
+    mean: float
+    std: float
+    num_images: int
+    even: float
+
+
+def share_of_top(weights: Tensor, top: int) -> Tensor:
+    """Return the part of each row that its ``top`` largest weights have together.
+
+    Args:
+        weights: (..., Lk), not negative.
+        top: how many; of fewer keys all.
+
+    Returns:
+        (...) in [0, 1]
+    """
+    largest = weights.float().topk(min(top, weights.shape[-1]), dim=-1).values
+    return largest.sum(dim=-1) / weights.float().sum(dim=-1)
+
+
+def attention_focus(
+    model: nn.Module,
+    loader: Iterable[Any],
+    top: int = 5,
+    query: str = "class",
+    evaluator: Evaluator | None = None,
+    after_batch: Callable[[], None] = lambda: None,
+) -> tuple[list[LayerFocus], dict[str, float]]:
+    """Measure the share of the ``top`` most attended tokens, and on the way the usual metrics.
+
+    Args:
+        model: with equipped attention; it is called on each batch in eval mode.
+        loader: batches.
+        top: number of tokens, at least 1.
+        query: ``class``: what the class token gives them, in the layers that have one; ``all``:
+            what all queries together give them. Most attended are others in each head; the mean
+            over heads is taken.
+        evaluator: sees batches and outputs, too; it is copied.
+        after_batch: called after each batch.
+
+    Returns:
+        a result for each layer, and the evaluator's metrics by name, empty without one
+
+    Raises:
+        ValueError: ``top`` below 1, another ``query``, nothing is equipped, no class token, no
+            batch.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    if query not in QUERIES:
+        raise ValueError(f"query must be class or all, got {query!r}")
+    evaluator = copy.deepcopy(evaluator)
+    if evaluator is not None:
+        evaluator.reset()
+    shares: dict[str, list[Tensor]] = defaultdict(list)
+    num_keys: dict[str, int] = {}
+    for batch, outputs, layers in over_batches(model, loader, after_batch):
+        if evaluator is not None:
+            evaluator.process(batch, outputs)
+        for layer in class_token_layers(layers) if query == "class" else layers:
+            shares[layer.name].append(_per_image(layer, query, top, len(batch)).cpu())
+            num_keys[layer.name] = layer.weights.shape[-1]
+    if not shares:
+        raise ValueError("there are no images to measure the focus on")
+    metrics = {} if evaluator is None else flatten_results(evaluator.evaluate() or {})
+    results = []
+    for short, (name, parts) in zip(short_names(shares), shares.items(), strict=True):
+        joined = torch.cat(parts).double()
+        std = joined.std().item() if len(joined) > 1 else math.nan
+        even = min(top / num_keys[name], 1.0)
+        results.append(LayerFocus(name, short, joined.mean().item(), std, len(joined), even))
+    return results, metrics
+
+
+def _per_image(layer: LayerAttention, query: str, top: int, num_images: int) -> Tensor:
+    """(B,): mean over heads, and over windows or neighbourhoods where there are such."""
+    if query == "class":
+        assert layer.class_weights is not None
+        received = layer.class_weights  # (B, H, Lk)
+    else:
+        received = layer.weights.mean(dim=-2)  # (..., Lk)
+    return share_of_top(received, top).reshape(num_images, -1).mean(dim=1)
