@@ -26,6 +26,7 @@ def test_records(packed):
     alone = decode_jpeg(torch.tensor(arrays["test_jpeg"][start:end]))
     assert torch.equal(record["image"], alone)
     assert not torch.equal(load_packed(path, "train")[4]["image"], alone)
+    assert images[5]["image"].shape == (3, 32, 32)  # the last one
     with pytest.raises(IndexError):
         images[6]
 
