@@ -91,7 +91,21 @@ def measure(trained: Trained, settings: FocusSettings) -> Found:
                 trained.model, b, settings.top, settings.query, trained.evaluator
             )
         )
+        find_layer(found, settings)  # refuses a wrong one before the long part
     return found
+
+
+def find_layer(found: Found, settings: FocusSettings) -> tuple[int, str]:
+    """Position and name of the layer that is drawn over the severity.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    names = [layer.layer for layer in found[CLEAN, 0][0]]
+    chosen = settings.layer or names[-1]
+    if chosen not in names:
+        raise UserError(f"--layer must be one of {', '.join(names)}, got {chosen}")
+    return names.index(chosen), chosen
 
 
 def rows_of(source: Source, found: Found, settings: FocusSettings) -> Iterator[dict[str, Any]]:
@@ -125,19 +139,11 @@ def draw_layers(
 def draw_shares(
     results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
 ) -> None:
-    """Draw the share in one layer over the severity, a panel for each corruption.
-
-    Raises:
-        UserError: a model has no such layer.
-    """
+    """Draw the share in one layer over the severity, a panel for each corruption."""
     curves: dict[str, list[tuple[str, Curve]]] = {name: [] for name in settings.corruptions}
     drawn = ""
     for source, found in results:
-        names = [layer.layer for layer in found[CLEAN, 0][0]]
-        drawn = settings.layer or names[-1]
-        if drawn not in names:
-            raise UserError(f"--layer must be one of {', '.join(names)}, got {drawn}")
-        position = names.index(drawn)
+        position, drawn = find_layer(found, settings)
         for name, of_name in curves.items():
             layers = [found[state][0][position] for state in course(name, settings)]
             of_name.append((source.label, curve_of(layers, (0, *settings.severities))))

@@ -138,7 +138,7 @@ def study_occlusion(
         )
         chosen = choose_metric(metric, source, found[0].metrics)
         rows += [
-            {**identity(source), "ratio": of.ratio, "run": of.run, **of.metrics} for of in found
+            {**identity(source), "ratio": of.ratio, "draw": of.run, **of.metrics} for of in found
         ]
         results.append((source.label, found))
     write_rows(output / "occlusion.csv", rows)

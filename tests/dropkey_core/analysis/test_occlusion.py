@@ -1,0 +1,123 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from dropkey_core.analysis.occlusion import (
+    PatchOrder,
+    occlusion_curve,
+    with_empty_patches,
+    without_patches,
+)
+from dropkey_core.attention import apply_dropkey
+
+
+class Classifier(nn.Module):
+    """Two blocks over a class token and 10 patches, which are the samples' own."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True) for _ in "ab"]
+        self.blocks = nn.ModuleList(layers)
+        self.cls_token = nn.Parameter(torch.full((1, 1, 8), 0.5))
+        self.seen = []
+        layers[0].register_forward_hook(lambda _, inputs, __: self.seen.append(inputs[0]))
+
+    def forward(self, samples):
+        x = torch.stack([sample["image"] for sample in samples])
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return [{"logits": logits} for logits in x[:, 0]]
+
+
+class Collected:
+    def reset(self):
+        self.logits = []
+
+    def process(self, inputs, outputs):
+        self.logits += [output["logits"].sum().item() for output in outputs]
+
+    def evaluate(self):
+        return {"cls": {"first": self.logits[0], "number": len(self.logits)}}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = Classifier()
+    apply_dropkey(model, 0.0)
+    return model
+
+
+def data(batch_size):
+    images = torch.arange(6 * 10 * 8).reshape(6, 10, 8) / 100
+    samples = [{"image": image} for image in images]
+    return [samples[start : start + batch_size] for start in range(0, 6, batch_size)]
+
+
+def test_patches_leave_the_sequence_and_the_class_token_stays(model):
+    batches = data(3)
+    model.seen.clear()
+    occlusion_curve(model, batches[:1], Collected(), [0.3], num_runs=1)
+    (seen,) = model.seen
+    assert seen.shape == (3, 8, 8)
+    assert_close(seen[:, :1], model.cls_token.expand(3, 1, 8))
+    for kept, sample in zip(seen[:, 1:], batches[0], strict=True):
+        places = [(sample["image"] == patch).all(dim=1).nonzero().item() for patch in kept]
+        assert places == sorted(set(places))  # seven different ones, in their order
+
+
+def test_each_image_and_run_loses_others_and_less_is_part_of_more(model):
+    order = PatchOrder(0)
+    first = order(4, 10)
+    assert torch.equal(order(4, 10), first)
+    assert len({tuple(row.tolist()) for row in first}) == 4
+    order.forget()
+    assert not torch.equal(order(4, 10), first)
+    assert not torch.equal(PatchOrder(1)(4, 10), first)
+
+
+def test_results_are_those_of_the_seed_whatever_the_batch_size(model):
+    curves = [occlusion_curve(model, data(size), Collected(), [0, 0.5], 2) for size in (2, 3)]
+    for one, other in zip(*curves, strict=True):
+        assert (one.ratio, one.run) == (other.ratio, other.run)
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
+        assert one.metrics["cls/number"] == 6
+    whole, again, occluded, differently = (point.metrics["cls/first"] for point in curves[0])
+    assert whole == again
+    assert len({whole, occluded, differently}) == 3
+    other_seed = occlusion_curve(model, data(2), Collected(), [0.5], 1, seed=1)
+    assert other_seed[0].metrics["cls/first"] != occluded
+
+
+def test_mode_and_hooks_are_put_back(model):
+    before = sum(len(module._forward_pre_hooks) for module in model.modules())
+    model.train()
+    occlusion_curve(model, data(3), Collected(), [0.5], 1)
+    assert model.training
+    assert sum(len(module._forward_pre_hooks) for module in model.modules()) == before
+
+
+def test_without_patches():
+    tokens = torch.arange(5.0).view(1, 5, 1)
+    order = torch.tensor([[2, 0, 3, 1]])
+    assert without_patches(tokens, 1, 0.5, order).flatten().tolist() == [0, 2, 4]
+    assert without_patches(tokens, 1, 0.99, order).flatten().tolist() == [0, 2]  # one is left
+
+
+def test_a_grid_stays_complete():
+    tokens = torch.ones(1, 2, 3, 2)
+    empty = with_empty_patches(tokens, 1 / 3, torch.tensor([[5, 0, 1, 2, 3, 4]]))
+    assert empty[..., 0].tolist() == [[[0, 1, 1], [1, 1, 0]]]
+
+
+@pytest.mark.parametrize("ratios", [[1.0], [-0.1], [], [0.5, 0.5]])
+def test_bad_ratios_are_refused(model, ratios):
+    with pytest.raises(ValueError, match="occlusion ratio"):
+        occlusion_curve(model, data(2), Collected(), ratios)
+
+
+def test_no_run_is_refused(model):
+    with pytest.raises(ValueError, match=r"num_runs must be at least 1, got 0"):
+        occlusion_curve(model, data(2), Collected(), [0.5], 0)
