@@ -117,6 +117,7 @@ def test_erasing_writes_noise_into_a_rectangle():
     height, width = (int(i.max() - i.min()) + 1 for i in (rows, columns))
     assert changed.sum() == height * width
     assert 0.02 * 256 * 0.5 < height * width < 0.34 * 256
+    assert 0.7 < erased[:, changed].std() < 1.3  # normal, as timm's "pixel" mode
     assert sum(
         not torch.equal(sample(image, seed, **settings), sample(image, seed, **settings | p))
         for seed in range(100)
