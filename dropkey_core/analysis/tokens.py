@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dropkey_core.attention.convert import attention_that_drops
+from dropkey_core.attention.depth import block_around
 
-_CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 # Parameters (..., tokens, C) that models put before the patches, by their names in timm,
 # torchvision, transformers and official networks.
 _PREFIX_NAMES = (
@@ -59,16 +59,8 @@ def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: nothing drops keys.
     """
-    blocks = {}
-    for name in attention_that_drops(model):
-        block = name
-        while block:
-            parent = block.rpartition(".")[0]
-            if isinstance(model.get_submodule(parent), _CONTAINERS):
-                blocks[block] = model.get_submodule(block)
-                break
-            block = parent
-    return blocks
+    names = (block_around(model, name) for name in attention_that_drops(model))
+    return {name: model.get_submodule(name) for name in names if name is not None}
 
 
 @contextmanager

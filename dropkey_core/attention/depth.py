@@ -42,6 +42,21 @@ def layers_of_stacks(model: nn.Module, names: Iterable[str]) -> dict[str, list[l
     return {owner: list(layers.values()) for owner, layers in stacks.items()}
 
 
+def block_around(model: nn.Module, name: str) -> str | None:
+    """Return the name of the block that a module is in: the element of the innermost container.
+
+    Args:
+        model: where it is.
+        name: of the module, such as "blocks.3.attn"; its block is "blocks.3".
+
+    Returns:
+        the name, which may be the module's own; None if it is in no container
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    around = _containers_around(name, modules)
+    return _element(name, around[-1]) if around else None
+
+
 def _containers_around(name: str, modules: dict[str, nn.Module]) -> list[str]:
     """Return the names of the containers that a module is in, outermost first."""
     around = [name]

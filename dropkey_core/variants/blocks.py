@@ -10,10 +10,9 @@ from collections.abc import Callable
 from torch import nn
 
 from dropkey_core.attention.convert import attention_that_drops
+from dropkey_core.attention.depth import block_around
 
 Select = Callable[[str, nn.Module], bool]
-
-_CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 # Class names -> why such attention is not self-attention among all tokens.
 _OTHER_KINDS: dict[str, str] = {
@@ -39,7 +38,7 @@ def self_attention(network: nn.Module, select: Select | None = None) -> dict[str
     """
     found = attention_that_drops(network)
     if select is None:
-        chosen = {n: m for n, m in found.items() if not why_not(m) and _is_in_container(network, n)}
+        chosen = {n: m for n, m in found.items() if not why_not(m) and block_around(network, n)}
     else:
         chosen = {n: m for n, m in found.items() if select(n, m)}
         refused = [f"{n} ({class_name(m)}): {why_not(m)}" for n, m in chosen.items() if why_not(m)]
@@ -68,23 +67,5 @@ def class_name(attention: nn.Module) -> str:
 
 
 def block_name(network: nn.Module, attention_name: str) -> str:
-    """Return the name of the block around an attention.
-
-    It is the element of the innermost container, or else what holds the attention.
-    """
-    name = attention_name
-    while name:
-        outer = name.rpartition(".")[0]
-        if isinstance(network.get_submodule(outer), _CONTAINERS):
-            return name
-        name = outer
-    return attention_name.rpartition(".")[0]
-
-
-def _is_in_container(network: nn.Module, name: str) -> bool:
-    outer = name
-    while outer:
-        outer = outer.rpartition(".")[0]
-        if isinstance(network.get_submodule(outer), _CONTAINERS):
-            return True
-    return False
+    """Return the name of the block around an attention, or else of what holds the attention."""
+    return block_around(network, attention_name) or attention_name.rpartition(".")[0]

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from dropkey_core.attention.depth import layers_of_stacks
+from dropkey_core.attention.depth import block_around, layers_of_stacks
 
 
 class Branch(nn.Module):
@@ -74,3 +74,16 @@ def test_only_the_names_given_are_layers():
     model = Branch(blocks=blocks(3))
     names = ["blocks.0.attn", "blocks.2.attn"]
     assert layers_of_stacks(model, names) == {"": [[name] for name in names]}
+
+
+def test_block_around_attention():
+    block = nn.ModuleDict({"attn": nn.Identity()})
+    wrapped = nn.Module()
+    wrapped.attn = nn.Identity()
+    model = nn.Module()
+    model.stem = wrapped
+    model.stages = nn.ModuleList([nn.Sequential(wrapped)])
+    model.named = block
+    assert block_around(model, "stages.0.0.attn") == "stages.0.0"
+    assert block_around(model, "named.attn") == "named.attn"
+    assert block_around(model, "stem.attn") is None
