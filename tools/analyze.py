@@ -62,7 +62,7 @@ def add_study(commands, name: str, num_images: int | None = None) -> argparse.Ar
     add("--config", metavar="FILE", help="an experiment's YAML; default: the run's own")
     add("--weights", metavar="FILE", help="a checkpoint; default: the run's best or last")
     add("--set", nargs="+", default=[], metavar="key=value", help="changes to the YAML")
-    what = "at most so many of the test set, evenly chosen; default: "
+    what = "at most so many of the test set, chosen at random, always the same; default: "
     add(
         "--num-images",
         type=int,

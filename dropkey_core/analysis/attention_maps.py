@@ -105,7 +105,8 @@ def draw_maps(
 ) -> Figure:
     """Draw for each image a row per model: the image, then the map of each layer.
 
-    In a column of an image all models have the same colours, from 0 to the greatest weight there.
+    In a column of an image all models have the same colours, from 0 to the greatest weight there,
+    by the square root of the weight.
 
     Args:
         images: model -> its maps, the same images for each.
@@ -147,7 +148,7 @@ def draw_maps(
             write_within(figure, MARGIN, row_y + cell_height / 2, LABEL_WIDTH - MARGIN, label)
             cells = [images[label][number].image]
             for weights, most in zip(picked[label][number], greatest, strict=True):
-                cells.append(overlay(of_image.image, weights / max(most, 1e-12)))
+                cells.append(overlay(of_image.image, np.sqrt(weights / max(most, 1e-12))))
             for column, cell in enumerate(cells):
                 x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
                 axes = add_axes(figure, x, row_y, cell_width, cell_height)
@@ -158,7 +159,7 @@ def draw_maps(
 def _draw_captions(
     figure: Figure, name: str, layers: Sequence[str], y: float, cell_width: int
 ) -> None:
-    for column, text in enumerate([name, *(f"layer {layer}" for layer in layers)]):
+    for column, text in enumerate([f"image {name}", *(f"layer {layer}" for layer in layers)]):
         x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
         write_within(figure, x, y + CAPTION / 2, cell_width, text, 0.9 * FONT_SIZE)
 

@@ -87,10 +87,13 @@ def draw_curves(
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten().tolist()
     for panel, place in zip(panels, axes, strict=False):
         _draw_panel(place, panel, names)
-        place.set_ylim(*y_limits)
+    if y_limits != (None, None):  # they are shared
+        axes[0].set_ylim(*y_limits)
     for place in axes[len(panels) :]:
         place.set_axis_off()
-    figure.supxlabel(x_label, fontsize=10)
+    # Not supxlabel, which the legend below the panels would cover.
+    for place in axes[max(0, len(panels) - columns) : len(panels)]:
+        place.set_xlabel(x_label, fontsize=9.5)
     figure.supylabel(y_label, fontsize=10)
     if heading:
         figure.suptitle(escaped(heading), fontsize=11)

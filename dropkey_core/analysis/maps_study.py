@@ -26,7 +26,7 @@ def study_maps(
     Args:
         sources: the models; rows of equal label are numbered.
         output: folder.
-        num_images: images, spread evenly over the first model's test set.
+        num_images: images, drawn at random, the same for all models.
         layers: which to draw; None: all.
         head: which one; None: their mean.
     """

@@ -97,10 +97,10 @@ class Trained:
     def batches(
         self, num_images: int | None = None, corruption: Corruption | None = None
     ) -> "DataLoader[Any]":
-        """The test set in batches, all of it or an even selection, corrupted or not.
+        """The test set in batches, all of it or a random selection, corrupted or not.
 
         Args:
-            num_images: at most so many; None: all.
+            num_images: at most so many, the same in each call; None: all.
             corruption: changes the pixels after they were cut to size and before they are
                 normalised.
 
@@ -115,7 +115,9 @@ class Trained:
             records = _with_corruption(records, corruption)
         draws = [draw for batch in sampler for draw in batch]
         if num_images is not None and num_images < len(draws):
-            draws = [draws[i * len(draws) // num_images] for i in range(num_images)]
+            # Not every n-th: in sets whose classes take turns that may be one class only.
+            order = torch.randperm(len(draws), generator=torch.Generator().manual_seed(0))
+            draws = [draws[i] for i in sorted(order[:num_images].tolist())]
         size = sampler.batch_size
         groups = [draws[start : start + size] for start in range(0, len(draws), size)]
         return DataLoader(

@@ -98,7 +98,7 @@ def test_focus_under_corruption(analyze, tmp_path):
     shares = {
         (row["corruption"], row["layer"]): row["mean"] for row in rows if "none" in row["run"]
     }
-    assert shares["clean", "1"] != shares["contrast", "1"]
+    assert shares["clean", "1"] != shares["noise", "1"]
     for name in ("focus_corrupted", "focus_accuracy"):
         assert cv2.imread(str(tmp_path / f"{name}.png")).std() > 5
 
@@ -128,3 +128,14 @@ def test_a_users_errors_are_one_line(main, runs, tmp_path, capsys, words, messag
     assert main([*words, "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_selection_is_random_and_always_the_same(runs):
+    from dropkey_core.analysis.trained import find_sources, load_trained
+
+    (source,) = find_sources([Path(runs[0])], None, None, None, ["dataset.test.per_class=null"])
+    trained = load_trained(source)
+    chosen = [[s["image_id"] for batch in trained.batches(12) for s in batch] for _ in "ab"]
+    assert chosen[0] == chosen[1] == sorted(set(chosen[0]))
+    steps = {b - a for a, b in zip(chosen[0], chosen[0][1:], strict=False)}
+    assert len(chosen[0]) == 12 and len(steps) > 3  # every n-th may be of one class
