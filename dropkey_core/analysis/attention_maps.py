@@ -133,7 +133,8 @@ def draw_maps(
     which = "mean of its heads" if head is None else f"head {head}"
     write(figure, MARGIN, 26, f"Attention of the class token to the patches, {which}", 10.5)
     scale = (
-        "black: 0, light: the greatest weight in the column of this image, the same for all rows"
+        "black: 0; lightest: the greatest weight in the column of this image, the same for all "
+        "rows; in between by the square root"
     )
     write_within(figure, MARGIN, 54, max(page_width, LEAST_WIDTH) - 2 * MARGIN, scale)
     for number, of_image in enumerate(first):
