@@ -4,6 +4,7 @@ Each gets the model in evaluation mode, its test loader, its evaluator and a see
 metrics by name as :func:`~dropkey_core.engine.run_evaluation` does.
 """
 
+import copy
 import inspect
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dropkey_core.analysis.occlusion import RATIOS, occlusion_curve
@@ -106,7 +107,7 @@ def check_measurement(measure: Mapping[str, Any]) -> None:
 
 
 def measure_weights(
-    measure: Mapping[str, Any], config: DictConfig, weights: Path, seed: int
+    measure: Mapping[str, Any], config: DictConfig, weights: Path, seed: int, folder: Path
 ) -> dict[str, float]:
     """Measure the weights of a training on its own test set.
 
@@ -115,10 +116,14 @@ def measure_weights(
         config: of the training.
         weights: its checkpoint.
         seed: of what is drawn while measuring.
+        folder: where an evaluator writes its files, which would replace the training's own.
 
     Raises:
         UserError: weights that do not fit, or options that the measurement refuses.
     """
+    config = copy.deepcopy(config)
+    if OmegaConf.select(config, "dataloader.evaluator.output_dir") is not None:
+        config.dataloader.evaluator.output_dir = str(folder)
     model = build_model(config, weights_follow=True)
     load_weights(model, weights, "weights_of")
     model.to(config.train.device).eval()

@@ -163,7 +163,9 @@ def run_job(job: Job, num_gpus: int | None = None) -> Metrics:
     record.write(job.folder)
     if job.setup.measure and job.parent:
         weights = job.parent.folder / LAST
-        metrics = measure_weights(job.setup.measure, job.parent.config, weights, job.seed)
+        metrics = measure_weights(
+            job.setup.measure, job.parent.config, weights, job.seed, job.folder
+        )
     elif num_gpus is None or num_gpus == 1:
         metrics = train(job.config, resume=True)
     else:
