@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw which keys queries lose: single patches, blocks, crosses (the paper's Figure 2).
+"""Draw and list which keys queries lose: single patches, blocks, crosses (the paper's Figure 2).
 
 tools/visualize_masks.py
 tools/visualize_masks.py --units key block:2 cross:1 --ratio 0.1 --grid 7x12 --output masks.svg

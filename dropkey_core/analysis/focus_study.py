@@ -10,6 +10,7 @@ import numpy as np
 from dropkey_core.analysis.corruptions import corruption
 from dropkey_core.analysis.curves import Curve, Panel, draw_curves, save_figure
 from dropkey_core.analysis.focus import LayerFocus, attention_focus
+from dropkey_core.analysis.outputs import write_rows
 from dropkey_core.analysis.pooling import (
     attempt,
     choose_metric,
@@ -23,7 +24,6 @@ from dropkey_core.analysis.trained import (
     Trained,
     load_trained,
     with_progress,
-    write_rows,
 )
 from dropkey_core.engine.errors import UserError
 

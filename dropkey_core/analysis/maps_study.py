@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dropkey_core.analysis.attention_maps import ImageMaps, class_attention_maps, draw_maps
 from dropkey_core.analysis.figure import say_saved
+from dropkey_core.analysis.outputs import write_rows
 from dropkey_core.analysis.pooling import attempt, identity
-from dropkey_core.analysis.trained import Source, Trained, load_trained, write_rows
+from dropkey_core.analysis.trained import Source, Trained, load_trained
 from dropkey_core.engine.image_list import unique_stems
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dropkey_core.analysis.outputs import write_rows
 from dropkey_core.attention.schedule import check_drop_ratio
 from dropkey_core.attention.structured import Block, Cross, StructuredUnit
 from dropkey_core.attention.units import Key, KeyUnit
@@ -72,9 +73,10 @@ def draw_masks(
     seed: int,
     path: Path,
 ) -> None:
-    """Write a picture with a row per unit and a column per query.
+    """Write a picture with a row per unit and a column per query, and a CSV file beside it.
 
-    The queries lie evenly over the grid; each is outlined, and what it loses is dark.
+    The queries lie evenly over the grid; each is outlined, and what it loses is dark. The CSV file
+    has a line for each patch that a query loses.
 
     Args:
         units: names that ``parse_unit`` knows.
@@ -100,6 +102,14 @@ def draw_masks(
     figure.suptitle(f"Keys lost by {num_queries} queries (outlined), drop ratio {drop_ratio:g}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+    columns = ("unit", "query_row", "query_column", "row", "column")
+    lost = [
+        dict(zip(columns, (text, *query, *patch), strict=True))
+        for text, dropped in rows.items()
+        for query, of_query in zip(queries, dropped, strict=True)
+        for patch in of_query.nonzero().tolist()
+    ]
+    write_rows(path.with_suffix(".csv"), lost, columns)
 
 
 def spread_over(grid: tuple[int, int], count: int) -> list[tuple[int, int]]:

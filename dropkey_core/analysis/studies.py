@@ -22,6 +22,7 @@ from dropkey_core.analysis.curves import (
 )
 from dropkey_core.analysis.entropy import attention_entropy
 from dropkey_core.analysis.occlusion import Occluded, occlusion_curve
+from dropkey_core.analysis.outputs import write_rows
 from dropkey_core.analysis.pooling import (
     attempt,
     choose_metric,
@@ -31,7 +32,7 @@ from dropkey_core.analysis.pooling import (
     spread_of,
 )
 from dropkey_core.analysis.similarity import layer_similarity
-from dropkey_core.analysis.trained import Source, load_trained, with_progress, write_rows
+from dropkey_core.analysis.trained import Source, load_trained, with_progress
 from dropkey_core.engine.errors import UserError
 
 

@@ -1,9 +1,8 @@
 """Trained models to look at: what a training left behind, with its test set and evaluator."""
 
 import copy
-import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,23 +162,3 @@ def _with_corruption(records: Any, corruption: Corruption) -> Any:
 def with_progress(batches: Iterable[Any], what: str) -> Iterable[Any]:
     """The same batches, with a bar in a terminal."""
     return tqdm(batches, desc=what, leave=False, disable=not sys.stderr.isatty())
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys as CSV and print where.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(
-                {name: f"{value:.6g}" if isinstance(value, float) else value
-                 for name, value in row.items()}
-                for row in rows
-            )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    print(path, flush=True)

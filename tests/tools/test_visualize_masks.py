@@ -13,7 +13,8 @@ def test_it_writes_the_picture_and_says_where(main, tmp_path, capsys):
     arguments = ["--units", "key", "block:2", "--grid", "3x4", "--queries", "2"]
     assert main([*arguments, "--output", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.strip() == str(path)
+    assert capsys.readouterr().out.split() == [str(path.with_suffix(".csv")), str(path)]
+    assert path.with_suffix(".csv").read_text().startswith("unit,")
 
 
 @pytest.mark.parametrize(

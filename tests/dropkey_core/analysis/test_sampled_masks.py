@@ -61,3 +61,23 @@ def test_the_picture_is_written(tmp_path):
         sizes.append(imread(path).shape)
     assert sizes[1][0] > sizes[0][0]
     assert sizes[1][1] > sizes[0][1]
+
+
+def test_lost_patches_are_listed(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
+    draw_masks(["key", "cross:1"], (3, 4), 0.4, 2, 5, tmp_path / "masks.png")
+    header, *lines = (tmp_path / "masks.csv").read_text().splitlines()
+    assert header == "unit,query_row,query_column,row,column"
+    expected = []
+    for text in ("key", "cross:1"):
+        dropped = sample_dropped(parse_unit(text, (3, 4)), (3, 4), 0.4, 2, seed=5)
+        for query, (row, column) in enumerate(spread_over((3, 4), 2)):
+            lost = dropped[query].nonzero().tolist()
+            expected += [f"{text},{row},{column},{r},{c}" for r, c in lost]
+    assert lines == expected and lines
+
+
+def test_nothing_lost_is_an_empty_list(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
+    draw_masks(["key"], (3, 4), 0.0, 2, 0, tmp_path / "masks.png")
+    assert (tmp_path / "masks.csv").read_text() == "unit,query_row,query_column,row,column\n"
