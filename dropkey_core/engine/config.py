@@ -52,7 +52,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     Raises:
         UserError: for whatever is wrong, naming the key and the nearest right one.
     """
-    config = read_yaml(find_config(path))
+    config = read_yaml(find_yaml(path, "config", "projects/*/*.yaml"))
     for override in overrides:
         apply_override(config, override)
     check_sections(config)
@@ -63,15 +63,24 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     return OmegaConf.create(plain)
 
 
-def find_config(path: str | Path) -> Path:
-    """Return the file that ``--config`` means: below the working folder or the project's root."""
-    for folder in (Path.cwd(), PROJECT_ROOT):
+def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
+    """Return the file that a command line means: below the working folder or the project's root.
+
+    Args:
+        path: as the user wrote it.
+        kind: what it is, in one word, for the error.
+        pattern: of such files below the project's root.
+
+    Raises:
+        UserError: there is none, with the nearest of those there are.
+    """
+    folders = dict.fromkeys((Path.cwd(), PROJECT_ROOT))
+    for folder in folders:
         if (found := folder / Path(path).expanduser()).is_file():
             return found
-    here = [str(p.relative_to(PROJECT_ROOT)) for p in PROJECT_ROOT.glob("projects/*/*.yaml")]
-    raise UserError(
-        f"no config {str(path)!r} below {Path.cwd()} or {PROJECT_ROOT}{suggestion(str(path), here)}"
-    )
+    here = [str(p.relative_to(PROJECT_ROOT)) for p in PROJECT_ROOT.glob(pattern)]
+    where = " or ".join(map(str, folders))
+    raise UserError(f"no {kind} {str(path)!r} below {where}{suggestion(str(path), here)}")
 
 
 def read_yaml(path: Path, sections: Iterable[str] = SECTIONS) -> DictConfig:

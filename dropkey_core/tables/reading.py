@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.config import first_line, read_yaml, suggestion, unknown_key
+from dropkey_core.engine.config import find_yaml, first_line, read_yaml, suggestion, unknown_key
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.tables.schema import Metric, Row, Setup, TableFile
 from dropkey_core.tables.table import Table
 
@@ -33,17 +32,7 @@ def read_table(path: str | Path) -> Table:
     Raises:
         UserError: for whatever is wrong, naming the file, the key and the nearest right one.
     """
-    return _read(find_table(path), {})
-
-
-def find_table(path: str | Path) -> Path:
-    """Return the file that ``path`` means: below the working folder or the project's root."""
-    for folder in (Path.cwd(), PROJECT_ROOT):
-        if (found := folder / Path(path).expanduser()).is_file():
-            return found
-    here = [str(p.relative_to(PROJECT_ROOT)) for p in PROJECT_ROOT.glob("configs/*/*.yaml")]
-    near = suggestion(str(path), here)
-    raise UserError(f"no table {str(path)!r} below {Path.cwd()} or {PROJECT_ROOT}{near}")
+    return _read(find_yaml(path, "table", "configs/*/*.yaml"), {})
 
 
 def _read(path: Path, known: dict[str, Table]) -> Table:
