@@ -2,7 +2,7 @@
 
 Random patches are taken away before the first attention block, from each image others. In a
 sequence their tokens leave it, so that no attention sees them, and the class token stays; in a grid
-(VOLO, Swin), which must stay complete, their tokens become 0.
+(VOLO, Swin, any model with token-aware pooling), which must stay complete, their tokens become 0.
 
 Shapes: B images, N tokens, P of them prefix tokens, C channels.
 """
@@ -20,6 +20,7 @@ from dropkey_core.analysis.tokens import replaced_first_tokens
 from dropkey_core.engine.evaluation import Evaluator, flatten_results, gather_objects
 from dropkey_core.engine.randomness import fold_seed
 from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.variants.token_pooling import TokenPooling
 
 RATIOS = tuple(tenths / 10 for tenths in range(10))  # 0 to 90 %
 
@@ -152,13 +153,16 @@ def occluded_forward(model: nn.Module, batch: Any, ratio: float, order: PatchOrd
     if not ratio:
         return model(batch)
 
+    pools = any(isinstance(module, TokenPooling) for module in model.modules())
+
     def replace(tokens: Tensor, prefix: int) -> Tensor:
-        num_images = len(tokens)
-        if tokens.ndim == 3:
-            order_of_patches = order(num_images, tokens.shape[1] - prefix).to(tokens.device)
+        is_sequence = tokens.ndim == 3
+        patches = tokens[:, prefix:]
+        order_of_patches = order(len(tokens), patches[0, ..., 0].numel()).to(tokens.device)
+        if is_sequence and not pools:
             return without_patches(tokens, prefix, ratio, order_of_patches)
-        order_of_patches = order(num_images, tokens[0, ..., 0].numel()).to(tokens.device)
-        return with_empty_patches(tokens, ratio, order_of_patches)
+        empty = with_empty_patches(patches, ratio, order_of_patches)
+        return torch.cat([tokens[:, :prefix], empty], dim=1)
 
     with replaced_first_tokens(model, replace) as arm:
         arm()
@@ -187,7 +191,7 @@ def with_empty_patches(tokens: Tensor, ratio: float, order: Tensor) -> Tensor:
     """Set the tokens of patches to 0.
 
     Args:
-        tokens: (B, h, w, C).
+        tokens: (B, h, w, C), or a sequence of patches (B, h w, C).
         ratio: part to take away.
         order: (B, h w), permutations.
     """

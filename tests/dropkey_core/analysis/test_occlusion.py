@@ -10,14 +10,16 @@ from dropkey_core.analysis.occlusion import (
     without_patches,
 )
 from dropkey_core.attention import apply_dropkey
+from dropkey_core.variants import apply_token_pooling
 
 
 class Classifier(nn.Module):
     """Two blocks over a class token and 10 patches, which are the samples' own."""
 
-    def __init__(self):
+    def __init__(self, norm_first=False):
         super().__init__()
-        layers = [nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True) for _ in "ab"]
+        options = {"dropout": 0.0, "batch_first": True, "norm_first": norm_first}
+        layers = [nn.TransformerEncoderLayer(8, 2, 8, **options) for _ in "ab"]
         self.blocks = nn.ModuleList(layers)
         self.cls_token = nn.Parameter(torch.full((1, 1, 8), 0.5))
         self.seen = []
@@ -66,6 +68,20 @@ def test_patches_leave_the_sequence_and_the_class_token_stays(model):
     for kept, sample in zip(seen[:, 1:], batches[0], strict=True):
         places = [(sample["image"] == patch).all(dim=1).nonzero().item() for patch in kept]
         assert places == sorted(set(places))  # seven different ones, in their order
+
+
+def test_pooled_patches_stay_on_their_grid():
+    model = Classifier(norm_first=True)
+    apply_dropkey(model, 0.0)
+    apply_token_pooling(model, 2, grid=(2, 5), num_prefix_tokens=1)
+    batch = data(3)[0]
+    occlusion_curve(model, [batch], Collected(), [0.3], num_runs=1)
+    (seen,) = model.seen
+    assert_close(seen[:, :1], model.cls_token.expand(3, 1, 8))
+    for kept, sample in zip(seen[:, 1:], batch, strict=True):
+        gone = (kept == 0).all(-1)
+        assert gone.sum() == 3
+        assert_close(kept[~gone], sample["image"][~gone])
 
 
 def test_each_image_and_run_loses_others_and_less_is_part_of_more(model):
