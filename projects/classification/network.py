@@ -11,6 +11,7 @@ from timm.models.volo import VOLO
 from torch import nn
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.timm_network import create_timm_network
 from projects.classification.t2t import T2TViT
 
 # Table 1 of arXiv 2101.11986.
@@ -133,23 +134,12 @@ def build_timm(architecture: str, wanted: Wanted, options: Mapping[str, Any]) ->
             "architecture must be a T2T-ViT or a network of timm, such as "
             f"{', '.join(nearest)}; got {architecture!r}"
         )
-    if wanted.pretrained and not timm.is_model_pretrained(architecture):
-        raise UserError(f"timm has no weights {architecture}: set model.pretrained_backbone=false")
-    certain = architecture if wanted.pretrained else name
     try:
-        return timm.create_model(
-            certain, pretrained=wanted.pretrained, **timm_words(wanted), **options
-        )
+        return create_timm_network(architecture, wanted.pretrained, **timm_words(wanted), **options)
     except TypeError as error:  # an argument that this network does not take
         raise UserError(
             f"timm cannot make a {name} with these settings ({error}): choose a network with "
             "softmax attention, or other architecture_options"
-        ) from error
-    except OSError as error:  # what the hub's client raises without network is one, too
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"cannot fetch the weights {architecture} from the Hugging Face hub ({reason}): copy "
-            "them into its cache (HF_HOME), or set model.pretrained_backbone=false"
         ) from error
 
 

@@ -8,6 +8,7 @@ import timm
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.timm_network import create_timm_network
 
 # Families that were tried: the map that an HRNet classifies from, and the stages of a ResNet.
 NAME = re.compile(r"(hrnet_w\w+|resnet\d+\w*)(\.\w+)?")
@@ -47,7 +48,8 @@ class Backbone(nn.Module):
         parts: dict[str, Any] = (
             {"num_classes": 0} if self.is_hrnet else stages_of_resnet(num_stages)
         )
-        body = create(name, pretrained, parts)
+        weights = OFFICIAL_WEIGHTS.get(name, name)
+        body: Any = create_timm_network(weights, pretrained, **parts)
         self.stride: int = 32 if self.is_hrnet else body.feature_info.reduction()[-1]
         self.num_channels: int = (
             body.num_features if self.is_hrnet else body.feature_info.channels()[-1]
@@ -73,20 +75,3 @@ def check_name(name: str) -> None:
     raise UserError(
         f"backbone must be an HRNet or ResNet of timm, such as {', '.join(nearest)}; got {name!r}"
     )
-
-
-def create(name: str, pretrained: bool, parts: dict[str, Any]) -> Any:
-    """A timm network, random or with its ImageNet weights."""
-    if not pretrained:
-        return timm.create_model(name.split(".")[0], pretrained=False, **parts)
-    weights = OFFICIAL_WEIGHTS.get(name, name)
-    if not timm.is_model_pretrained(weights):
-        raise UserError(f"timm has no weights {weights}: set model.pretrained_backbone=false")
-    try:
-        return timm.create_model(weights, pretrained=True, **parts)
-    except OSError as error:  # what the hub's client raises without network is one, too
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"cannot fetch the ImageNet weights {weights} from the Hugging Face hub ({reason}): "
-            "copy them into its cache (HF_HOME), or set model.pretrained_backbone=false"
-        ) from error

@@ -67,7 +67,7 @@ def test_weights_out_of_reach(name, asked, monkeypatch):
         raise OSError("no route\nto the hub")
 
     monkeypatch.setattr(backbone.timm, "create_model", no_network)
-    message = f"cannot fetch the ImageNet weights {asked} from the .* hub \\(no route\\): .*false$"
+    message = f"cannot fetch the weights {asked} from the .* hub \\(no route\\): .*false$"
     with pytest.raises(UserError, match=message):
         Backbone(name)
 
