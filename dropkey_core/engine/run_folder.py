@@ -1,8 +1,47 @@
-"""What a training leaves behind, for the commands that look at it."""
+"""The folder of a run: what training leaves in it, and the commands that look at it find there."""
 
+import shutil
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from dropkey_core.engine.errors import UserError
+
+LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
+# What a run leaves in its folder and --overwrite removes.
+RUN_FILES = {  # by name or pattern: what a run's folder holds
+    CONFIG: "resolved config",
+    LAST: "last checkpoint",
+    BEST: "best checkpoint",
+    "model_[0-9]*.pth": "numbered checkpoint",
+    "metrics.csv": "log",
+    "tensorboard": "log for TensorBoard",
+}
+
+
+def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bool) -> None:
+    """Make ``train.output_dir`` ready and write the resolved config there.
+
+    Raises:
+        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    # A config alone is left by a run that failed before its first step: nothing to lose.
+    patterns = [pattern for pattern in RUN_FILES if pattern != CONFIG]
+    present = [path for pattern in patterns for path in folder.glob(pattern)]
+    if present and not (resume or overwrite):
+        raise UserError(
+            f"train.output_dir {folder} already holds a run ({present[0].name}): "
+            "--resume goes on with it, --overwrite deletes it, or name another folder"
+        )
+    try:
+        for path in present if overwrite else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
+    except OSError as error:
+        raise UserError(f"cannot write to train.output_dir {folder}: {error}") from error
 
 
 def find_run_files(
@@ -26,14 +65,14 @@ def find_run_files(
             raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
         return config, weights, output
     folder = run.expanduser().absolute()
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise UserError(f"--run {folder} is no folder of a run: it has no config.yaml")
     if weights is None:
-        present = [folder / name for name in ("best.pth", "last.pth") if (folder / name).is_file()]
+        present = [folder / name for name in (BEST, LAST) if (folder / name).is_file()]
         if not present:
             raise UserError(f"--run {folder} has no checkpoint yet, neither best.pth nor last.pth")
         weights = str(present[0])
-    return config or str(folder / "config.yaml"), weights, output or folder / "pictures"
+    return config or str(folder / CONFIG), weights, output or folder / "pictures"
 
 
 def make_picture_folder(folder: Path) -> None:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
+
+from dropkey_core.engine.errors import UserError
 
 
 class BestMode(Enum):
@@ -58,3 +60,22 @@ class TrainSettings:
     seed: int = 0
     best_metric: str = ""
     best_mode: BestMode = BestMode.max
+
+
+def check_train_settings(settings: DictConfig) -> None:
+    """Refuse numbers that no run can have.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    at_least_one = {
+        "max_iter": settings.max_iter,
+        "log_period": settings.log_period,
+        "checkpointer.period": settings.checkpointer.period,
+        "checkpointer.max_to_keep": settings.checkpointer.max_to_keep,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"train.{name} must be at least 1, got {value}")
+    if settings.eval_period < 0:
+        raise UserError(f"train.eval_period must be 0 or more, got {settings.eval_period}")

@@ -9,7 +9,6 @@ signal handling would all have had to be replaced.
 
 import inspect
 import platform
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,27 +27,18 @@ from dropkey_core.engine.checkpoint import (
 from dropkey_core.engine.config import instantiate, locate
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
+from dropkey_core.engine.failed_step import check_finite
 from dropkey_core.engine.interruption import StopRequests, TrainingStopped
 from dropkey_core.engine.launch import is_first_process, launch, stop_other_processes
 from dropkey_core.engine.loaders import start_at
 from dropkey_core.engine.metrics_log import MetricsLog
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
-from dropkey_core.engine.train_settings import BestMode
+from dropkey_core.engine.run_folder import BEST, LAST, RUN_FILES, prepare_folder
+from dropkey_core.engine.train_settings import BestMode, check_train_settings
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
-# What a run leaves in its folder and --overwrite removes.
-RUN_FILES = {  # by name or pattern: what a run's folder holds
-    CONFIG: "resolved config",
-    LAST: "last checkpoint",
-    BEST: "best checkpoint",
-    "model_[0-9]*.pth": "numbered checkpoint",
-    "metrics.csv": "log",
-    "tensorboard": "log for TensorBoard",
-}
 
 
 def train(
@@ -365,70 +355,6 @@ def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]]
     return (
         instantiate(config.dataloader.test, "dataloader.test"),
         instantiate(config.dataloader.evaluator, "dataloader.evaluator"),
-    )
-
-
-def check_train_settings(settings: DictConfig) -> None:
-    """Refuse numbers that no run can have.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    at_least_one = {
-        "max_iter": settings.max_iter,
-        "log_period": settings.log_period,
-        "checkpointer.period": settings.checkpointer.period,
-        "checkpointer.max_to_keep": settings.checkpointer.max_to_keep,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"train.{name} must be at least 1, got {value}")
-    if settings.eval_period < 0:
-        raise UserError(f"train.eval_period must be 0 or more, got {settings.eval_period}")
-
-
-def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bool) -> None:
-    """Make ``train.output_dir`` ready and write the resolved config there.
-
-    Raises:
-        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do.
-    """
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    # A config alone is left by a run that failed before its first step: nothing to lose.
-    patterns = [pattern for pattern in RUN_FILES if pattern != CONFIG]
-    present = [path for pattern in patterns for path in folder.glob(pattern)]
-    if present and not (resume or overwrite):
-        raise UserError(
-            f"train.output_dir {folder} already holds a run ({present[0].name}): "
-            "--resume goes on with it, --overwrite deletes it, or name another folder"
-        )
-    try:
-        for path in present if overwrite else []:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
-    except OSError as error:
-        raise UserError(f"cannot write to train.output_dir {folder}: {error}") from error
-
-
-def check_finite(
-    total: Tensor, losses: dict[str, Tensor], batch: list[dict[str, Any]], step: int
-) -> None:
-    """Stop a run whose loss is no number.
-
-    Raises:
-        UserError: naming the step, the terms and the images.
-    """
-    if torch.isfinite(total):
-        return
-    terms = ", ".join(
-        f"{name} {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)
-    )
-    images = ", ".join(str(sample.get("image_id")) for sample in batch)
-    raise UserError(
-        f"the loss of step {step} is not finite: {terms or total.item()} (image ids {images}); "
-        "lower optimizer.lr, or set train.amp.enabled=false"
     )
 
 

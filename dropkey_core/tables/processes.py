@@ -16,7 +16,7 @@ from dropkey_core.engine.checkpoint import read_checkpoint
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.interruption import StopRequests
 from dropkey_core.engine.paths import PROJECT_ROOT
-from dropkey_core.engine.trainer import CONFIG, LAST
+from dropkey_core.engine.run_folder import CONFIG, LAST
 
 TRAIN = PROJECT_ROOT / "tools" / "train_net.py"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dropkey_core.engine.config import first_line, read_yaml
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.trainer import CONFIG
+from dropkey_core.engine.run_folder import CONFIG
 from dropkey_core.tables.job import Job, essential
 
 RECORD = "row.json"

@@ -9,7 +9,8 @@ from datetime import timedelta
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.interruption import TrainingStopped
-from dropkey_core.engine.trainer import LAST, describe_metrics, train
+from dropkey_core.engine.run_folder import LAST
+from dropkey_core.engine.trainer import describe_metrics, train
 from dropkey_core.tables.claim import ClaimedElsewhere, claim
 from dropkey_core.tables.job import Job
 from dropkey_core.tables.measurement import measure_weights
