@@ -1,28 +1,194 @@
-"""A step whose loss is no number: told so that it can be looked at."""
+"""A step whose losses or gradients are no numbers: told, and kept so that it can be done again.
 
+The file is a checkpoint with a batch: ``model``, ``step``, ``config`` and ``versions`` as there,
+and ``batch``, ``left_out``, ``seed``, ``rank``, ``world_size``, ``terms``. It holds tensors and
+plain values only. Its weights are those before the step, but for what a model brings up to date
+while it computes: running statistics of norms and averages of weights. No loss in training mode
+depends on these.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dropkey_core.engine.checkpoint import read_checkpoint, write_checkpoint
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.run_folder import CONFIG
+
+_SHOWN = 16  # images or parameters that a line names
+_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
-def check_finite(
-    total: Tensor, losses: dict[str, Tensor], batch: list[dict[str, Any]], step: int
-) -> None:
-    """Stop a run whose loss is no number.
+def check_finite(total: Tensor, terms: Mapping[str, Tensor]) -> None:
+    """Stop a step whose loss is no number.
+
+    Args:
+        total: the sum of ``terms``, which is what is differentiated.
+        terms: each a number, by name.
 
     Raises:
-        UserError: naming the step, the terms and the images.
+        FloatingPointError: naming the terms.
     """
-    if torch.isfinite(total):
-        return
-    terms = ", ".join(
-        f"{name} {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)
-    )
-    images = ", ".join(str(sample.get("image_id")) for sample in batch)
-    raise UserError(
-        f"the loss of step {step} is not finite: {terms or total.item()} (image ids {images}); "
-        "lower optimizer.lr, or set train.amp.enabled=false"
-    )
+    if not torch.isfinite(total):
+        raise FloatingPointError(f"the loss is not finite: {describe_not_finite(total, terms)}")
+
+
+def describe_not_finite(total: Tensor, terms: Mapping[str, Tensor]) -> str:
+    """Return the terms that are no numbers, or the sum if each of them is one."""
+    found = {name: loss.item() for name, loss in terms.items() if not torch.isfinite(loss)}
+    return describe_terms(found or {"the sum": total.item()})
+
+
+def describe_terms(terms: Mapping[str, float]) -> str:
+    """Return terms of a loss in one line."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in terms.items())
+
+
+def not_finite_gradients(model: nn.Module) -> list[str]:
+    """Return the names of parameters whose gradient holds a number that is none."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+
+
+def describe_names(names: Iterable[Any]) -> str:
+    """Return names in one line; of many only the first ones and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def keep_failed_step(
+    folder: Path, state: Mapping[str, Any], batch: list[dict[str, Any]], reason: str, remedy: str
+) -> UserError:
+    """Write the file into the folder of a run; return the error that says how to use it.
+
+    A file that cannot be written does not hide what failed: the error says that, too.
+
+    Args:
+        folder: where the run's config is as well.
+        state: what is in the file besides the batch.
+        batch: the samples.
+        reason: what failed.
+        remedy: what may help.
+    """
+    rank, world_size = state["rank"], state["world_size"]
+    of_rank = f" of rank {rank}" if world_size > 1 else ""
+    kept = plain_batch(batch)
+    parts = [
+        f"step {state['step']}{of_rank}: {reason}",
+        f"image ids {describe_names(sample.get('image_id') for sample in batch)}",
+        f"try {remedy}",
+    ]
+    if kept["left_out"]:
+        parts.append(f"kept without the samples' {describe_names(kept['left_out'])}")
+    path = folder / f"failed_step_{state['step']:07d}{f'_rank{rank}' if rank else ''}.pth"
+    try:
+        write_checkpoint(path, {**state, **kept})
+        files = f"--config {quote(str(folder / CONFIG))} --replay {quote(str(path))}"
+        parts.append(f"again with: tools/train_net.py {files}")
+    except UserError as unwritten:
+        parts.append(f"the step is not kept: {unwritten}")
+    return UserError("; ".join(parts))
+
+
+def plain_batch(batch: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``batch`` as tensors on the CPU and plain values, and the keys that are neither.
+
+    Arrays become tensors, paths become text.
+    """
+    samples: list[dict[str, Any]] = []
+    left_out: set[str] = set()
+    for sample in batch:
+        kept = {}
+        for key, value in sample.items():
+            try:
+                kept[str(key)] = _plain(value)
+            except TypeError:
+                left_out.add(str(key))
+        samples.append(kept)
+    return {"batch": samples, "left_out": sorted(left_out)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):  # a copy: of a view, torch would save all that it looks at
+        return value.detach().as_subclass(Tensor).to("cpu", copy=True)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if type(value) in _PLAIN:
+        return value
+    raise TypeError(f"{type(value).__name__} is neither a tensor nor a plain value")
+
+
+@dataclass
+class FailedStep:
+    """What the file holds, checked.
+
+    Attributes:
+        path: the file.
+        model: the state dict.
+        batch: samples as the model got them.
+        left_out: keys of samples that could not be kept.
+        step: number of steps that were finished before.
+        seed: the run's.
+        rank: the process whose batch it is.
+        world_size: processes of the run.
+        terms: the loss's, by name.
+        config: the run's YAML, a text from outside.
+        versions: of python and torch.
+    """
+
+    path: str
+    model: dict[str, Any]
+    batch: list[dict[str, Any]]
+    left_out: list[str]
+    step: int
+    seed: int
+    rank: int
+    world_size: int
+    terms: dict[str, float]
+    config: str
+    versions: dict[str, str]
+
+
+_KINDS = {
+    "model": dict, "batch": list, "left_out": list, "step": int, "seed": int, "rank": int,
+    "world_size": int, "terms": dict, "config": str, "versions": dict,
+}  # fmt: skip
+
+
+def read_failed_step(path: str | Path, setting: str = "--replay") -> FailedStep:
+    """Read and check the file of a failed step.
+
+    Raises:
+        UserError: if it is missing, unreadable, or something else, such as a checkpoint.
+    """
+    content = read_checkpoint(path, setting)
+    if "model" in content and "batch" not in content:
+        raise UserError(f"{path} (from {setting}) is a checkpoint: a failed_step_*.pth is needed")
+    for name, kind in _KINDS.items():
+        if not isinstance(content.get(name), kind):
+            found = f"{name} is no {kind.__name__}" if name in content else f"it lacks {name}"
+            raise UserError(f"{path} (from {setting}) holds no failed step: {found}")
+    if not content["batch"] or not all(isinstance(sample, dict) for sample in content["batch"]):
+        raise UserError(f"{path} (from {setting}) holds no failed step: its batch is no samples")
+    if not all(isinstance(value, float) for value in content["terms"].values()):
+        raise UserError(f"{path} (from {setting}) holds no failed step: its terms are no numbers")
+    return FailedStep(str(path), **{name: content[name] for name in _KINDS})

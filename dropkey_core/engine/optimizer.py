@@ -71,6 +71,8 @@ class ClippedAdamW(torch.optim.AdamW):
 
     The clipping lives here because detectron2's plain trainer has none and both engines must train
     alike. A gradient scaler unscales before the step, so the norm is the true one there as well.
+    Gradients without a finite norm are refused: clipping would spread one that is NaN to all, and
+    the step to all weights. (A scaler leaves out the step if a gradient is not finite.)
 
     Args:
         params: parameters or groups of them, for instance from :func:`param_groups`.
@@ -101,15 +103,29 @@ class ClippedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Clip, then update; ``closure`` recomputes the gradients first, as torch defines it."""
+        """Clip, then update; ``closure`` recomputes the gradients first, as torch defines it.
+
+        Raises:
+            FloatingPointError: if the norm of the gradients is not finite; nothing is changed then.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(self._describe(gradients, norm))
         if self.max_norm:
-            torch.nn.utils.clip_grad_norm_(self._parameters(), self.max_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
         super().step()
         return loss
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
+    @staticmethod
+    def _describe(gradients: list[Tensor], norm: Tensor) -> str:
+        broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
+        return (
+            f"the gradients are not finite: their total norm is {norm.item()}, and {broken} of "
+            f"{len(gradients)} hold NaN or inf"
+        )

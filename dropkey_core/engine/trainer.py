@@ -27,7 +27,12 @@ from dropkey_core.engine.checkpoint import (
 from dropkey_core.engine.config import instantiate, locate
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
-from dropkey_core.engine.failed_step import check_finite
+from dropkey_core.engine.failed_step import (
+    check_finite,
+    describe_names,
+    keep_failed_step,
+    not_finite_gradients,
+)
 from dropkey_core.engine.interruption import StopRequests, TrainingStopped
 from dropkey_core.engine.launch import is_first_process, launch, stop_other_processes
 from dropkey_core.engine.loaders import start_at
@@ -192,20 +197,43 @@ class Trainer:
         """Do one step and return its losses.
 
         Raises:
-            UserError: if a loss is not finite; the weights are those before the step.
+            UserError: if the loss or a gradient is not finite; the weights are those before the
+                step, and it can be done again with what lies in a file.
         """
         seed_step(self.settings.seed, self.step, self.fabric.global_rank)
         factor = self.lr_multiplier(self.step / self.settings.max_iter)
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor
+        self.optimizer.zero_grad()
         losses = self.wrapped(batch)
         total = sum(losses.values())
-        check_finite(total, losses, batch, self.step)
-        self.optimizer.zero_grad()
-        self.fabric.backward(total)
-        self.stepper.step()
+        try:
+            check_finite(total, losses)
+            self.fabric.backward(total)
+            self.stepper.step()
+        except FloatingPointError as error:
+            raise self.failure(error, batch, losses) from error
         self.step += 1
         return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+    def failure(
+        self, error: FloatingPointError, batch: list[dict[str, Any]], losses: dict[str, Tensor]
+    ) -> UserError:
+        """Write what is needed to do this step again; return the error that tells how."""
+        state = {
+            **self.weights(),
+            "seed": self.settings.seed,
+            "rank": self.fabric.global_rank,
+            "world_size": self.fabric.world_size,
+            "terms": {name: loss.item() for name, loss in losses.items()},
+        }
+        names = not_finite_gradients(self.model)
+        reason = f"{error} ({describe_names(names)})" if names else str(error)
+        amp = "train.amp.enabled=false or " if self.settings.amp.enabled else ""
+        failure = keep_failed_step(self.folder, state, batch, reason, f"{amp}a lower optimizer.lr")
+        if names:  # in every process, and none may end the job while others still write
+            self.fabric.barrier()
+        return failure
 
     def log_if_due(self, losses: dict[str, Tensor]) -> None:
         """Write this step's losses, averaged over processes, learning rate, speed and memory."""
