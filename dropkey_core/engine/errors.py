@@ -1,5 +1,15 @@
 """The error that is the user's to mend."""
 
+import reprlib
+from typing import Any
+
+LONGEST_MESSAGE = 1000  # characters; a file's own texts may be in it, as long as the file likes
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 6
+_SHORT.maxlevel = 3
+
 
 class UserError(Exception):
     """Bad input, told in one line: what, where, what is allowed, what to do.
@@ -8,7 +18,19 @@ class UserError(Exception):
     """
 
     def one_line(self) -> str:
-        """Return the message alone: a loader process sends it at the end of its traceback."""
+        """Return the message alone: a loader process sends it at the end of its traceback.
+
+        Characters that would move the cursor or colour the terminal are written out, and the end
+        of a very long message is left out.
+        """
         message = str(self).strip()
         _, found, original = message.rpartition(f"{type(self).__name__}: ")
-        return " ".join((original if found else message).split())
+        line = " ".join((original if found else message).split())
+        if len(line) > LONGEST_MESSAGE:
+            line = f"{line[:LONGEST_MESSAGE]}..."
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
+def shown(value: Any) -> str:
+    """Return a value from a file as errors show it: its ``repr``, shortened if it is long."""
+    return _SHORT.repr(value)

@@ -1,11 +1,12 @@
 """A COCO annotation file for detection: reading and checking it."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.errors import shown
+from dropkey_core.engine.json_file import read_json
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 
 # What must be there for the set to be used, and its type.
@@ -50,23 +51,15 @@ def parse(path: Path, how_to_get_it: str = HOW_TO_GET_COCO) -> Any:
         how_to_get_it: what to do where there is no such file.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: the file is missing, or not one that ``read_json`` takes.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"annotation file not found: {path} (set by dataset.train.annotations or "
             f"dataset.test.annotations, {where_data_lies(how_to_get_it)}"
         )
-    try:
-        with path.open(encoding="utf-8") as file:
-            # Dropped object by object while parsing, so that they never fill the memory.
-            return json.load(file, object_hook=without_segmentation)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file: {error}") from error
+    # Dropped object by object while parsing, so that they never fill the memory.
+    return read_json(path, without_segmentation)
 
 
 def without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
@@ -103,12 +96,16 @@ def check_sections(document: Any, path: Path) -> None:
 def entry_problem(entry: Any, fields: dict[str, type]) -> str | None:
     """What is wrong with one entry of a section, or None."""
     if not isinstance(entry, dict):
-        return f"is not an object but {entry!r}"
+        return f"is not an object but {shown(entry)}"
     for name, kind in fields.items():
         if name not in entry:
             return f"has no {name!r}"
         if not isinstance(entry[name], kind) or entry[name] is True or entry[name] is False:
-            return f"has {name} {entry[name]!r}, which is not of type {kind.__name__}"
+            return f"has {name} {shown(entry[name])}, which is not of type {kind.__name__}"
+        if kind is int and not is_moderate(entry[name]):
+            return f"has {name} {shown(entry[name])}, which is beyond 2^53"
+        if kind is str and not is_encodable(entry[name]):
+            return f"has {name} {shown(entry[name])}, which is no text in UTF-8"
     if "height" in fields and min(entry["height"], entry["width"]) < 1:
         return f"has height {entry['height']} and width {entry['width']}, both must be at least 1"
     if "bbox" in fields:
@@ -119,11 +116,31 @@ def entry_problem(entry: Any, fields: dict[str, type]) -> str | None:
 def annotation_problem(annotation: dict[str, Any]) -> str | None:
     """What is wrong with the values of an annotation that has all its fields, or None."""
     bbox = annotation["bbox"]
-    if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
-        return f"has bbox {bbox!r}, which is not [x, y, width, height] in pixels"
+    if len(bbox) != 4 or not all(map(is_coordinate, bbox)):
+        return f"has bbox {shown(bbox)}, which is not [x, y, width, height] in pixels"
     if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"has iscrowd {annotation['iscrowd']!r}, allowed are 0 and 1"
+        return f"has iscrowd {shown(annotation['iscrowd'])}, allowed are 0 and 1"
     return None
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether a value from JSON is a number that a float can hold, not finite ones included."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (isinstance(value, float) or is_moderate(value))
+
+
+def is_moderate(number: int) -> bool:
+    """Whether a whole number is the same in JSON, in a float and in 64 bits."""
+    return -(2**53) <= number <= 2**53
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text from JSON, which knows halves of characters, can be printed and written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_unique(ids: list[int], where: str) -> None:

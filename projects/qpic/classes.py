@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
-from projects.detr.annotation_file import parse
+from dropkey_core.engine.errors import shown
+from projects.detr.annotation_file import is_encodable, is_moderate, parse
 
 HOW_TO_GET_IT = (
     "to get HICO-DET: python datasets/prepare_hico_det.py; "
@@ -104,13 +105,11 @@ def names_of(
         raise UserError(f"{path} has no list {section!r}")
     for number, entry in enumerate(entries):
         if not (
-            isinstance(entry, dict)
-            and is_integer(entry.get("id"))
-            and isinstance(entry.get("name"), str)
+            isinstance(entry, dict) and is_integer(entry.get("id")) and is_text(entry.get("name"))
         ):
             raise UserError(
-                f"{path}: {section}[{number}] is {entry!r}, not an object with a whole number id "
-                "and a text name"
+                f"{path}: {section}[{number}] is {shown(entry)}, not an object with a whole number "
+                "id and a text name"
             )
     for key in ("id", "name"):
         value, times = Counter(entry[key] for entry in entries).most_common(1)[0]
@@ -133,7 +132,7 @@ def triplets_of(
             and all(is_integer(n) and 0 <= n < size for n, size in zip(entry, sizes, strict=True))
         ):
             raise UserError(
-                f"{path}: {section}[{number}] is {entry!r}, not [object, verb] with an object "
+                f"{path}: {section}[{number}] is {shown(entry)}, not [object, verb] with an object "
                 f"below {sizes[0]} and a verb below {sizes[1]}"
             )
     if len({tuple(entry) for entry in entries}) < len(entries):
@@ -142,8 +141,13 @@ def triplets_of(
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value from JSON is a whole number; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value from JSON is a whole number up to 2^53; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and is_moderate(value)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value from JSON is a text that can be printed and written."""
+    return isinstance(value, str) and is_encodable(value)
 
 
 def num_object_classes(classes: str | os.PathLike[str]) -> int:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
-from projects.detr.annotation_file import listed, parse
-from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, is_integer
+from dropkey_core.engine.errors import shown
+from projects.detr.annotation_file import is_coordinate, listed, parse
+from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, is_integer, is_text
 
 NO_OBJECT = -1  # ``object_id`` of a pair without object, as in V-COCO
 
@@ -69,7 +70,7 @@ def read_interactions(
 def image_name(path: Path, image_id: int, entry: Any) -> str:
     """How errors name an entry of a file."""
     name = entry.get("file_name") if isinstance(entry, dict) else None
-    return f"{path}: image [{image_id}]" + (f" {name!r}" if isinstance(name, str) else "")
+    return f"{path}: image [{image_id}]" + (f" {shown(name)}" if isinstance(name, str) else "")
 
 
 def image_problem(
@@ -83,14 +84,14 @@ def image_problem(
         verb_labels: keyed by the verb ids there are.
     """
     if not isinstance(entry, dict):
-        return f"is not an object but {entry!r}"
-    if not isinstance(entry.get("file_name"), str):
+        return f"is not an object but {shown(entry)}"
+    if not is_text(entry.get("file_name")):
         return "has no text file_name"
     if ("height" in entry) != ("width" in entry):
         return "has only one of height and width"
     for side in ("height", "width"):
         if side in entry and (not is_integer(entry[side]) or entry[side] < 1):
-            return f"has {side} {entry[side]!r}, which is not a whole number of pixels"
+            return f"has {side} {shown(entry[side])}, which is not a whole number of pixels"
     for section in ("annotations", "hoi_annotation"):
         if not isinstance(entry.get(section), list):
             return f"has no list {section!r}"
@@ -106,13 +107,13 @@ def image_problem(
 def box_problem(box: Any, object_labels: dict[int, int]) -> str | None:
     """What is wrong with one of ``annotations``, or None."""
     if not isinstance(box, dict) or "bbox" not in box or "category_id" not in box:
-        return f"is not an object with bbox and category_id but {box!r}"
+        return f"is not an object with bbox and category_id but {shown(box)}"
     bbox = box["bbox"]
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
-        return f"has bbox {bbox!r}, which is not [x1, y1, x2, y2] in pixels"
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_coordinate, bbox))):
+        return f"has bbox {shown(bbox)}, which is not [x1, y1, x2, y2] in pixels"
     if not is_integer(box["category_id"]) or box["category_id"] not in object_labels:
         return (
-            f"has unknown category_id {box['category_id']!r}; the objects of the set have "
+            f"has unknown category_id {shown(box['category_id'])}; the objects of the set have "
             f"{listed(set(object_labels))}"
         )
     return None
@@ -121,20 +122,17 @@ def box_problem(box: Any, object_labels: dict[int, int]) -> str | None:
 def hoi_problem(hoi: Any, num_boxes: int, verb_labels: dict[int, int]) -> str | None:
     """What is wrong with one of ``hoi_annotation`` in an image of so many boxes, or None."""
     if not isinstance(hoi, dict):
-        return f"is not an object but {hoi!r}"
+        return f"is not an object but {shown(hoi)}"
     for role, least in (("subject_id", 0), ("object_id", NO_OBJECT)):
         index = hoi.get(role)
         if not is_integer(index) or not least <= index < num_boxes:
             allowed = "an index of one of" if least == 0 else "-1 or an index of one of"
-            return f"has {role} {index!r}, which is not {allowed} the image's {num_boxes} boxes"
+            return (
+                f"has {role} {shown(index)}, which is not {allowed} the image's {num_boxes} boxes"
+            )
     verb = hoi.get("category_id")
     if not is_integer(verb) or verb not in verb_labels:
-        return f"has unknown category_id {verb!r}; the verbs of the set have " + listed(
+        return f"has unknown category_id {shown(verb)}; the verbs of the set have " + listed(
             set(verb_labels)
         )
     return None
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,7 +7,6 @@ An entry is what the layout has per image, see datasets/README.md. Boxes keep th
 source: the release counts pixels from 1, and QPIC's files have the very same numbers.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,11 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import shown
+from dropkey_core.engine.json_file import read_json
+from projects.detr.annotation_file import is_coordinate
 from projects.qpic.classes import is_integer
-from projects.qpic.interaction_file import box_problem, hoi_problem, is_number
+from projects.qpic.interaction_file import box_problem, hoi_problem
 from projects.qpic.vocabulary import COCO_OBJECTS, HICO_VERBS
 
 OBJECT_NAMES = list(COCO_OBJECTS.values())  # by class index
@@ -102,7 +104,7 @@ def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
         elif path.suffix == ".npy":
             read_correspondences(path, release)
         else:
-            read_json(path, release)
+            read_document(path, release)
     return release
 
 
@@ -131,7 +133,7 @@ def read_mat(path: Path, release: Release) -> None:
         for number, image in enumerate(listed_structs(document[f"bbox_{split}"])):
             where = f"{path}: bbox_{split}({number + 1})"
             name = str(value(image, "filename", where))
-            where = f"{where} {name!r}"
+            where = f"{where} {shown(name)}"
             size = value(image, "size", where)
             size = [int(value(size, side, where)) for side in ("width", "height")]
             entries.append(release.entry(split, name, size, list(mat_pairs(image, release, where))))
@@ -153,9 +155,9 @@ def value(struct: Any, name: str, where: str) -> Any:
 def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
     """(object, verb) class indices of two names; raises UserError if HICO-DET has no such."""
     if noun not in OBJECT_NAMES:
-        raise UserError(f"{where}: {noun!r} is none of HICO-DET's {len(OBJECT_NAMES)} objects")
+        raise UserError(f"{where}: {shown(noun)} is none of HICO-DET's {len(OBJECT_NAMES)} objects")
     if verb not in HICO_VERBS:
-        raise UserError(f"{where}: {verb!r} is none of HICO-DET's {len(HICO_VERBS)} verbs")
+        raise UserError(f"{where}: {shown(verb)} is none of HICO-DET's {len(HICO_VERBS)} verbs")
     return OBJECT_NAMES.index(noun), HICO_VERBS.index(verb)
 
 
@@ -190,12 +192,9 @@ def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[P
 
 
 # ---- the hicodet repository ----------------------------------------------------------------------
-def read_json(path: Path, release: Release) -> None:
+def read_document(path: Path, release: Release) -> None:
     """Read a JSON file of the hicodet repository or of QPIC."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is neither .mat nor .npy nor valid JSON: {error}") from error
+    document = read_json(path)
     if isinstance(document, dict) and {"annotation", "filenames"} <= document.keys():
         read_hicodet(document, path, release)
     elif isinstance(document, list) and document:
@@ -214,7 +213,7 @@ def read_hicodet(document: dict[str, Any], path: Path, release: Release) -> None
     """Read a file of the hicodet repository; its classes are sorted by name."""
     for name in ("annotation", "filenames", "size", "objects", "verbs", "correspondence", "rare"):
         if not isinstance(document.get(name), list):
-            raise UserError(f"{path} has no list {name!r}, as hicodet's files have")
+            raise UserError(f"{path} has no list {shown(name)}, as hicodet's files have")
     for name in ("annotation", "size"):
         if len(document[name]) != len(document["filenames"]):
             raise UserError(
@@ -226,12 +225,12 @@ def read_hicodet(document: dict[str, Any], path: Path, release: Release) -> None
         where = f"{path}: correspondence[{number}]"
         lengths = (len(document["objects"]), len(document["verbs"]))
         if not (is_row(row, 3) and row[0] == number and in_range(row[1:], lengths)):
-            raise UserError(f"{where} is {row!r}, not [{number}, object, verb]")
+            raise UserError(f"{where} is {shown(row)}, not [{number}, object, verb]")
         _, object_, verb = row
         triplets.append(class_indices(document["objects"][object_], document["verbs"][verb], where))
     for hoi in document["rare"]:
         if not is_integer(hoi) or not 0 <= hoi < len(triplets):
-            raise UserError(f"{path}: rare has {hoi!r}, there are {len(triplets)} classes")
+            raise UserError(f"{path}: rare has {shown(hoi)}, there are {len(triplets)} classes")
     if release.triplets not in ([], triplets):
         raise UserError(f"{path} has another order of classes than the other files")
     release.triplets = triplets
@@ -241,9 +240,9 @@ def read_hicodet(document: dict[str, Any], path: Path, release: Release) -> None
     for number, (name, size, image) in enumerate(
         zip(document["filenames"], document["size"], document["annotation"], strict=True)
     ):
-        where = f"{path}: annotation[{number}] {name!r}"
+        where = f"{path}: annotation[{number}] {shown(name)}"
         if not is_row(size, 2):
-            raise UserError(f"{where} has size {size!r}, not [width, height]")
+            raise UserError(f"{where} has size {shown(size)}, not [width, height]")
         pairs = list(hicodet_pairs(image, document, release, where))
         entries.append(release.entry(split, name, size, pairs))
     release.add(split, entries, path)
@@ -256,7 +255,7 @@ def hicodet_pairs(
     lengths = set()
     for name in HICODET_FIELDS:
         if not isinstance(image, dict) or not isinstance(image.get(name), list):
-            raise UserError(f"{where} has no list {name!r}")
+            raise UserError(f"{where} has no list {shown(name)}")
         lengths.add(len(image[name]))
     if len(lengths) > 1:
         raise UserError(f"{where}: {', '.join(HICODET_FIELDS)} differ in length: {sorted(lengths)}")
@@ -264,20 +263,21 @@ def hicodet_pairs(
         zip(*(image[name] for name in HICODET_FIELDS), strict=True)
     ):
         hoi = classes[0]
-        if not (is_row(human, 4, is_number) and is_row(object_, 4, is_number)):
+        if not (is_row(human, 4, is_coordinate) and is_row(object_, 4, is_coordinate)):
             raise UserError(
-                f"{where}: boxes {human!r} and {object_!r} of pair {row} are not both 4"
+                f"{where}: boxes {shown(human)} and {shown(object_)} of pair {row} are not both 4"
             )
         if not is_integer(hoi) or not 0 <= hoi < len(release.triplets):
             release.problems.append(
-                f"{where}: hoi[{row}] is {hoi!r}, there are {len(release.triplets)} classes; "
+                f"{where}: hoi[{row}] is {shown(hoi)}, there are {len(release.triplets)} classes; "
                 "left out"
             )
             continue
         if classes != document["correspondence"][hoi]:
             release.problems.append(
-                f"{where}: pair {row} has object {classes[1]!r} and verb {classes[2]!r}, its class "
-                f"{hoi} stands for {document['correspondence'][hoi][1:]}; the class is believed"
+                f"{where}: pair {row} has object {shown(classes[1])} and verb {shown(classes[2])}, "
+                f"its class {hoi} stands for {document['correspondence'][hoi][1:]}; the class is "
+                "believed"
             )
         yield Pair(human, object_, release.triplets[hoi])
 
@@ -302,7 +302,7 @@ def read_qpic(document: list[Any], path: Path, release: Release) -> None:
         name = image.get("file_name") if isinstance(image, dict) else None
         if not isinstance(name, str):
             raise UserError(f"{path}: image [{number}] has no file_name: is this QPIC's layout?")
-        where = f"{path}: image [{number}] {name!r}"
+        where = f"{path}: image [{number}] {shown(name)}"
         for section in ("annotations", "hoi_annotation"):
             if not isinstance(image.get(section), list):
                 raise UserError(f"{where} has no list {section!r}")

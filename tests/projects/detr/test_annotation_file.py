@@ -82,3 +82,22 @@ def test_unsound_content_is_refused_in_one_line(write_coco, changes, message):
         read_annotation_file(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{**IMAGE, "width": 10**30}]}, r"images\[0\] has width 10+, .* beyond 2\^53"),
+        (
+            {"annotations": annotation(bbox=[10**400, 0, 1, 1])},
+            r"has bbox \[10+\.\.\.0+, 0",
+        ),
+        ({"images": [{**IMAGE, "file_name": "\ud800.jpg"}]}, "file_name .*no text in UTF-8"),
+        ({"annotations": annotation(iscrowd="x" * 10**6)}, "has iscrowd 'x+...x+', allowed"),
+    ],
+)
+def test_values_beyond_all_measure_are_refused_in_a_short_line(write_coco, changes, message):
+    _, path = write_coco(**changes)
+    with pytest.raises(UserError, match=message) as error:
+        read_annotation_file(path)
+    assert len(str(error.value)) < 400
