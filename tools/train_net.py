@@ -6,7 +6,6 @@ tools/train_net.py --config projects/detr/dropkey.yaml --eval-only --weights out
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -25,10 +24,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir")
     parser.add_argument("--weights", metavar="FILE", help="same as train.init_checkpoint=FILE")
     parser.add_argument("--print-config", action="store_true", help="show the resolved YAML, stop")
-    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes on each machine")
+    parser.add_argument("--num-machines", type=int, metavar="N", help="with this same command")
     parser.add_argument("--machine-rank", type=int, metavar="R", help="this machine's number")
     parser.add_argument("--dist-url", metavar="tcp://HOST:PORT", help="machine 0, with many")
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="what a process waits for another one (%(default)s)",
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -36,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     from omegaconf import OmegaConf
 
-    from dropkey_core.engine import evaluate, load_config, train
+    from dropkey_core.engine import Processes, evaluate, load_config, train
 
     config = load_config(arguments.config, arguments.overrides)
     if arguments.weights:
@@ -44,16 +50,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         print(OmegaConf.to_yaml(config), end="")
         return
-    if arguments.machine_rank is not None:
-        os.environ["NODE_RANK"] = str(arguments.machine_rank)
-    if arguments.dist_url:
-        address, _, port = arguments.dist_url.removeprefix("tcp://").rpartition(":")
-        os.environ.update(MASTER_ADDR=address, MASTER_PORT=port)
-    processes = (arguments.num_gpus, arguments.num_machines)
+    processes = Processes(
+        arguments.num_gpus,
+        arguments.num_machines,
+        arguments.machine_rank,
+        arguments.dist_url,
+        arguments.dist_timeout,
+    )
     if arguments.eval_only:
-        evaluate(config, arguments.resume, *processes)
+        evaluate(config, arguments.resume, processes)
     else:
-        train(config, arguments.resume, arguments.overwrite, *processes)
+        train(config, arguments.resume, arguments.overwrite, processes)
 
 
 def main(argv: list[str] | None = None) -> int:

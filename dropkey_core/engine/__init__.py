@@ -13,12 +13,15 @@ from dropkey_core.engine.loaders import build_test_loader, build_train_loader
 from dropkey_core.engine.lr_multiplier import CosineMultiplier, StepMultiplier
 from dropkey_core.engine.optimizer import ClippedAdamW, param_groups
 from dropkey_core.engine.paths import dataset_path
+from dropkey_core.engine.processes import Processes
+from dropkey_core.engine.totals import per_total, total_over_processes
 from dropkey_core.engine.trainer import evaluate, train
 
 __all__ = [
     "ClippedAdamW",
     "CosineMultiplier",
     "Evaluator",
+    "Processes",
     "StepMultiplier",
     "TrainingStopped",
     "UserError",
@@ -31,8 +34,10 @@ __all__ = [
     "load_config",
     "load_weights",
     "param_groups",
+    "per_total",
     "read_checkpoint",
     "run_evaluation",
+    "total_over_processes",
     "train",
     "write_checkpoint",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dropkey_core.engine.launch import is_first_process
+from dropkey_core.engine.processes import is_first_process
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

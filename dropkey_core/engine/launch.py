@@ -1,57 +1,75 @@
 """Where a run computes: devices, processes and precision, by Lightning Fabric."""
 
 import logging
-import os
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
 
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.joint_end import JointEnd
+from dropkey_core.engine.processes import Processes, started_from_outside
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
-def is_first_process() -> bool:
-    """Return whether this process is rank 0, or will be once it has launched the others."""
-    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    machine = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
-    return machine == 0 and int(next((os.environ[r] for r in ranks if r in os.environ), 0)) == 0
-
-
-def launch(train: DictConfig, num_gpus: int | None = None, num_machines: int = 1) -> "Fabric":
+def launch(train: DictConfig, processes: Processes) -> tuple["Fabric", JointEnd]:
     """Start the processes of a run; each returns from here knowing its rank and device.
 
     Args:
         train: the ``train`` section: ``device``, ``amp.enabled`` and ``ddp`` are read.
-        num_gpus: processes per machine, one GPU each; with ``train.device=cpu`` that many CPU
-            processes, which is meant for tests. None: one, or what torchrun says.
-        num_machines: machines that run this same command.
+        processes: how many, see :func:`check_launch`.
+
+    Returns:
+        Lightning's handle on the processes, and what lets them end together.
 
     Raises:
-        UserError: if the machine has not what is asked for.
+        UserError: if the processes cannot meet.
     """
-    if num_gpus is None:
-        num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    check_devices(train, num_gpus)
     # Imported here: it takes seconds, and a mistake in the config should not wait for it.
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.fabric.strategies import DDPStrategy
 
     quieten_lightning()
+    num_gpus, num_machines = processes.counted()
+    several = num_gpus * num_machines > 1
     # detectron2's default too. Broadcasting would also need evaluations of equal length.
-    ddp = DDPStrategy(**{"broadcast_buffers": False, **train.ddp})
+    options = {"broadcast_buffers": False, **train.ddp}
+    ddp = DDPStrategy(timeout=timedelta(seconds=processes.timeout), **options)
     fabric = Fabric(
         accelerator=train.device,
         devices=num_gpus,
         num_nodes=num_machines,
-        strategy=ddp if num_gpus * num_machines > 1 else "auto",
-        plugins=[_mixed_precision()] if train.amp.enabled else None,
+        strategy=ddp if several else "auto",
+        plugins=[
+            *([_mixed_precision()] if train.amp.enabled else []),
+            # Else Lightning waits for tasks of SLURM wherever it finds its variables.
+            *([] if started_from_outside() else [LightningEnvironment()]),
+        ],
     )
-    fabric.launch()
-    return fabric
+    joint_end = JointEnd(fabric.strategy.launcher)
+    if several:
+        joint_end.watch()
+    try:
+        fabric.launch()
+    except torch.distributed.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the processes of this run did not find each other: {reason}") from error
+    return fabric, joint_end
+
+
+def check_launch(train: DictConfig, processes: Processes) -> None:
+    """Compare what is asked for with what there is, and let the processes know where to meet.
+
+    Raises:
+        UserError: naming the setting or the option.
+    """
+    processes.announce()
+    check_devices(train, processes.counted()[0])
 
 
 def check_devices(train: DictConfig, num_gpus: int) -> None:
@@ -60,20 +78,11 @@ def check_devices(train: DictConfig, num_gpus: int) -> None:
         raise UserError(f"train.device must be cuda or cpu, got {train.device!r}")
     if train.amp.enabled and train.device != "cuda":
         raise UserError("train.amp.enabled needs train.device=cuda: set train.amp.enabled=false")
-    if num_gpus < 1:
-        raise UserError(f"--num-gpus must be at least 1, got {num_gpus}")
     available = torch.cuda.device_count()
     if train.device == "cuda" and available == 0:
         raise UserError("train.device is cuda and this machine has no GPU: use train.device=cpu")
     if train.device == "cuda" and num_gpus > available:
         raise UserError(f"--num-gpus {num_gpus}: this machine has {available}")
-
-
-def stop_other_processes(fabric: "Fabric") -> None:
-    """End the processes that this one has launched, when it fails and they would wait for it."""
-    launcher = fabric.strategy.launcher
-    for process in getattr(launcher, "procs", []):
-        process.kill()
 
 
 def quieten_lightning() -> None:

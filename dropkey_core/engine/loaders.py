@@ -37,7 +37,7 @@ def build_train_loader(
         seed: decides order and augmentation.
 
     Raises:
-        UserError: without records, or if the batch cannot be shared evenly (when iteration begins).
+        UserError: without records, or if the batch cannot be shared evenly among processes.
     """
     sampler = TrainBatchSampler(len(dataset), total_batch_size, seed)
     return _loader(MappedRecords(dataset, mapper), sampler, num_workers)

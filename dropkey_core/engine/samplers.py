@@ -56,7 +56,7 @@ class TrainBatchSampler(Sampler[list[Draw]]):
     """Batches of the endless training stream that fall to this process.
 
     Step ``s`` reads positions ``[s * total_batch_size, (s + 1) * total_batch_size)``; rank ``r`` of
-    ``w`` takes the ``r``-th of ``w`` equal parts. The rank is asked for when iteration begins.
+    ``w`` takes the ``r``-th of ``w`` equal parts. The rank is asked for anew when iteration begins.
 
     Args:
         size: number of records.
@@ -75,15 +75,21 @@ class TrainBatchSampler(Sampler[list[Draw]]):
         self.stream = ShuffledStream(size, seed)
         self.total_batch_size = total_batch_size
         self.first_step = 0
+        self.share()
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        rank, world_size = rank_and_world_size()
+    def share(self) -> int:
+        """Return the number of samples of this process in each step."""
+        world_size = rank_and_world_size()[1]
         share, rest = divmod(self.total_batch_size, world_size)
         if rest:
             raise UserError(
                 "dataloader.train.total_batch_size must be a multiple of the number of processes: "
                 f"{self.total_batch_size} samples cannot be shared by {world_size}"
             )
+        return share
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rank, share = rank_and_world_size()[0], self.share()
         step = self.first_step
         while True:
             start = step * self.total_batch_size + rank * share
@@ -108,6 +114,7 @@ class TestBatchSampler(Sampler[list[Draw]]):
             raise UserError(f"dataloader.test.batch_size must be at least 1, got {batch_size}")
         self.size = size
         self.batch_size = batch_size
+        self.shard()  # now rather than after hours of training
 
     def shard(self) -> range:
         """Return the indices of this process."""

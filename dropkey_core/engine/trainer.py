@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from dropkey_core.engine.checkpoint import (
 )
 from dropkey_core.engine.config import instantiate, locate
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.evaluation import Evaluator, run_evaluation
+from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
 from dropkey_core.engine.failed_step import (
     check_finite,
     describe_names,
@@ -34,9 +35,10 @@ from dropkey_core.engine.failed_step import (
     not_finite_gradients,
 )
 from dropkey_core.engine.interruption import StopRequests, TrainingStopped
-from dropkey_core.engine.launch import is_first_process, launch, stop_other_processes
+from dropkey_core.engine.launch import check_launch, launch
 from dropkey_core.engine.loaders import start_at
 from dropkey_core.engine.metrics_log import MetricsLog
+from dropkey_core.engine.processes import Processes, is_first_process
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
 from dropkey_core.engine.run_folder import BEST, LAST, RUN_FILES, prepare_folder
@@ -50,8 +52,7 @@ def train(
     config: DictConfig,
     resume: bool = False,
     overwrite: bool = False,
-    num_gpus: int | None = None,
-    num_machines: int = 1,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Train as a config says, from its first step or from where the run in its folder stopped.
 
@@ -59,8 +60,8 @@ def train(
         config: what :func:`~dropkey_core.engine.load_config` returns.
         resume: go on from ``last.pth`` in ``train.output_dir``; start anew where there is none.
         overwrite: delete the run that ``train.output_dir`` holds.
-        num_gpus: processes on each machine, see :func:`~dropkey_core.engine.launch.launch`.
-        num_machines: machines that run this same command.
+        processes: how many on how many machines; by default what torchrun or SLURM has started,
+            else one.
 
     Returns:
         The metrics of the last evaluation, ``{"bbox/AP": 42.0, ...}``.
@@ -70,32 +71,28 @@ def train(
         TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
     """
     check_train_settings(config.train)
+    processes = processes or Processes()
+    check_launch(config.train, processes)
     folder = Path(config.train.output_dir)
     if is_first_process():
         prepare_folder(folder, config, resume, overwrite)
-    fabric = launch(config.train, num_gpus, num_machines)
-    try:
-        with StopRequests() as stop:
-            is_resumed = resume and (folder / LAST).exists()
-            start = config.train.init_checkpoint
-            trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
-            if is_resumed:
-                trainer.resume_from(folder / LAST)
-            elif start:
-                trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
-            return trainer.run()
-    except TrainingStopped:
-        raise
-    except BaseException:
-        stop_other_processes(fabric)
-        raise
+    fabric, joint_end = launch(config.train, processes)
+    with joint_end.guard(fabric), StopRequests() as stop:
+        is_resumed = resume and (folder / LAST).exists()
+        start = config.train.init_checkpoint
+        trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
+        if is_resumed:
+            trainer.resume_from(folder / LAST)
+        elif start:
+            trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
+        trainer.check_agreement()
+        return trainer.run()
 
 
 def evaluate(
     config: DictConfig,
     resume: bool = False,
-    num_gpus: int | None = None,
-    num_machines: int = 1,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Evaluate the weights in ``train.init_checkpoint``, or with ``resume`` the last ones of a run.
 
@@ -105,8 +102,10 @@ def evaluate(
     Raises:
         UserError: for bad settings or input.
     """
-    fabric = launch(config.train, num_gpus, num_machines)
-    try:
+    processes = processes or Processes()
+    check_launch(config.train, processes)
+    fabric, joint_end = launch(config.train, processes)
+    with joint_end.guard(fabric):
         torch.manual_seed(config.train.seed)
         path, setting = config.train.init_checkpoint, "train.init_checkpoint"
         if resume:
@@ -119,9 +118,6 @@ def evaluate(
         metrics = run_evaluation(fabric.setup_module(model), loader, evaluator)
         progress.say(describe_metrics(metrics))
         return metrics
-    except BaseException:
-        stop_other_processes(fabric)
-        raise
 
 
 class Trainer:
@@ -255,6 +251,7 @@ class Trainer:
         if not is_due or self.step == self.evaluated_step:
             return
         self.say(f"evaluating after step {self.step}")
+        self.share_buffers()
         self.metrics = run_evaluation(
             self.wrapped, self.test_loader, self.evaluator, self.stop_between_batches
         )
@@ -263,6 +260,16 @@ class Trainer:
         if self.fabric.is_global_zero and self.metrics:
             self.log.write(self.step, self.metrics)
         self.keep_if_best()
+
+    def share_buffers(self) -> None:
+        """Give every process the running averages of rank 0, which are those that are saved.
+
+        Batch norm averages over the images of its own process. The evaluation of a run is that of
+        its checkpoint only if all processes evaluate the same network.
+        """
+        if self.fabric.world_size > 1:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def stop_between_batches(self) -> None:
         """End an evaluation early, unless several processes see unequal numbers of batches."""
@@ -337,6 +344,19 @@ class Trainer:
         self.best = state["best"]
         self.metrics = state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
+
+    def check_agreement(self) -> None:
+        """Make sure that all processes begin at the same step.
+
+        Raises:
+            UserError: if they do not, as on machines with a folder each.
+        """
+        steps = gather_objects(self.step)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"the processes would go on after different steps, {sorted(set(steps))}: "
+                f"train.output_dir {self.folder} must be the same folder on all machines"
+            )
 
     def say_what_is_there(self) -> None:
         """Print the paths of what the run has written."""

@@ -6,11 +6,11 @@ Shapes: N decoder layers, B images, Q queries, T objects of the whole batch, M m
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
+from dropkey_core.engine import per_total, total_over_processes
 from projects.detr.matcher import assign, detection_cost
 
 
@@ -18,7 +18,8 @@ def classification_loss(pred_logits: Tensor, labels: Tensor, no_object_weight: f
     """Weighted cross-entropy per decoder layer.
 
     The mean is weighted: the sum over all queries of the batch divided by the sum of the weights,
-    which are 1 for a class and ``no_object_weight`` for "no object".
+    which are 1 for a class and ``no_object_weight`` for "no object". The batch is that of all
+    processes together; the official code takes the mean of each process, and its mean over them.
 
     Args:
         pred_logits: (N, B, Q, C + 1), the last logit "no object".
@@ -31,7 +32,8 @@ def classification_loss(pred_logits: Tensor, labels: Tensor, no_object_weight: f
     no_object = pred_logits.shape[-1] - 1
     entropy = F.cross_entropy(pred_logits.flatten(0, 2), labels.flatten(), reduction="none")
     weight = torch.where(labels == no_object, no_object_weight, 1.0)
-    return (entropy.view_as(weight) * weight).sum((1, 2)) / weight.sum((1, 2))
+    total_weight = total_over_processes(weight.sum((1, 2)))
+    return per_total((entropy.view_as(weight) * weight).sum((1, 2)), total_weight)
 
 
 def box_losses(pred_boxes: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,13 +53,9 @@ def box_losses(pred_boxes: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor
     return l1, giou
 
 
-def mean_over_ranks(count: int, device: torch.device) -> Tensor:
-    """The mean of ``count`` over all processes, at least 1, as a float32 scalar on ``device``."""
-    total = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return total.clamp(min=1)
+def number_over_processes(count: int, device: torch.device) -> Tensor:
+    """The sum of ``count`` over all processes, at least 1, as a float32 scalar on ``device``."""
+    return total_over_processes(torch.tensor(float(count), device=device)).clamp(min=1)
 
 
 def by_layer(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +104,8 @@ class DetectionLoss(nn.Module):
         Returns:
             Weighted scalars ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer and the
             same names with ``_0``, ``_1``, ... of the earlier ones. Box losses are divided by the
-            number of objects (its mean over all processes, at least 1).
+            number of objects in the batches of all processes, at least 1. (At least one for each
+            process in the official code: there a few objects count less in many processes.)
         """
         layers = [*outputs["aux_outputs"], outputs]
         pred_logits = torch.stack([layer["pred_logits"] for layer in layers]).float()
@@ -132,12 +131,12 @@ class DetectionLoss(nn.Module):
         query_labels = torch.full(pred_logits.shape[:-1], no_object, device=cost.device)
         query_labels[layer_index, images, queries] = all_labels[objects]
 
-        num_objects = mean_over_ranks(sum(counts), cost.device)
+        num_objects = number_over_processes(sum(counts), cost.device)
         l1, giou = box_losses(pred_boxes[layer_index, images, queries], all_boxes[objects])
         per_layer = {
             "loss_ce": self.class_weight
             * classification_loss(pred_logits, query_labels, self.no_object_weight),
-            "loss_bbox": self.l1_weight * l1.sum(1) / num_objects,
-            "loss_giou": self.giou_weight * giou.sum(1) / num_objects,
+            "loss_bbox": self.l1_weight * per_total(l1.sum(1), num_objects),
+            "loss_giou": self.giou_weight * per_total(giou.sum(1), num_objects),
         }
         return by_layer(per_layer)

@@ -8,8 +8,10 @@ Shapes: B images, J = 14 joints, V vertices of a mesh (the full one or a coarser
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from dropkey_core.engine import per_total, total_over_processes
 from projects.metro.skeleton import root_relative
 
 
@@ -27,11 +29,14 @@ def weak_perspective(points: Tensor, camera: Tensor) -> Tensor:
 
 
 def mean_or_zero(errors: Tensor) -> Tensor:
-    """The mean; of nothing a zero that still hangs on the graph, for all processes to step alike.
+    """The mean over the batches of all processes, which may hold different numbers of errors.
 
-    The official code returns a constant of shape (1,) there.
+    Of nothing it is a zero that still hangs on the graph, for all processes to step alike. The
+    official code returns a constant of shape (1,) there, and takes the mean of each process for
+    itself: an image counts more where fewer others have a mesh or joints.
     """
-    return errors.mean() if errors.numel() else errors.sum()
+    number = torch.tensor(float(errors.numel()), device=errors.device)
+    return per_total(errors.sum(), total_over_processes(number).clamp(min=1))
 
 
 def joints_3d_loss(joints: Tensor, true_joints: Tensor, has_joints_3d: Tensor) -> Tensor:

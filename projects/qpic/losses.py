@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.detr.losses import box_losses, by_layer, classification_loss, mean_over_ranks
+from dropkey_core.engine import per_total, total_over_processes
+from projects.detr.losses import (
+    box_losses,
+    by_layer,
+    classification_loss,
+    number_over_processes,
+)
 from projects.detr.matcher import assign
 from projects.qpic.matcher import ROUNDING, has_object, interaction_cost
 
@@ -26,8 +32,8 @@ def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
 
     A verb that a query has costs -(1 - p)^2 log p, another -p^2 log(1 - p), with p its predicted
     probability. The sum over all cells (query, verb) is divided by the number of those that the
-    query has, neither by that of pairs nor over several processes, and by nothing if there are
-    none.
+    query has, not by that of pairs, and by nothing if there are none. Both are over the batches of
+    all processes; the official code divides in each process for itself.
 
     The official code takes logarithms of float32 probabilities: from logits above about 17 or
     below -103 on it returns NaN or inf for the whole batch. Here they come straight from the
@@ -43,8 +49,8 @@ def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
     """
     toward = torch.where(verb_labels == 1, pred_verb_logits, -pred_verb_logits)
     focal = -F.logsigmoid(toward) * torch.sigmoid(-toward) ** 2
-    positive = (verb_labels == 1).sum((1, 2, 3))
-    return focal.sum((1, 2, 3)) / positive.clamp(min=1)
+    positive = total_over_processes((verb_labels == 1).sum((1, 2, 3)))
+    return per_total(focal.sum((1, 2, 3)), positive.clamp(min=1))
 
 
 class InteractionLoss(nn.Module):
@@ -90,8 +96,10 @@ class InteractionLoss(nn.Module):
             Weighted scalars ``loss_obj_ce``, ``loss_verb_ce``, ``loss_sub_bbox``,
             ``loss_obj_bbox``, ``loss_sub_giou``, ``loss_obj_giou`` of the last layer, and the same
             names with ``_0``, ``_1``, ... of the earlier ones. The subjects' box losses are divided
-            by the number of pairs (its mean over all processes, at least 1), those of the objects
-            by the number of matched pairs that have one, plus 1e-4.
+            by the number of pairs, at least 1, those of the objects by the number of matched pairs
+            that have one, plus 1e-4; both counted over the batches of all processes. (The official
+            code divides by the mean number of pairs over the processes, at least 1, and counts
+            the objects of each process for itself.)
         """
         layers = [*outputs["aux_outputs"], outputs]
         stacked = {name: torch.stack([layer[name] for layer in layers]) for name in PREDICTIONS}
@@ -116,8 +124,8 @@ class InteractionLoss(nn.Module):
             predicted["pred_obj_boxes"][layer, images, queries], true_obj_boxes
         )
         exists = has_object(true_obj_boxes)  # (N, M)
-        num_pairs = mean_over_ranks(sum(counts), device)
-        num_objects = exists.sum(1) + ROUNDING
+        num_pairs = number_over_processes(sum(counts), device)
+        num_objects = total_over_processes(exists.sum(1)) + ROUNDING
         return by_layer(
             {
                 "loss_obj_ce": self.object_weight
@@ -126,10 +134,11 @@ class InteractionLoss(nn.Module):
                 ),
                 "loss_verb_ce": self.verb_weight
                 * verb_focal_loss(predicted["pred_verb_logits"], verb_labels),
-                "loss_sub_bbox": self.l1_weight * sub_l1.sum(1) / num_pairs,
-                "loss_obj_bbox": self.l1_weight * (obj_l1 * exists).sum(1) / num_objects,
-                "loss_sub_giou": self.giou_weight * sub_giou.sum(1) / num_pairs,
-                "loss_obj_giou": self.giou_weight * (obj_giou * exists).sum(1) / num_objects,
+                "loss_sub_bbox": self.l1_weight * per_total(sub_l1.sum(1), num_pairs),
+                "loss_obj_bbox": self.l1_weight * per_total((obj_l1 * exists).sum(1), num_objects),
+                "loss_sub_giou": self.giou_weight * per_total(sub_giou.sum(1), num_pairs),
+                "loss_obj_giou": self.giou_weight
+                * per_total((obj_giou * exists).sum(1), num_objects),
             }
         )
 
