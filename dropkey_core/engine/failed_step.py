@@ -50,6 +50,20 @@ def describe_terms(terms: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.6g}" for name, value in terms.items())
 
 
+def check_finite_gradients(model: nn.Module) -> None:
+    """Stop a step whose gradients have no finite norm, as ``ClippedAdamW`` does, by name.
+
+    Raises:
+        FloatingPointError: naming the parameters.
+    """
+    gradients = [value.grad for value in model.parameters() if value.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not torch.isfinite(norm):
+        names = describe_names(not_finite_gradients(model))
+        of = f", those of {names}" if names else f": their norm is {norm.item()}"
+        raise FloatingPointError(f"the gradients are not finite{of}")
+
+
 def not_finite_gradients(model: nn.Module) -> list[str]:
     """Return the names of parameters whose gradient holds a number that is none."""
     return [
@@ -80,17 +94,16 @@ def keep_failed_step(
         reason: what failed.
         remedy: what may help.
     """
-    rank, world_size = state["rank"], state["world_size"]
-    of_rank = f" of rank {rank}" if world_size > 1 else ""
     kept = plain_batch(batch)
     parts = [
-        f"step {state['step']}{of_rank}: {reason}",
+        f"step {state['step']}: {reason}",
         f"image ids {describe_names(sample.get('image_id') for sample in batch)}",
         f"try {remedy}",
     ]
     if kept["left_out"]:
         parts.append(f"kept without the samples' {describe_names(kept['left_out'])}")
-    path = folder / f"failed_step_{state['step']:07d}{f'_rank{rank}' if rank else ''}.pth"
+    of_rank = f"_rank{state['rank']}" if state["rank"] else ""
+    path = folder / f"failed_step_{state['step']:07d}{of_rank}.pth"
     try:
         write_checkpoint(path, {**state, **kept})
         files = f"--config {quote(str(folder / CONFIG))} --replay {quote(str(path))}"

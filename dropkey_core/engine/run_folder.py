@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from dropkey_core.engine.errors import UserError
 
 LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
+FAILED = "failed_step_[0-9]*.pth"
 # What a run leaves in its folder and --overwrite removes.
 RUN_FILES = {  # by name or pattern: what a run's folder holds
     CONFIG: "resolved config",
@@ -16,6 +17,7 @@ RUN_FILES = {  # by name or pattern: what a run's folder holds
     "model_[0-9]*.pth": "numbered checkpoint",
     "metrics.csv": "log",
     "tensorboard": "log for TensorBoard",
+    FAILED: "failed step",
 }
 
 
@@ -27,12 +29,12 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
-    # A config alone is left by a run that failed before its first step: nothing to lose.
-    patterns = [pattern for pattern in RUN_FILES if pattern != CONFIG]
-    present = [path for pattern in patterns for path in folder.glob(pattern)]
-    if present and not (resume or overwrite):
+    present = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
+    # These are left by a run that failed before its first checkpoint or log: nothing to lose.
+    left = [path for pattern in (CONFIG, FAILED) for path in folder.glob(pattern)]
+    if (of_a_run := [path for path in present if path not in left]) and not (resume or overwrite):
         raise UserError(
-            f"train.output_dir {folder} already holds a run ({present[0].name}): "
+            f"train.output_dir {folder} already holds a run ({of_a_run[0].name}): "
             "--resume goes on with it, --overwrite deletes it, or name another folder"
         )
     try:
