@@ -13,6 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from dropkey_core.engine.image_file import read_image
 from projects.detr.coco import XYWH_ABS
 
+XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS
+BOX_FORMATS = {XYXY_ABS: "xyxy", XYWH_ABS: "xywh"}
+
 TRAIN_MIN_SIZES = tuple(range(480, 801, 32))
 TEST_MIN_SIZE = 800
 
@@ -108,12 +111,15 @@ def targets(
 ) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
     """Boxes (n, 4) xyxy in pixels, clipped to the image (h, w), and labels (n,); without crowds."""
     single = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
-    if any(annotation["bbox_mode"] != XYWH_ABS for annotation in single):
-        raise ValueError(f"bbox_mode must be {XYWH_ABS} (XYWH_ABS) in every annotation")
-    boxes_xywh = torch.tensor([annotation["bbox"] for annotation in single]).reshape(-1, 4)
-    boxes = tv_tensors.BoundingBoxes(
-        box_convert(boxes_xywh.float(), "xywh", "xyxy"), format="XYXY", canvas_size=image_size
-    )
+    modes = {int(annotation["bbox_mode"]) for annotation in single} or {XYXY_ABS}
+    if len(modes) > 1 or not modes <= BOX_FORMATS.keys():
+        raise ValueError(
+            f"bbox_mode must be 0 (XYXY_ABS) or 1 (XYWH_ABS), the same in all annotations of an "
+            f"image, got {sorted(modes)}"
+        )
+    given = torch.tensor([annotation["bbox"] for annotation in single]).reshape(-1, 4).float()
+    boxes_xyxy = box_convert(given, BOX_FORMATS[modes.pop()], "xyxy")
+    boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=image_size)
     labels = torch.tensor([annotation["category_id"] for annotation in single], dtype=torch.int64)
     return F.clamp_bounding_boxes(boxes), labels
 

@@ -229,9 +229,18 @@ def test_impossible_settings_are_refused(arguments, message):
         DetrMapper(True, **arguments)
 
 
-def test_other_box_formats_are_refused(record):
-    record["annotations"][0]["bbox_mode"] = 0
-    with pytest.raises(ValueError, match="bbox_mode must be 1"):
+def test_boxes_may_be_given_by_their_corners(record):
+    mapper = DetrMapper(True, flip_probability=0, crop_probability=0)
+    from_sides = mapper(record)
+    record["annotations"][0] |= {"bbox": [30, 20, 45, 65], "bbox_mode": 0}  # XYXY_ABS
+    torch.testing.assert_close(mapper(record)["boxes_cxcywh"], from_sides["boxes_cxcywh"])
+
+
+@pytest.mark.parametrize("modes", [[4], [0, 1]])
+def test_other_box_formats_are_refused(record, modes):
+    annotation = record["annotations"][0]
+    record["annotations"] = [{**annotation, "bbox_mode": mode} for mode in modes]
+    with pytest.raises(ValueError, match=r"bbox_mode must be 0 .* or 1 .* got \["):
         DetrMapper(True)(record)
 
 
