@@ -59,13 +59,7 @@ def parse(path: Path, how_to_get_it: str = HOW_TO_GET_COCO) -> Any:
             f"dataset.test.annotations, {where_data_lies(how_to_get_it)}"
         )
     # Dropped object by object while parsing, so that they never fill the memory.
-    return read_json(path, without_segmentation)
-
-
-def without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    """Take the segmentation out of a JSON object, if it has one."""
-    entry.pop("segmentation", None)
-    return entry
+    return read_json(path, without="segmentation")
 
 
 def where_data_lies(how_to_get_it: str = HOW_TO_GET_COCO) -> str:

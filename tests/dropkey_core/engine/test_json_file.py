@@ -14,7 +14,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_json_with_and_without_a_mark_of_byte_order(path, mark):
     path.write_bytes(mark + '{"a": [1, NaN, "\u00e9"], "b": {"drop": 1}}'.encode())
-    document = read_json(path, lambda entry: {k: v for k, v in entry.items() if k != "drop"})
+    document = read_json(path, without="drop")
     assert document["b"] == {}
     assert document["a"][0] == 1
     assert document["a"][1] != document["a"][1]
@@ -32,6 +32,7 @@ def test_json_with_and_without_a_mark_of_byte_order(path, mark):
         (b'{"a":' * 200_000, "not valid JSON here: lists within lists, too deep"),
         (b"1" * 5000, "not valid JSON here: a number is too long"),
         (b"-" * 100_000, "not valid JSON"),
+        (b'[{"b": 1, "a": 1, "a": []}]', "not valid JSON here: an object has 'a' twice"),
     ],
 )
 def test_nonsense_is_one_line(path, content, message):
