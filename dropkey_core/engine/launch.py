@@ -3,13 +3,14 @@
 import logging
 import warnings
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.joint_end import JointEnd
+from dropkey_core.engine.precision import mixed_precision
 from dropkey_core.engine.processes import Processes, started_from_outside
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def launch(train: DictConfig, processes: Processes) -> tuple["Fabric", JointEnd]
         num_nodes=num_machines,
         strategy=ddp if several else "auto",
         plugins=[
-            *([_mixed_precision()] if train.amp.enabled else []),
+            *([mixed_precision(train.device)] if train.amp.enabled else []),
             # Else Lightning waits for tasks of SLURM wherever it finds its variables.
             *([] if started_from_outside() else [LightningEnvironment()]),
         ],
@@ -91,15 +92,3 @@ def quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*lightning.*")
-
-
-def _mixed_precision() -> Any:
-    from lightning.fabric.plugins import MixedPrecision
-
-    class MixedPrecisionForward(MixedPrecision):
-        """float16 in the forward; Lightning's own would also round the true boxes to float16."""
-
-        def convert_input(self, data: Any) -> Any:
-            return data
-
-    return MixedPrecisionForward(precision="16-mixed", device="cuda")

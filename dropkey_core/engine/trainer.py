@@ -38,6 +38,7 @@ from dropkey_core.engine.interruption import StopRequests, TrainingStopped
 from dropkey_core.engine.launch import check_launch, launch
 from dropkey_core.engine.loaders import start_at
 from dropkey_core.engine.metrics_log import MetricsLog
+from dropkey_core.engine.precision import measure_overflow
 from dropkey_core.engine.processes import Processes, is_first_process
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
@@ -239,6 +240,7 @@ class Trainer:
         values = self.fabric.strategy.all_reduce(terms, reduce_op="mean")
         metrics = dict(zip(losses, values.tolist(), strict=True))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics |= measure_overflow(self.fabric.strategy.precision, self.optimizer, self.step)
         metrics |= self.progress.measure()
         if self.fabric.is_global_zero:
             self.log.write(self.step, metrics)
