@@ -17,11 +17,11 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays, write_arrays
+from dropkey_core.engine.image_file import image_size
 from projects.metro.geometry import in_camera, project, square_around
 from projects.metro.humbi import write_subjects
 from projects.metro.humbi_files import (
@@ -409,16 +409,10 @@ def jpeg_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: it cannot be read, is no JPEG file or was cut short.
     """
-    try:
-        with Image.open(path, formats=["JPEG"]) as image:  # reads the header only
-            size = image.height, image.width
-        with path.open("rb") as file:
-            file.seek(-min(PADDING, path.stat().st_size), os.SEEK_END)
-            ends = file.read().rstrip(b"\0").endswith(END_OF_JPEG)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no JPEG file, or its header is damaged") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    size = image_size(path, ["JPEG"])
+    with path.open("rb") as file:
+        file.seek(-min(PADDING, path.stat().st_size), os.SEEK_END)
+        ends = file.read().rstrip(b"\0").endswith(END_OF_JPEG)
     if not ends:
         raise UserError(f"{path} is cut short")
     return size

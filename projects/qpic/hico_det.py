@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import dataset_path
+from dropkey_core.engine.image_file import image_size
 from projects.detr.coco import check_files_exist, image_folder, path_inside
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions
@@ -52,23 +51,14 @@ def load_hico_det(
         record["file_name"] = path_inside(folder, record["file_name"], source)
     check_files_exist([record["file_name"] for record in records], source)
     for record in records:
-        if "height" not in record:
-            record["height"], record["width"] = stored_size(record["file_name"])
+        if "height" not in record:  # as it is stored, which is what HICO-DET's boxes are for
+            record["height"], record["width"] = image_size(record["file_name"])
     if told := "; ".join(oddities(records, known)):
         logger.warning(f"{source}: {told}")
     for record in records:
         learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
         record["hois"] = [hoi for hoi in record["hois"] if all_of_it(hoi, learnable)]
     return records
-
-
-def stored_size(path: str) -> tuple[int, int]:
-    """(height, width) of an image as it is stored, which is what HICO-DET's boxes are for."""
-    try:
-        with Image.open(path) as image:  # reads the header only
-            return image.height, image.width
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image, or of a kind that PIL cannot read") from error
 
 
 def is_learnable(box: list[float], record: dict[str, Any]) -> bool:

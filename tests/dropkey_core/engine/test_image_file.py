@@ -1,9 +1,14 @@
+import io
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine import UserError, image_file
 from dropkey_core.engine.image_file import read_image
 
 RED, GREEN, BLUE, GREY = (250, 5, 5), (5, 250, 5), (5, 5, 250), (128, 128, 128)
@@ -132,6 +137,89 @@ def test_floating_point_pixels_are_refused(tmp_path):
 def test_an_image_that_would_fill_the_memory_is_refused_from_its_header(tmp_path, monkeypatch):
     path = tmp_path / "image.png"
     picture().save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 // 2 - 1)
-    with pytest.raises(UserError, match=f"{path} is too large: .*768 pixels.* limit of 766"):
+    monkeypatch.setattr(image_file, "MOST_PIXELS", 24 * 32 - 1)
+    with pytest.raises(UserError, match=f"{path} is too large: 32 x 24 pixels; 767 pixels are al"):
         read_image(path)
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(
+        ">I", zlib.crc32(kind + content)
+    )  # fmt: skip
+
+
+def png(width, height, *chunks):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+def huge_jpeg():
+    """A JPEG of 8 x 8 pixels that claims 65,500 x 65,500."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue().replace(b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03")
+
+
+@pytest.mark.parametrize("content", [png(50_000, 50_000), huge_jpeg()], ids=["png", "jpeg"])
+@pytest.mark.parametrize("limit", [None, Image.MAX_IMAGE_PIXELS])
+def test_bombs_are_refused_whatever_pil_is_set_to(tmp_path, content, limit, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is too large: .*; 134,217,728 pixels are allowed"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("kind", "start"), [(b"zTXt", b"a\0\0"), (b"iCCP", b"a\0\0")])
+def test_text_and_profiles_that_unpack_to_megabytes_are_refused(tmp_path, kind, start):
+    path = tmp_path / "image.png"
+    chunk = png_chunk(kind, start + zlib.compress(bytes(80 * 2**20)))
+    path.write_bytes(png(1, 1, chunk, png_chunk(b"IDAT", zlib.compress(bytes(4)))))
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        read_image(path)
+
+
+def test_jpegs_of_endless_scans_are_refused(tmp_path):
+    path = tmp_path / "image.jpg"
+    picture().save(path, progressive=True)
+    content = path.read_bytes()
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:-2] + content[last:-2] * 300 + content[-2:])
+    with pytest.raises(UserError, match=f"{path} has 3.. scans, 200 are allowed"):
+        read_image(path)
+
+
+def test_formats_that_others_would_have_to_run_are_not_opened(tmp_path):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"  # PIL alone would
+    with pytest.raises(UserError, match="is not an image, or of a kind other than JPEG, PNG, WEBP"):
+        read_image(path)
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    with pytest.raises(UserError, match="is not an image"):
+        read_image(path)
+
+
+def test_the_first_of_many_frames_is_read_and_a_wrong_suffix_does_not_matter(tmp_path):
+    path = tmp_path / "image.jpg"
+    frames = [Image.new("RGB", (32, 24), (level, 0, 0)) for level in range(0, 250, 5)]
+    for name in ("GIF", "WEBP", "TIFF"):
+        more = {"lossless": True} if name == "WEBP" else {}
+        frames[40].save(path, name, save_all=True, append_images=frames, **more)
+        assert read_image(path)[:, 3, 3].tolist() == [200, 0, 0]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(UserError, match=f"{path} cannot be read: it is a device or a pipe"):
+            read_image(path)
+
+
+def test_another_size_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "image.jpg"
+    picture().save(path)
+    monkeypatch.setattr(image_file, "decode_jpeg", pytest.fail)
+    with pytest.raises(UserError, match="annotations are for 24 x 30"):
+        read_image(path, (30, 24))
