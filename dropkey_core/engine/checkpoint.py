@@ -1,13 +1,11 @@
 """Checkpoint files: plain dicts of tensors and numbers that official DETR and detectron2 read too.
 
 Under ``model`` lies the model's ``state_dict``. Files are read with ``weights_only=True``: one that
-holds code is refused, never run. They are written beside their place and moved there when complete.
+holds code is refused, never run. They are written whole or not at all.
 """
 
-import argparse
-import os
-import pickle
-import shutil
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.checkpoint_file import read_content
+from dropkey_core.engine.errors import UserError, shown
+from dropkey_core.engine.whole_file import whole_file
 
 _SHOWN = 5  # keys of a kind that an error lists
-# Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
-_INERT: list[Any] = [argparse.Namespace]
+# The beginning of its SHA-256, which many publishers put into a file's name.
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[str, Any]:
@@ -32,34 +32,31 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
     Raises:
         UserError: if it is missing, unreadable, holds code, or is not a dict.
     """
-    try:
-        with torch.serialization.safe_globals(_INERT):
-            if str(path).startswith(("http://", "https://")):
-                content = torch.hub.load_state_dict_from_url(
-                    str(path), map_location="cpu", weights_only=True, check_hash=False
-                )
-            else:
-                content = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint at {path} (from {setting})") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, setting, str(error))) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot read the checkpoint {path} (from {setting}): {reason}") from error
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"the checkpoint {path} (from {setting}) must hold a dict, not a {kind}")
-    return content
+    source = f"the checkpoint {path} (from {setting})"
+    if str(path).startswith(("http://", "https://")):
+        return read_content(_fetched(str(path), source), source)
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise UserError(f"no checkpoint at {path} (from {setting})")
+    return read_content(file, source)
 
 
-def _refusal(path: str | Path, setting: str, reason: str) -> str:
-    _, found, name = reason.partition("GLOBAL ")
-    what = f"asks to run {name.split()[0]!r}" if found else "is damaged or holds other things"
-    return (
-        f"the checkpoint {path} (from {setting}) is refused: only tensors and plain values are "
-        f"loaded, and it {what}"
-    )
+def _fetched(url: str, source: str) -> Path:
+    """Where the file of a URL lies, among torch's own downloads, after fetching it if need be."""
+    name = Path(urllib.parse.urlparse(url).path).name
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not name:
+        raise UserError(f"{source} is none: its address ends in no name of a file")
+    if not file.exists():
+        print(f"fetching {url}")
+        said = _HASH.search(name)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), said and said[1], progress=False)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: another hash
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot fetch {source} to {file}: {reason}") from error
+    return file
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -68,16 +65,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: if the disk is full or the folder cannot be written to; ``path`` stays as it was.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        unfinished.unlink(missing_ok=True)
-        raise UserError(f"cannot write the checkpoint {path}: {error}") from error
+    with whole_file(path, "wb") as file:
+        torch.save(dict(content), file)
 
 
 def convert_checkpoint(
@@ -102,19 +91,12 @@ def convert_checkpoint(
         raise UserError(f"{target} would replace the checkpoint that is converted: name another")
     content = read_checkpoint(source, "INPUT")
     state = content.get("model", content)
+    if not isinstance(state, Mapping):
+        raise UserError(f"{source} holds no weights by name but {shown(state)}")
     weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     converted, said = convert(weights)
     write_checkpoint(target.expanduser(), {"model": dict(converted)})
     return said
-
-
-def link_checkpoint(path: Path, other: Path) -> None:
-    """Make ``other`` a second name of the file ``path``, which is replaced and never rewritten."""
-    other.unlink(missing_ok=True)
-    try:
-        os.link(path, other)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, other)
 
 
 def load_weights(model: nn.Module, path: str | Path, setting: str = "--weights") -> str:
@@ -140,7 +122,9 @@ def load_weights(model: nn.Module, path: str | Path, setting: str = "--weights")
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:
     """Load a state dict as :func:`load_weights` does; ``source`` names it in messages."""
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not isinstance(state, Mapping):
+        raise UserError(f"{source} holds no weights by name but {shown(state)}")
+    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     wanted = model.state_dict()
     renewable = tuple(getattr(model, "reinitialised_on_mismatch", ()))
     misshapen = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
@@ -157,8 +141,15 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:
     if any(problems.values()):
         lists = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UserError(f"the weights of {source} do not fit the model; {lists}")
-    model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
+    try:
+        model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
+    except RuntimeError as error:  # of a type that cannot become the model's
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights of {source} do not fit the model: {reason}") from error
     said = f"; initialised anew, for their shapes differ: {', '.join(renewed)}" if renewed else ""
+    broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
+    if broken:  # whoever wants to look at them may
+        said += f"; beware, NaN or infinity in {_shorten(broken)}"
     return f"loaded {len(wanted) - len(renewed)} of {len(wanted)} tensors from {source}{said}"
 
 

@@ -1,5 +1,6 @@
 """How every command of ``tools/`` ends."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from dropkey_core.engine.interruption import TrainingStopped
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0, 2 for a user's error, or a stopped run's own.
+    """Run a command and return its exit code: 0, 2 for a user's error, 130 after Ctrl-C, or a stopped run's own.
 
     A user's error is printed as one line on stderr.
     """
@@ -18,5 +19,10 @@ def exit_code(command: Callable[[], None]) -> int:
         print(f"error: {error.one_line()}", file=sys.stderr)
         return 2
     except TrainingStopped as stopped:
+        # What ends a job may say so more than once: all is saved, and this is the way out.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return stopped.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was not saved before is lost", file=sys.stderr)
+        return 130
     return 0

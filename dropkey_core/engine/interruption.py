@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run between two steps, when there is something whole to save."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -56,7 +57,8 @@ class StopRequests:
         if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        os.write(2, b"\nfinishing this step, then saving ...\n")
+        with contextlib.suppress(OSError):  # Ctrl-C has also ended the program that reads this
+            os.write(2, b"\nfinishing this step, then saving ...\n")
 
     def raise_if_received(self, fabric: "Fabric | None" = None) -> None:
         """Stop here if this process, or with ``fabric`` any process, was asked to.

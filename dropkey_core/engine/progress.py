@@ -1,10 +1,12 @@
 """How far a run is, told while it goes: a bar in a terminal, plain lines elsewhere."""
 
+import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -42,7 +44,7 @@ class Progress:
         self._steps += 1
         self._images += images
         if self._bar is not None:
-            self._bar.update()
+            self._tell(self._bar.update)
 
     def measure(self) -> dict[str, float]:
         """Return speed since the last call, and the most memory used so far."""
@@ -57,7 +59,7 @@ class Progress:
         words = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         left = timedelta(seconds=round((self.max_iter - step) * self.seconds_per_step))
         if self._bar is not None:
-            self._bar.set_postfix_str(words)
+            self._tell(self._bar.set_postfix_str, words)
         else:
             self.say(f"step {step}/{self.max_iter}  eta {left}  {words}")
 
@@ -65,10 +67,17 @@ class Progress:
         """Print a line without disturbing the bar."""
         if self._quiet:
             return
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        write = partial(print, flush=True) if self._bar is None else self._bar.write
+        self._tell(write, text)
+
+    def _tell(self, write: Callable[..., object], *what: object) -> None:
+        try:
+            write(*what)
+        except OSError:
+            # The terminal is closed, what reads the output has ended (Ctrl-C ends a `| tee`, too),
+            # or the disk under it is full: no reason to lose a run. From here on to nowhere.
+            self._quiet, self._bar = True, None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -6,15 +6,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.whole_file import remove_unfinished, whole_file, writing
 
 LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
 FAILED = "failed_step_[0-9]*.pth"
+NUMBERED = "model_[0-9]*.pth"
 # What a run leaves in its folder and --overwrite removes.
 RUN_FILES = {  # by name or pattern: what a run's folder holds
     CONFIG: "resolved config",
     LAST: "last checkpoint",
     BEST: "best checkpoint",
-    "model_[0-9]*.pth": "numbered checkpoint",
+    NUMBERED: "numbered checkpoint",
     "metrics.csv": "log",
     "tensorboard": "log for TensorBoard",
     FAILED: "failed step",
@@ -22,10 +24,14 @@ RUN_FILES = {  # by name or pattern: what a run's folder holds
 
 
 def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bool) -> None:
-    """Make ``train.output_dir`` ready and write the resolved config there.
+    """Make ``train.output_dir`` ready for a run, and write a new run's resolved config there.
+
+    A run that goes on keeps its config until it is known that it can, see :func:`write_config`.
 
     Raises:
-        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do.
+        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do,
+            or checkpoints of a run of which ``last.pth`` is missing.
+        WriteError: if it cannot be written to.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
@@ -37,13 +43,34 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
             f"train.output_dir {folder} already holds a run ({of_a_run[0].name}): "
             "--resume goes on with it, --overwrite deletes it, or name another folder"
         )
-    try:
+    goes_on = resume and (folder / LAST).exists()
+    if resume and not goes_on and (numbered := numbered_checkpoints(folder)):
+        raise UserError(
+            f"train.output_dir {folder} has no {LAST} to resume from, but {numbered[-1].name}: "
+            f"copy that to {LAST} to go on from it, or --overwrite deletes the run"
+        )
+    with writing(folder):
         for path in present if overwrite else []:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(OmegaConf.to_yaml(config))
-    except OSError as error:
-        raise UserError(f"cannot write to train.output_dir {folder}: {error}") from error
+        remove_unfinished(folder)
+    if not goes_on:
+        write_config(folder, config)
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write the resolved config of a run.
+
+    Raises:
+        WriteError: if the folder cannot be written to.
+    """
+    with whole_file(folder / CONFIG) as file:
+        file.write(OmegaConf.to_yaml(config))
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """Return a run's numbered checkpoints, the oldest first."""
+    return sorted(folder.glob(NUMBERED))
 
 
 def find_run_files(

@@ -8,7 +8,6 @@ signal handling would all have had to be replaced.
 """
 
 import inspect
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dropkey_core.engine.checkpoint import (
-    link_checkpoint,
-    load_state,
     load_weights,
-    read_checkpoint,
     write_checkpoint,
 )
 from dropkey_core.engine.config import instantiate, locate
@@ -42,8 +38,24 @@ from dropkey_core.engine.precision import measure_overflow
 from dropkey_core.engine.processes import Processes, is_first_process
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
-from dropkey_core.engine.run_folder import BEST, LAST, RUN_FILES, prepare_folder
+from dropkey_core.engine.resumption import (
+    changes,
+    optimized_names,
+    read_last,
+    take_up_model,
+    take_up_optimizer,
+)
+from dropkey_core.engine.run_folder import (
+    BEST,
+    LAST,
+    RUN_FILES,
+    numbered_checkpoints,
+    prepare_folder,
+    write_config,
+)
 from dropkey_core.engine.train_settings import BestMode, check_train_settings
+from dropkey_core.engine.versions import versions
+from dropkey_core.engine.whole_file import WriteError, link_file, writing
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -75,19 +87,23 @@ def train(
     processes = processes or Processes()
     check_launch(config.train, processes)
     folder = Path(config.train.output_dir)
-    if is_first_process():
-        prepare_folder(folder, config, resume, overwrite)
-    fabric, joint_end = launch(config.train, processes)
-    with joint_end.guard(fabric), StopRequests() as stop:
-        is_resumed = resume and (folder / LAST).exists()
-        start = config.train.init_checkpoint
-        trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
-        if is_resumed:
-            trainer.resume_from(folder / LAST)
-        elif start:
-            trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
-        trainer.check_agreement()
-        return trainer.run()
+    with StopRequests() as stop:
+        if is_first_process():
+            prepare_folder(folder, config, resume, overwrite)
+        fabric, joint_end = launch(config.train, processes)
+        with joint_end.guard(fabric):
+            is_resumed = resume and (folder / LAST).exists()
+            start = config.train.init_checkpoint
+            trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
+            if is_resumed:
+                trainer.resume_from(folder / LAST)
+            elif start:
+                trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
+            trainer.check_agreement()
+            try:
+                return trainer.run()
+            except WriteError as error:
+                raise UserError(f"{error}; {trainer.what_is_saved()}") from error
 
 
 def evaluate(
@@ -133,6 +149,7 @@ class Trainer:
     Attributes:
         step: number of finished training steps.
         evaluated_step: the last step that was evaluated.
+        saved: ``step`` and ``evaluated_step`` of ``last.pth``, zeros before the first.
         best: the best value of ``train.best_metric`` so far, None before the first.
     """
 
@@ -149,6 +166,7 @@ class Trainer:
         self.stop = stop
         self.folder = Path(config.train.output_dir)
         self.step = self.evaluated_step = 0
+        self.saved = (0, 0)
         self.best: float | None = None
         self.metrics: dict[str, float] = {}
 
@@ -164,12 +182,15 @@ class Trainer:
 
     def run(self) -> dict[str, float]:
         """Train to the end, logging, evaluating and saving on the way."""
-        self.log = MetricsLog(self.folder)
+        self.log = MetricsLog(self.folder, self.step)
         self.progress = Progress(self.step, self.settings.max_iter, not self.fabric.is_global_zero)
         if not start_at(self.train_loader, self.step) and self.step:
             self.say("dataloader.train cannot be positioned: its samples begin anew")
         try:
-            self.evaluate_if_due()  # a run that was stopped while it evaluated
+            self.stop.raise_if_received(self.fabric)  # while all this was built
+            if self.step:  # what a run that was stopped after a step had still to do
+                self.evaluate_if_due()
+                self.save_if_due()
             batches = iter(self.train_loader)
             while self.step < self.settings.max_iter:
                 self.progress.start()
@@ -182,7 +203,7 @@ class Trainer:
                 self.stop.raise_if_received(self.fabric)
             self.say_what_is_there()
         except TrainingStopped:
-            self.save()
+            self.save_if_new()
             self.say(f"stopped after step {self.step}; the same command with --resume goes on")
             raise
         finally:
@@ -298,21 +319,38 @@ class Trainer:
         """Save every ``checkpointer.period`` steps, under a number too, and at the end."""
         is_period = self.step % self.settings.checkpointer.period == 0
         if is_period or self.step == self.settings.max_iter:
-            self.save()
+            self.save_if_new()
         if is_period:
             self.on_first_process(self.keep_numbered)
+
+    def save_if_new(self) -> None:
+        """Save unless ``last.pth`` is of this very moment."""
+        if self.saved != (self.step, self.evaluated_step):
+            self.save()
 
     def save(self) -> None:
         """Write ``last.pth``, all that is needed to go on."""
         state = {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
+            "optimized": optimized_names(self.optimizer, self.model),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "evaluated_step": self.evaluated_step,
             "best": self.best,
             "metrics": self.metrics,
         }
+        self.log.sync()
         self.on_first_process(write_checkpoint, self.folder / LAST, state)
+        self.saved = (self.step, self.evaluated_step)
+
+    def what_is_saved(self) -> str:
+        """Tell where a run that could not write goes on."""
+        if self.saved == (0, 0):
+            return "the run has not saved anything yet"
+        return (
+            f"{LAST} is that of step {self.saved[0]}: once this is mended, the same command with "
+            "--resume goes on from there"
+        )
 
     def weights(self) -> dict[str, Any]:
         """Return what identifies a model: its weights, where they come from, and what made them."""
@@ -320,32 +358,38 @@ class Trainer:
             "model": self.model.state_dict(),
             "step": self.step,
             "config": OmegaConf.to_yaml(self.config),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": versions(),
         }
 
     def keep_numbered(self) -> None:
         """Give ``last.pth`` a numbered name, detectron2's, and drop the oldest ones too many."""
-        link_checkpoint(self.folder / LAST, self.folder / f"model_{self.step - 1:07d}.pth")
-        numbered = sorted(self.folder.glob("model_[0-9]*.pth"))
-        for path in numbered[: -self.settings.checkpointer.max_to_keep]:
-            path.unlink()
+        link_file(self.folder / LAST, self.folder / f"model_{self.step - 1:07d}.pth")
+        for path in numbered_checkpoints(self.folder)[: -self.settings.checkpointer.max_to_keep]:
+            with writing(path):
+                path.unlink()
 
     def resume_from(self, path: Path) -> None:
-        """Take up a run from its ``last.pth``; learning rates are those of the config."""
-        state = read_checkpoint(path, "train.output_dir")
-        if missing := {"model", "optimizer", "step"} - state.keys():
-            raise UserError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
-        load_state(self.model, state["model"], str(path))
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(f"{path} cannot be resumed from: {error}") from error
+        """Take up a run from its ``last.pth``; settings of the optimizer are the config's.
+
+        Raises:
+            UserError: if the file is damaged or that of another model or optimizer.
+        """
+        state = read_last(path)
+        take_up_model(self.model, state, path)
+        take_up_optimizer(self.optimizer, self.model, state, self.config, path)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.evaluated_step = state["evaluated_step"]
+        self.saved = (self.step, self.evaluated_step)
         self.best = state["best"]
         self.metrics = state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
+        if changed := changes(state, self.config):
+            self.say(
+                "changed since then, so this is not the run it would have been: "
+                + "; ".join(changed)
+            )
+        self.on_first_process(write_config, self.folder, self.config)
 
     def check_agreement(self) -> None:
         """Make sure that all processes begin at the same step.

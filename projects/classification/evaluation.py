@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
 from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.whole_file import whole_file, writing
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -147,8 +148,9 @@ def percentage(right: np.ndarray) -> float:
 
 def write_predictions(path: Path, images: np.ndarray) -> None:
     """Write one line for each image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
         writer = csv.writer(file)
         writer.writerow(KEPT.names)
         writer.writerows(images.tolist())

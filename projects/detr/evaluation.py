@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 
 from dropkey_core.engine import UserError, dataset_path, gather_objects
 from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.whole_file import whole_file, writing
 from projects.detr.annotation_file import read_annotation_file
 from projects.detr.coco import CategoryMap
 
@@ -95,8 +96,10 @@ class CocoEvaluator:
         self._say_what_is_missing(len(predictions))
         results = self.coco_results(predictions)
         if self.output_dir is not None:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / RESULTS_FILE).write_text(json.dumps(results))
+            with writing(self.output_dir):
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.output_dir / RESULTS_FILE) as file:
+                file.write(json.dumps(results))
         lines: list[str] = []
         evaluation = COCOeval_faster(
             self.ground_truth,

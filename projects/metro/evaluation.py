@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
 from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.whole_file import whole_file, writing
 from projects.metro.body_model import read_body
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe
 from projects.metro.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
@@ -147,7 +148,8 @@ class MeshEvaluator:
         total = averages(errors)
         print(table(total, mean_pose, groups))
         if self.output_dir is not None:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+            with writing(self.output_dir):
+                self.output_dir.mkdir(parents=True, exist_ok=True)
             write_errors(self.output_dir / ERRORS_FILE, names, errors)
             write_means(self.output_dir / MEANS_FILE, total | {MEAN_POSE: mean_pose}, groups)
         return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
@@ -296,7 +298,7 @@ def write_errors(path: Path, names: Mapping[str, np.ndarray], errors: Errors) ->
     """Write the errors of each image, in mm, as CSV; without ground truth the cell is empty."""
     columns = [names[name].tolist() for name in NAMES]
     columns += [[null_for_nan(value) for value in errors[name].tolist()] for name in METRICS]
-    with path.open("w", newline="") as file:
+    with whole_file(path) as file:
         writer = csv.writer(file)
         writer.writerow([*NAMES, *METRICS])
         writer.writerows(zip(*columns, strict=True))
@@ -316,7 +318,8 @@ def write_means(
         name: {str(number): plain(means[number]) for number in means}
         for name, means in groups.items()
     }
-    path.write_text(json.dumps(document, indent=1))
+    with whole_file(path) as file:
+        file.write(json.dumps(document, indent=1))
 
 
 def null_for_nan(value: float) -> float | None:

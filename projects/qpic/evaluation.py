@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
 from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.whole_file import whole_file, writing
 from projects.qpic.average_precision import EXACT_RECALLS, QPIC_RECALLS, eleven_point_ap
 from projects.qpic.classes import read_classes
 from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
@@ -226,9 +227,11 @@ class HicoDetEvaluator:
         if results is None:
             return None
         if self.output_dir is not None:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+            with writing(self.output_dir):
+                self.output_dir.mkdir(parents=True, exist_ok=True)
             rows = [self._as_plain_values(result) for result in results]
-            (self.output_dir / RESULTS_FILE).write_text(json.dumps(rows, indent=1))
+            with whole_file(self.output_dir / RESULTS_FILE) as file:
+                file.write(json.dumps(rows, indent=1))
         summary = self.summary(results)
         print(table({"Default": summary["hoi"], "Known Object": summary["hoi_known_object"]}))
         return summary

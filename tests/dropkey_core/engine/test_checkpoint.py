@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dropkey_core.engine import UserError, load_weights, read_checkpoint, write_checkpoint
-from dropkey_core.engine.checkpoint import convert_checkpoint, link_checkpoint
+from dropkey_core.engine.checkpoint import convert_checkpoint
 
 
 class Net(nn.Module):
@@ -83,7 +83,7 @@ def save_pickle(content, path, protocol):
     [
         (torch.save, r"asks to run '(posix|nt).mkdir'"),
         (partial(save_pickle, protocol=2), r"asks to run '(posix|nt).mkdir'"),
-        (partial(save_pickle, protocol=5), "is damaged or holds other things"),
+        (partial(save_pickle, protocol=5), r"asks to run '(posix|nt).mkdir'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -126,17 +126,10 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*w\.pth: No space left on device$"):
         write_checkpoint(tmp_path / "w.pth", {"step": 2})
     assert read_checkpoint(tmp_path / "w.pth") == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
-
-
-def test_linked_checkpoint_keeps_its_content(tmp_path):
-    write_checkpoint(tmp_path / "last.pth", {"step": 1})
-    link_checkpoint(tmp_path / "last.pth", tmp_path / "model_0.pth")
-    write_checkpoint(tmp_path / "last.pth", {"step": 2})
-    assert read_checkpoint(tmp_path / "model_0.pth") == {"step": 1}
 
 
 def test_converted_weights_are_written_alone(tmp_path):

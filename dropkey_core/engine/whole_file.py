@@ -1,0 +1,123 @@
+"""Files that hold what they should or are as they were before, whatever ends the writing.
+
+A new content goes to a file beside its place, reaches the disk, and then takes the place in one
+step. A process that is killed, or a disk that is full, can only leave the file beside it, whose
+name begins with a dot and ends with ``.unfinished``: nothing looks for that, and the next start of
+a run in its folder removes it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dropkey_core.engine.errors import UserError
+
+
+class WriteError(UserError):
+    """The system does not let a file be written; what stood there before still stands there."""
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears as ``path``, in place of what is there, when the block has ended.
+
+    Args:
+        path: the file; its folder exists.
+        mode: ``w`` for text, with line ends as they are written, or ``wb``.
+
+    Raises:
+        WriteError: if the system refuses; ``path`` stays as it was.
+    """
+    unfinished = _beside(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with writing(path):
+        try:
+            with unfinished.open(mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def link_file(path: Path, other: Path) -> None:
+    """Make ``other`` a second name of the file ``path``, in place of what is there.
+
+    Where the file system has no hard links it is copied.
+
+    Args:
+        path: a file that is replaced when its content changes, never rewritten.
+        other: the second name, in the same file system.
+
+    Raises:
+        WriteError: if the system refuses; ``other`` stays as it was.
+    """
+    unfinished = _beside(other)
+    with writing(other):
+        unfinished.unlink(missing_ok=True)
+        try:
+            os.link(path, unfinished)
+        except OSError:
+            _copy(path, other)
+            return
+        unfinished.replace(other)
+        # Two names of one file already: then replacing does nothing, by POSIX.
+        unfinished.unlink(missing_ok=True)
+        _sync_folder(other.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell what the system has against writing to ``path`` in one line.
+
+    Raises:
+        WriteError: for a full disk, a folder that is read-only or gone, and the like.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (reason := _reason(error)) is None:
+            raise
+        raise WriteError(f"cannot write {path}: {reason}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left half-written in ``folder``."""
+    for path in folder.glob(".*.unfinished"):
+        path.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def _copy(path: Path, other: Path) -> None:
+    with path.open("rb") as source, whole_file(other, "wb") as target:
+        while part := source.read(1 << 20):
+            target.write(part)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let new names survive a power cut, where the system can say so of a folder."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(opened)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(opened)
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """Find what the system said: torch's writer puts a complaint of its own on top of it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else error.strerror or str(error)
