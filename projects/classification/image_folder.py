@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.links import check_inside, places_of
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.classification.labelled_images import LabelledImages
 
@@ -58,8 +59,8 @@ def load_image_folder(
         per_class: keep only so many images of each class, the first by name.
 
     Raises:
-        UserError: there are no such folders or no images, a class that ``train`` has not, or too
-            many ``per_class``.
+        UserError: there are no such folders or no images, a class that ``train`` has not, too many
+            ``per_class``, or an image that is a link to elsewhere.
     """
     root = dataset_path(folder)
     place = root / split
@@ -94,10 +95,17 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Names of the image files in ``folder``, sorted; hidden ones are left out."""
+    """Names of the image files in ``folder``, sorted; hidden ones are left out.
+
+    Raises:
+        UserError: one of them is a link that leads out of the folder and of the dataset root.
+    """
+    places = places_of(folder)
+    names = []
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-        )
+        for entry in entries:
+            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                if entry.is_symlink():
+                    check_inside(entry.path, places)
+                names.append(entry.name)
+    return sorted(names)

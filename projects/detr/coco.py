@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.errors import shown
+from dropkey_core.engine.links import check_inside, places_of
 from projects.detr.annotation_file import (
     HOW_TO_GET_COCO,
     read_annotation_file,
@@ -138,7 +140,7 @@ def load_coco(
         }
         for image in document["images"]
     }
-    check_files_exist([record["file_name"] for record in records.values()], source)
+    check_files([record["file_name"] for record in records.values()], folder, source)
     left_out = []
     for annotation in document["annotations"]:
         record = records[annotation["image_id"]]
@@ -196,27 +198,50 @@ def image_folder(images: str | os.PathLike[str], how_to_get_it: str = HOW_TO_GET
 
 
 # COCO has 118,287 images: os.path on text takes a fraction of the time of Path objects.
-# ruff: noqa: PTH112, PTH118, PTH208
+# ruff: noqa: PTH112, PTH118
 def path_inside(folder: str, file_name: str, source: Path) -> str:
     """Absolute path of an image; raises UserError if it would lie outside the folder."""
     path = os.path.normpath(os.path.join(folder, file_name))
+    if "\0" in file_name:
+        raise UserError(f"{source}: file_name {shown(file_name)} is none: it has a NUL character")
     if not path.startswith(os.path.join(folder, "")):
-        raise UserError(f"{source}: file_name {file_name!r} leaves the image folder {folder}")
+        raise UserError(f"{source}: file_name {shown(file_name)} leaves the image folder {folder}")
     return path
 
 
-def check_files_exist(paths: list[str], source: Path) -> None:
-    """Raise UserError if files are missing; lists folders, which beats asking file by file."""
-    listings: dict[str, set[str]] = {}
+def check_files(paths: list[str], folder: str, source: Path) -> None:
+    """Raise UserError if images are missing, or are links that lead out of the set.
+
+    Folders are listed, which beats asking file by file, and tells which files are links.
+
+    Args:
+        paths: absolute, below ``folder``.
+        folder: of the images.
+        source: the file that lists them, for errors.
+    """
+    places = places_of(folder)
+    listings: dict[str, dict[str, bool]] = {}
     missing = []
     for path in paths:
         parent, name = os.path.split(path)
         if parent not in listings:
-            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if name not in listings[parent]:
+            check_inside(parent, places)
+            listings[parent] = links_among(parent)
+        is_link = listings[parent].get(name)
+        if is_link is None:
             missing.append(path)
+        elif is_link:
+            check_inside(path, places)
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(paths)} images in {source} are missing, "
             f"first: {missing[0]}; was the download finished?"
         )
+
+
+def links_among(folder: str) -> dict[str, bool]:
+    """Names in a folder, and whether each is a link; none if there is no such folder."""
+    if not os.path.isdir(folder):
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.is_symlink() for entry in entries}

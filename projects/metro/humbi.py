@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.links import check_inside, places_of
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.humbi_index import HOW_TO_GET_IT, HumbiIndex, read_index
 
@@ -28,19 +29,28 @@ class HumbiRecords(Sequence[dict[str, Any]]):
         self.tables = index
         self.folder = os.path.normpath(folder)
         self.views = views
+        # Bundles of HUMBI may lie on several disks, each linked into the folder.
+        bundles = {Path(name).parts[0] for name in index.subject_folders.tolist()}
+        self.places = places_of(folder, *(folder / bundle for bundle in sorted(bundles)))
 
     def __len__(self) -> int:
         return len(self.views)
 
     def __getitem__(self, position: Any) -> Any:
-        """Make one record, or for a slice the records of those views."""
+        """Make one record, or for a slice the records of those views.
+
+        Raises:
+            UserError: the picture is a link that leads out of the set.
+        """
         if isinstance(position, slice):
             return HumbiRecords(self.tables, Path(self.folder), self.views[position])
         index, view = self.tables, int(self.views[position])
         frame, camera = int(index.view_frames[view]), int(index.view_cameras[view])
         height, width = index.image_sizes[view].tolist()
+        path = os.path.join(self.folder, index.file_name(view))  # noqa: PTH118, fast
+        check_inside(path, self.places)
         return {
-            "file_name": os.path.join(self.folder, index.file_name(view)),  # noqa: PTH118, fast
+            "file_name": path,
             "image_id": view,
             "subject": int(index.subject_ids[index.frame_subjects[frame]]),
             "frame": int(index.frame_numbers[frame]),

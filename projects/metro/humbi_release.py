@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dropkey_core.engine import UserError
 from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.image_file import image_size
+from dropkey_core.engine.links import check_inside, places_of
 from projects.metro.geometry import in_camera, project, square_around
 from projects.metro.humbi import write_subjects
 from projects.metro.humbi_files import (
@@ -348,6 +349,7 @@ class View:
 def index_session(source: Path, session: Session, rules: Rules) -> Part:
     """Check a session's cameras, frames, meshes and pictures."""
     body = source / session.folder
+    places = places_of(source, source / Path(session.folder).parts[0])
     try:
         cameras, unsound = read_sound_cameras(body)
     except UserError as error:
@@ -358,6 +360,8 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
     without_camera: Counter[int] = Counter()
     for frame in frames_of(body):
         try:
+            for path in (parameter_file(body, frame), vertex_file(body, frame)):
+                check_inside(path, places)
             fit = read_fit(parameter_file(body, frame))
             vertices = read_vertices(vertex_file(body, frame), rules.num_vertices)
         except UserError as error:
@@ -368,7 +372,7 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
             problems.append(Problem(str(frame_folder(body, frame)), "frame has no picture"))
         without_camera.update(set(pictures) - cameras.keys())
         for camera in cameras.keys() & pictures:
-            found = check_view(body, frame, camera, cameras[camera], vertices, rules)
+            found = check_view(body, frame, camera, cameras[camera], vertices, rules, places)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
@@ -383,11 +387,18 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
 
 
 def check_view(
-    body: Path, frame: int, camera: int, calibration: Camera, vertices: Array, rules: Rules
+    body: Path,
+    frame: int,
+    camera: int,
+    calibration: Camera,
+    vertices: Array,
+    rules: Rules,
+    places: tuple[str, ...],
 ) -> View | Problem:
     """The view of a mesh (V, 3) in world units by a camera, or why there is none."""
     path = image_file(body, frame, camera)
     try:
+        check_inside(path, places)
         height, width = jpeg_size(path)
     except UserError as error:
         return Problem(str(path), "picture unusable", str(error))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dropkey_core.engine import dataset_path
 from dropkey_core.engine.image_file import image_size
-from projects.detr.coco import check_files_exist, image_folder, path_inside
+from projects.detr.coco import check_files, image_folder, path_inside
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions
 
@@ -49,7 +49,7 @@ def load_hico_det(
     folder = image_folder(images, HOW_TO_GET_IT)
     for record in records:
         record["file_name"] = path_inside(folder, record["file_name"], source)
-    check_files_exist([record["file_name"] for record in records], source)
+    check_files([record["file_name"] for record in records], folder, source)
     for record in records:
         if "height" not in record:  # as it is stored, which is what HICO-DET's boxes are for
             record["height"], record["width"] = image_size(record["file_name"])

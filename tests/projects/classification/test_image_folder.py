@@ -64,3 +64,13 @@ def test_a_broken_file_is_named(folder):
     record = load_image_folder(folder, "val")[0]
     with pytest.raises(UserError, match=r"n01_0\.JPEG is damaged"):
         mapper(record)
+
+
+def test_class_folders_may_be_links_and_images_may_not_lead_out_of_them(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "val/n01").rename(elsewhere)
+    (folder / "val/n01").symlink_to(elsewhere)
+    assert len(load_image_folder(folder, "val")) == 6
+    (elsewhere / "a.png").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"n01/a\.png leads to /dev/zero, which is neither in"):
+        load_image_folder(folder, "val")

@@ -98,13 +98,52 @@ def test_boxes_nothing_can_be_learnt_from_are_left_out_and_counted_once(write_co
     ]
 
 
-@pytest.mark.parametrize("file_name", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "."])
+@pytest.mark.parametrize(
+    "file_name", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", ".", ""]
+)
 def test_file_names_that_leave_the_image_folder_are_refused(write_coco, file_name):
     images, annotations = write_coco(
         images=[{"id": 11, "file_name": file_name, "height": 4, "width": 4}], annotations=[]
     )
     with pytest.raises(UserError, match=f"'{file_name}' leaves the image folder {images}"):
         load_coco(images, annotations)
+
+
+def named(file_name):
+    return {"images": [{"id": 11, "file_name": file_name, "height": 4, "width": 4}]}
+
+
+def test_file_names_that_no_file_has(write_coco):
+    images, annotations = write_coco(**named("a\0.jpg"), annotations=[])
+    with pytest.raises(UserError, match=r"file_name 'a\\x00\.jpg' is none: it has a NUL"):
+        load_coco(images, annotations)
+    images, annotations = write_coco(**named("a\nb.jpg"), annotations=[])
+    with pytest.raises(UserError) as error:
+        load_coco(images, annotations)
+    assert f"1 of the 1 images in {annotations} are missing, first: {images}/a b.jpg" in (
+        error.value.one_line()
+    )
+
+
+def test_images_that_are_links_out_of_the_set_are_refused(write_coco, tmp_path, monkeypatch):
+    monkeypatch.setenv("DROPKEY_DATASETS", str(tmp_path / "datasets"))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "b.jpg").write_text("")
+    images, annotations = write_coco(**named("link.jpg"), annotations=[])
+    (images / "link.jpg").symlink_to(images / "a.jpg")
+    assert len(load_coco(images, annotations)) == 1
+    (images / "link.jpg").unlink()
+    (images / "link.jpg").symlink_to(outside / "b.jpg")
+    with pytest.raises(UserError, match=rf"link.jpg leads to {outside}/b.jpg, which is neither"):
+        load_coco(images, annotations)
+    (images / "sub").symlink_to(outside)  # a folder of the set's own, not the user's link to it
+    _, annotations = write_coco(**named("sub/b.jpg"), annotations=[])
+    with pytest.raises(UserError, match=rf"{images}/sub leads to {outside}, which is neither"):
+        load_coco(images, annotations)
+    (tmp_path / "elsewhere").symlink_to(outside)
+    _, annotations = write_coco(**named("b.jpg"), annotations=[])
+    assert len(load_coco(tmp_path / "elsewhere", annotations)) == 1
 
 
 def test_missing_images_are_counted_and_the_first_is_named(write_coco):

@@ -110,3 +110,16 @@ def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match=f"list of subjects not found: {tmp_path}/no.txt"):
         read_subjects(tmp_path / "no.txt")
+
+
+def test_pictures_that_are_links_out_of_the_set_are_refused(folder, tmp_path_factory):
+    records = load(folder, 5)
+    disk = tmp_path_factory.mktemp("disk")
+    picture = disk / "subject_5/body/00000001/image/image0000009.jpg"
+    picture.parent.mkdir(parents=True)
+    (folder / "Body_1_8").symlink_to(disk)
+    records = load(folder, 5)
+    assert records[0]["file_name"].endswith("image0000009.jpg")
+    picture.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"image0000009\.jpg leads to /dev/zero, which is neither"):
+        records[0]

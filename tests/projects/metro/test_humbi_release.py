@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.links import places_of
 from projects.metro import humbi_release
 from projects.metro.humbi import load_humbi
 from projects.metro.humbi_files import image_file, parameter_file, vertex_file
@@ -145,6 +146,16 @@ def the_person_behind_a_camera(source):
     np.savetxt(path, vertices_of(3, 31, V) + np.array([0, 0, -5.5]))
 
 
+def a_picture_that_leads_out(source):
+    image_file(body_of(source, 3), 31, 0).unlink()
+    image_file(body_of(source, 3), 31, 0).symlink_to("/dev/zero")
+
+
+def a_mesh_that_leads_out(source):
+    vertex_file(body_of(source, 3), 31).unlink()
+    vertex_file(body_of(source, 3), 31).symlink_to("/etc/passwd")
+
+
 def a_frame_without_pictures(source):
     for camera in CAMERAS:
         image_file(body_of(source, 3), 31, camera).unlink()
@@ -159,6 +170,8 @@ BROKEN = [
     (a_parameter_too_few, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 85 parameters"]),
     (a_picture_cut_short, {(3, 31, 0)}, ["image0000000.jpg\tpicture unusable: .* is cut short"]),
     (no_picture_at_all, {(3, 31, 0)}, ["picture unusable: .* is not an image, or"]),
+    (a_picture_that_leads_out, {(3, 31, 0)}, ["picture unusable: .*leads to /dev/zero, which is"]),
+    (a_mesh_that_leads_out, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*leads to /etc/passwd"]),
     (the_person_beside_the_picture, {(3, 31, 0)}, ["person is out of the picture: 0% of the mesh"]),
     (the_person_behind_a_camera, {(3, 31, 0), (3, 31, 12)},
      ["image0000000.jpg\tperson is not in front of the camera",
@@ -226,7 +239,7 @@ def test_a_small_share_inside_is_enough_where_it_is_asked_for(source):
 def test_all_four_edges_of_the_picture_count(source, shift):
     path = image_file(body_of(source, 3), 1, 0)
     vertices = vertices_of(3, 1, V) + np.array(shift)
-    found = check_view(body_of(source, 3), 1, 0, CAMERAS[0], vertices, RULES)
+    found = check_view(body_of(source, 3), 1, 0, CAMERAS[0], vertices, RULES, places_of(source))
     details = "0% of the mesh in it"
     assert found == Problem(str(path), "person is out of the picture", details)
 

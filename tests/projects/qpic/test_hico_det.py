@@ -86,6 +86,14 @@ def test_file_names_that_leave_the_image_folder_are_refused(write_interactions, 
         load_hico_det(*paths)
 
 
+def test_images_that_are_links_out_of_the_set_are_refused(write_interactions, tmp_path):
+    (tmp_path / "secret").write_text("")
+    paths = write_interactions(file_name="link.jpg")
+    (paths[0] / "link.jpg").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=rf"link.jpg leads to {tmp_path}/secret, which is neither"):
+        load_hico_det(*paths)
+
+
 def test_missing_images_and_folders_are_named(write_interactions, tmp_path):
     images, annotations, classes = write_interactions(file_name="x.jpg")
     with pytest.raises(UserError, match=f"1 of the 2 images .* missing, first: {images}/x.jpg"):
