@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.outside_file import read_file
 
 NUM_CAMERAS = 107  # ids 0 ... 106
 NUM_VERTICES = 6890
 NUM_KEYPOINTS = 25  # OpenPose's BODY_25
 NUM_PARAMETERS = 86  # scale, translation 3, pose 72, betas 10
 HEADER_LINES = 3
+LARGEST_FILE = 2**24  # bytes; a mesh of the set has 0.2 million
 
 INTRINSICS, EXTRINSICS, PROJECTIONS = "intrinsic.txt", "extrinsic.txt", "project.txt"
 # Calibrations are printed with some six digits: R R^T differs from 1 by no more than this.
@@ -233,9 +235,12 @@ def camera_problem(camera: Camera) -> str | None:
     K, R = camera.K, camera.R
     if not (K[0, 0] > 0 and K[1, 1] > 0) or np.any(K[[1, 2, 2], [0, 0, 1]]) or K[2, 2] != 1:
         return f"has K {K.tolist()}, which is not [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
-    error = np.abs(R @ R.T - np.eye(3)).max()
-    if error > ROTATION_TOLERANCE or np.linalg.det(R) < 0:
-        return f"has an R that is no rotation (R R^T differs from 1 by {error:.2g})"
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN is no rotation either
+        error = np.abs(R @ R.T - np.eye(3)).max()
+        if not error <= ROTATION_TOLERANCE or np.linalg.det(R) < 0:
+            return f"has an R that is no rotation (R R^T differs from 1 by {error:.2g})"
+        if not np.isfinite(camera.projection()).all():
+            return "has numbers too large to compute with"
     return None
 
 
@@ -297,11 +302,9 @@ def camera_id(path: Path, number: int, line: str) -> int:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without blank ones at its end."""
     try:
-        text = path.read_text(encoding="ascii")
+        text = read_file(path, LARGEST_FILE).decode("ascii")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     return text.rstrip().splitlines()
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from projects.metro.inert_pickle import Name, Note
+from projects.metro.inert_pickle import Note
 
 MOST_NUMBERS = 10**8  # in one array; SMPL's largest has 6 million
 DEEPEST = 10  # notes within notes
-NUMBER_TYPE = re.compile(r"[<>|=]?([fiub][1248])")
+MOST_DIMENSIONS = 32  # numpy's own limit, in some versions
+NUMBER_TYPE = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1)")
 
 
 class NotAnArray(Exception):
@@ -26,7 +27,7 @@ def as_array(value: Any, depth: int = 0) -> np.ndarray:
 
     Args:
         value: an array's, a sparse matrix's or a chumpy object's ``Note``; an array is returned.
-        depth: how many chumpy objects it is within.
+        depth: how many other objects it is within.
 
     Raises:
         NotAnArray: it is none of these, is damaged, or has objects in it.
@@ -41,7 +42,7 @@ def as_array(value: Any, depth: int = 0) -> np.ndarray:
         dtype, shape, order, data = numpy_parts(value)
         return numbers(dtype, shape, order, data)
     if value.maker.module.startswith("scipy.sparse."):
-        return dense(value)
+        return dense(value, depth)
     if value.maker.module.split(".")[0] == "chumpy":
         return chumpy_array(value, depth)
     raise NotAnArray(f"is {described(value)}, not an array")
@@ -95,41 +96,51 @@ def numbers(dtype: Any, shape: Any, order: str, data: Any) -> np.ndarray:
     code = number_type(dtype)
     if code == "O":
         raise NotAnArray("is an array of objects, not of numbers")
-    kind = np.dtype(code)
-    raw = data.encode("latin1") if isinstance(data, str) else data  # Python 2's bytes are text here
-    if not isinstance(raw, (bytes, bytearray, memoryview)) or order not in ("C", "F"):
+    if isinstance(data, str) and max(data, default="") <= "\xff":  # Python 2's bytes are text here
+        data = data.encode("latin1")
+    if not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
         raise NotAnArray("is a damaged array")
+    return plain_numbers(np.dtype(code), shape, order, data)
+
+
+def plain_numbers(dtype: np.dtype, shape: Any, order: Any, data: bytes | bytearray) -> np.ndarray:
+    """The same of a dtype that is sound, in the machine's own byte order."""
+    if dtype.kind not in "fiub":
+        raise NotAnArray("has elements that are no plain numbers")
     shape = sizes(shape)
-    if math.prod(shape) * kind.itemsize != len(raw):
-        raise NotAnArray(f"is a damaged array: {len(raw)} bytes for shape {shape} of {kind}")
-    found = np.frombuffer(raw, kind).reshape(shape, order=order)
-    return found.astype(kind.newbyteorder("="))
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise NotAnArray(f"is a damaged array: {len(data)} bytes for shape {shape} of {dtype}")
+    found = np.frombuffer(data, dtype).reshape(shape, order=order)
+    return found.astype(dtype.newbyteorder("="))
 
 
 def sizes(shape: Any) -> tuple[int, ...]:
     """A shape, if it is one and its array is not too large."""
-    if isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape):
-        if math.prod(shape) <= MOST_NUMBERS:
-            return shape
-        raise NotAnArray(f"has shape {shape}, more than {MOST_NUMBERS:,} numbers")
-    raise NotAnArray("is a damaged array")
+    if not isinstance(shape, tuple) or len(shape) > MOST_DIMENSIONS:
+        raise NotAnArray("is a damaged array")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise NotAnArray("is a damaged array")
+    if max(shape, default=0) > MOST_NUMBERS or math.prod(shape) > MOST_NUMBERS:
+        raise NotAnArray(f"has a shape of more than {MOST_NUMBERS:,} numbers")
+    return shape
 
 
 # ---- scipy ---------------------------------------------------------------------------------------
-def dense(value: Note) -> np.ndarray:
+def dense(value: Note, depth: int) -> np.ndarray:
     """The dense array of a compressed sparse one."""
     state = value.state if isinstance(value.state, dict) else {}
     shape = sizes(state.get("_shape", state.get("shape")))
     if len(shape) != 2 or not {"data", "indices", "indptr"} <= state.keys():
         raise NotAnArray("is a damaged sparse matrix")
-    data, indices, starts = (as_array(state[part]) for part in ("data", "indices", "indptr"))
+    parts = [as_array(state[part], depth + 1) for part in ("data", "indices", "indptr")]
+    data, indices, starts = parts
+    if any(part.ndim != 1 for part in parts) or {p.dtype.kind for p in parts[1:]} - {"i", "u"}:
+        raise NotAnArray("is a damaged sparse matrix")
     by_column = value.maker.name.startswith("csc")
     lines, length = (shape[1], shape[0]) if by_column else shape
     counts = np.diff(starts.astype(np.int64))
     if not (
-        all(part.ndim == 1 for part in (data, indices, starts))
-        and all(part.dtype.kind in "iu" for part in (indices, starts))
-        and len(data) == len(indices) == counts.sum()
+        len(data) == len(indices) == counts.sum()
         and len(counts) == lines
         and (counts >= 0).all()
         and (not len(indices) or within(indices, length))
@@ -153,7 +164,7 @@ def chumpy_array(value: Note, depth: int) -> np.ndarray:
         return as_array(state["x"], depth + 1)
     if value.maker.name == "Select" and {"a", "idxs"} <= state.keys():
         source = as_array(state["a"], depth + 1).ravel()
-        chosen = as_array(state["idxs"], depth + 1)
+        chosen = as_array(state["idxs"], DEEPEST)  # computed indices do not occur
         if chosen.dtype.kind not in "iu" or (chosen.size and not within(chosen, len(source))):
             raise NotAnArray("selects what is not there")
         found = source[chosen]
@@ -173,4 +184,7 @@ def within(indices: np.ndarray, count: int) -> bool:
 
 def plain_shape(value: Any) -> Any:
     """A shape that may be given as an array."""
-    return tuple(as_array(value).tolist()) if isinstance(value, (Note, Name)) else value
+    if isinstance(value, Note):
+        found = as_array(value, DEEPEST)
+        return tuple(found.tolist()) if found.ndim == 1 else None
+    return value

@@ -7,6 +7,7 @@ notes that it knows. What a body model has no use for is refused while reading, 
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 from dropkey_core.engine import UserError
 
 LARGEST_FILE = 2**30  # bytes; SMPL's largest has 250 million
+MOST_STEPS = 10**6  # of the program that a pickle is; an object of each may take 200 bytes
 
 NUMPY_CORES = ("numpy.core", "numpy._core")  # before and since numpy 2
 BUILTINS = ("__builtin__", "builtins")  # Python 2 and 3
@@ -88,6 +90,7 @@ class InertUnpickler(pickle._Unpickler):
     """An unpickler that makes plain Python data, names and notes."""
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+    steps = 0
 
     def find_class(self, module: str, name: str) -> Name:
         """The stand-in of a name.
@@ -102,7 +105,8 @@ class InertUnpickler(pickle._Unpickler):
 
     def persistent_load(self, identity: Any) -> Any:
         """Refuse references to objects outside the file."""
-        raise RefusedName(f"the outside object {str(identity)[:50]!r}")
+        name = repr(identity[:50]) if isinstance(identity, str) else f"a {type(identity).__name__}"
+        raise RefusedName(f"the outside object {name}")
 
     def get_extension(self, code: int) -> Any:
         """Refuse objects that other code of this process has registered."""
@@ -125,9 +129,62 @@ class InertUnpickler(pickle._Unpickler):
         arguments = self.stack.pop()
         self.stack.append(note(self.stack.pop(), arguments))
 
+    def load_bytearray8(self) -> None:
+        """Take as many bytes as there are, not the memory that a pickle asks for."""
+        length = int.from_bytes(self.read(8), "little")
+        self.stack.append(bytearray(self.read(length)))
+
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+
+def with_plain_keys(load: Callable, keys: slice) -> Callable:
+    """An opcode's function, that refuses to put anything but plain values in as keys.
+
+    Pairs of pairs of pairs in forty bytes of a pickle take years to hash.
+
+    Args:
+        load: the function.
+        keys: which objects above the latest mark of the stack become keys.
+    """
+
+    def checked(unpickler: InertUnpickler) -> None:
+        for key in unpickler.stack[keys]:
+            if not all(map(is_plain, key if isinstance(key, tuple) else (key,))):
+                raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
+        load(unpickler)
+
+    return checked
+
+
+def counted(load: Callable) -> Callable:
+    """An opcode's function, that refuses to run in a pickle that has too many of them."""
+
+    def checked(unpickler: InertUnpickler) -> None:
+        unpickler.steps += 1
+        if unpickler.steps > MOST_STEPS:
+            raise pickle.UnpicklingError(f"more than {MOST_STEPS:,} steps")
+        load(unpickler)
+
+    return checked
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value has no parts."""
+    return isinstance(value, str | bytes | int | float | Name | Note | None)
+
+
+for opcode, keys in {
+    pickle.SETITEM: slice(-2, None, 2),
+    pickle.SETITEMS: slice(0, None, 2),
+    pickle.DICT: slice(0, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}.items():
+    InertUnpickler.dispatch[opcode[0]] = with_plain_keys(InertUnpickler.dispatch[opcode[0]], keys)
+InertUnpickler.dispatch.update({n: counted(f) for n, f in InertUnpickler.dispatch.items()})
 
 
 class RefusedName(Exception):
@@ -150,7 +207,7 @@ def note(maker: Any, arguments: Any) -> Any:
 def latin1(text: str, encoding: str) -> bytes:
     """Bytes as Python 3 writes them for Python 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+        raise pickle.UnpicklingError("bytes that are not encoded as latin1")
     return text.encode("latin1")
 
 

@@ -16,7 +16,13 @@ from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
 from projects.metro.body_model import NUM_SHAPES, Body
-from projects.metro.inert_arrays import NotAnArray, as_array, as_objects
+from projects.metro.inert_arrays import (
+    NotAnArray,
+    as_array,
+    as_objects,
+    plain_numbers,
+    within,
+)
 from projects.metro.inert_pickle import LARGEST_FILE, Note, read_pickle
 from projects.metro.skeleton import SMPL_PARENTS
 
@@ -91,7 +97,7 @@ def npz_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
             raise UserError(f"{source} unpacks to more than {LARGEST_FILE:,} bytes")
         data = archive.read(member)
     except KeyError as error:
-        there = ", ".join(found.removesuffix(".npy") for found in archive.namelist()[:20])
+        there = ", ".join(found.removesuffix(".npy")[:30] for found in archive.namelist()[:20])
         raise UserError(f"{path} has no {name!r}, only {there or 'nothing'}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{source} is damaged: {error}") from error
@@ -108,13 +114,16 @@ def npy_array(data: bytes, source: str | Path) -> Any:
     try:
         version = npy.read_magic(file)
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        _, _, dtype = read_header[version](file)
-        if not dtype.hasobject:
-            file.seek(0)
-            return npy.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError, EOFError, MemoryError) as error:
-        raise UserError(f"{source} is not a sound .npy: {error}") from error
-    return read_pickle(file.read(), source)
+        shape, is_fortran, dtype = read_header[version](file)
+    except (
+        Exception
+    ) as error:  # of Python's own parser, too; nothing but the bytes can be the cause
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{source} is not a sound .npy: {reason}") from error
+    if dtype.hasobject:
+        return read_pickle(file.read(), source)
+    order = "F" if is_fortran else "C"
+    return converted(lambda raw: plain_numbers(dtype, shape, order, raw), file.read(), str(source))
 
 
 def opened_npz(data: bytes, path: Path) -> zipfile.ZipFile:
@@ -159,13 +168,16 @@ def mapping_of(document: Any, path: Path) -> Mapping[str, Any]:
     """The dict that a pickle consists of; UserError if it is something else."""
     if isinstance(document, Note) and document.maker.name == "OrderedDict":
         pairs = document.arguments[0] if document.arguments else []
-        try:
+        if isinstance(pairs, list) and all(map(is_named, pairs)):
             return {**dict(pairs), **document.items}
-        except (TypeError, ValueError):
-            pass
     elif isinstance(document, dict):
         return document
     raise UserError(f"{path} is not SMPL: it holds a {type(document).__name__}, not a dict")
+
+
+def is_named(pair: Any) -> bool:
+    """Whether this is a name and something."""
+    return isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def smpl_problem(name: str, array: np.ndarray) -> str | None:
@@ -214,6 +226,8 @@ def read_h36m_regressor(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape != (17, V):
         found = array.shape if isinstance(array, np.ndarray) else "objects"
         raise UserError(f"{path} has {found}, {H36M_FILE} has numbers of shape (17, {V})")
+    if not np.isfinite(array).all():
+        raise UserError(f"{path} holds NaN or infinity")
     return array.astype(np.float64)
 
 
@@ -238,6 +252,9 @@ def read_coarse_meshes(
     if len(down) < len(COARSE_SIZES) or len(faces) < 1 + len(COARSE_SIZES):
         raise UserError(f"{path} has {len(down)} coarser meshes, METRO needs {len(COARSE_SIZES)}")
     meshes = [converted(as_array, faces[n], f"{path}: F[{n}]") for n in range(3)]
+    for level, (faces_of_level, size) in enumerate(zip(meshes, (V, *COARSE_SIZES), strict=True)):
+        if not are_faces(faces_of_level, size):
+            raise UserError(f"{path}: F[{level}] has no triangles of {size:,} vertices")
     if not same_faces(meshes[0], full_faces):
         raise UserError(f"{path} belongs to another mesh: F[0] is not the faces of the SMPL file")
     chosen, found = np.arange(V), []
@@ -246,11 +263,18 @@ def read_coarse_meshes(
         selection = converted(as_array, down[level], source)
         if selection.shape != (size, len(chosen)):
             raise UserError(f"{source} has shape {selection.shape}, not {(size, len(chosen))}")
-        if not ((selection != 0).sum(axis=1) == 1).all() or selection.sum() != size:
+        is_one = selection == 1
+        if not (is_one.sum(axis=1) == 1).all() or selection[~is_one].any():
             raise UserError(f"{source} does not choose vertices: a row has more than a single 1")
-        chosen = chosen[selection.argmax(axis=1)]
+        chosen = chosen[is_one.argmax(axis=1)]
         found.append(chosen)
     return (found[0], found[1]), (meshes[1], meshes[2])
+
+
+def are_faces(faces: np.ndarray, num_vertices: int) -> bool:
+    """Whether an array is (N, 3) indices into so many vertices."""
+    is_triangles = faces.ndim == 2 and faces.shape[1] == 3 and faces.dtype.kind in "iu"
+    return is_triangles and (not faces.size or within(faces, num_vertices))
 
 
 def same_faces(first: np.ndarray, second: np.ndarray) -> bool:

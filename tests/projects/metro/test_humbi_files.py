@@ -92,6 +92,8 @@ def test_a_camera_of_zeros_is_one_that_is_not_there(body):
         ("intrinsic.txt", "0 800 240", "0 -8 240", r"camera 3 has K \[\[900.*which is not"),
         ("extrinsic.txt", "-1 0 0", "-1 0.5 0", r"camera 7 has an R that is no rotation .* 0.5"),
         ("extrinsic.txt", "-1 0 0", "1 0 0", "camera 7 has an R that is no rotation"),
+        ("extrinsic.txt", TURNED, "1e200 1e200 0\n" * 3, "camera 7 has an R that is no rotation"),
+        ("extrinsic.txt", "1 2 3", "1e306 2 3", "camera 3 has numbers too large to compute with"),
         ("extrinsic.txt", "0 7\n", "0 8\n", "camera 7 is in intrinsic.txt, but not in extrinsic"),
         ("intrinsic.txt", "Numcam", "Nümcam", "intrinsic.txt is not a text file"),
     ],
@@ -107,6 +109,13 @@ def test_sound_cameras_are_kept_beside_broken_ones(body):
     cameras, problems = read_sound_cameras(body)
     assert list(cameras) == [7]
     assert problems == [f"{body}: camera 3 has a C that is not finite"]
+
+
+def test_a_file_far_too_large_is_not_read(body):
+    with (body / "extrinsic.txt").open("ab") as file:
+        file.truncate(2**32)
+    with pytest.raises(UserError, match=r"extrinsic.txt has 4,294,967,296 bytes, 16,777,216 are"):
+        read_cameras(body)
 
 
 def test_missing_file_is_named(tmp_path):

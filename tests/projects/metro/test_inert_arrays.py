@@ -96,6 +96,13 @@ def flagged_dtype():
     return found
 
 
+def typed(code):
+    """A dtype of another kind."""
+    found = reread(np.dtype("f8"))
+    found.arguments = (code, *found.arguments[1:])
+    return found
+
+
 MATRIX = sparse.csc_matrix(np.eye(3))
 
 
@@ -111,7 +118,14 @@ MATRIX = sparse.csc_matrix(np.eye(3))
         (reread(np.array([1, "a"], object)), "array of objects, not of numbers"),
         (reread(np.array(["a"])), "no plain numbers"),
         (reread(np.zeros(2, [("a", int)])), "no plain numbers"),
+        (changed(np.ones(3), shape=(0, 10**9)), "more than 100,000,000 numbers"),
+        (changed(np.ones(3), shape=(9**9999, 2)), "more than 100,000,000 numbers"),
+        (changed(np.ones(1), shape=(1,) * 99), "damaged array"),
+        (changed(np.ones(3), data="\u1234" * 24), "damaged array"),
+        (changed(np.ones(3), dtype=typed("f1")), "no plain numbers"),
         (changed(MATRIX, indices=np.array([0, 1, 3])), "damaged sparse"),
+        (changed(MATRIX, indptr=np.array(3)), "damaged sparse"),
+        (changed(MATRIX, indptr=np.array([0, np.inf, 2, 3])), "damaged sparse"),
         (changed(MATRIX, indices=np.array([0, -1, 2])), "damaged sparse"),
         (changed(MATRIX, indptr=np.array([0, 5, 2, 3])), "damaged sparse"),
         (changed(MATRIX, indptr=np.array([0, 1, 2, 3, 3])), "damaged sparse"),
@@ -127,9 +141,23 @@ def test_what_is_damaged_is_refused(value, message):
         as_array(value)
 
 
+def selection(**parts):
+    """What chumpy keeps of three chosen elements."""
+    whole, chosen = reread(np.ones(5)), reread(np.arange(3))
+    return {"a": whole, "idxs": chosen, "preferred_shape": (3,), **parts}
+
+
 def test_objects_within_themselves_end():
     found = reread(np.ones(3))
-    found.maker = type(found.maker)("chumpy.ch", "Ch")
-    found.state = {"x": found}
+    found.maker = type(found.maker)("chumpy.reordering", "Select")
+    for state in ({"x": found}, selection(a=found), selection(idxs=found)):
+        found.state = state
+        with pytest.raises(NotAnArray, match="objects within objects"):
+            as_array(found)
+    found.state = selection(preferred_shape=found)
+    with pytest.raises(NotAnArray, match="objects within objects"):
+        as_array(found)
+    found = reread(MATRIX)
+    found.state["data"] = found
     with pytest.raises(NotAnArray, match="objects within objects"):
         as_array(found)

@@ -138,3 +138,30 @@ def test_large_numbers_of_kept_objects_cost_nothing():
 def test_plain_data_is_read_as_it_is(protocol):
     document = {"a": [1, 2.5, "\u00e4", None, True, (1, -(2**70))], "b": {"c": b"\x00\xff"}, 3: "d"}
     assert read_pickle(pickle.dumps(document, protocol=protocol), "body.pkl") == document
+
+
+PAIRS = b"N" + b"2\x86" * 40  # pairs of pairs of pairs ...: a terabyte to write out or hash
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"}" + PAIRS + b"Ns.",
+        b"}(" + PAIRS + b"Nu.",
+        b"(" + PAIRS + b"Nd.",
+        b"\x8f(" + PAIRS + b"\x90.",
+        b"(" + PAIRS + b"\x91.",
+        b"cchumpy\nCh\n)\x81" + PAIRS + b"Ns.",
+        b"c_codecs\nencode\n(S'a'\n" + PAIRS + b"tR.",
+        b"\x96\xff\xff\xff\xff\x0f\0\0\0ab.",  # 64 GB of bytes are to follow
+        b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
+    ],
+    ids=["key", "keys", "dict", "set", "frozenset", "item", "encoding", "bytes", "steps"],
+)
+def test_what_takes_years_or_terabytes_is_refused_at_once(data):
+    with pytest.raises(UserError, match=r"body.pkl is not a sound pickle \(.+\)"):
+        read_pickle(data, "body.pkl")
+
+
+def test_an_outside_object_without_end_is_not_written_out():
+    refused(PAIRS + b"Q.", "the outside object a tuple")

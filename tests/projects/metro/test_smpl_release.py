@@ -136,6 +136,9 @@ def test_missing_files_say_where_they_are_had(tmp_path):
         read_coarse_meshes(tmp_path / "m.npz", np.zeros((1, 3)))
 
 
+FACES = [np.zeros((1, 3), int)] * 2
+
+
 def twice_chosen(fewer, more):
     found = np.zeros((fewer, more))
     found[np.arange(fewer), np.arange(fewer)] = 1
@@ -154,6 +157,8 @@ def twice_chosen(fewer, more):
         ({"D": b"nothing"}, "down.npz: D is not a sound .npy"),
         ({"D": np.ones(3)}, "D is a ndarray, not an array of objects"),
         ({"F": [np.zeros((13776, 3)), 0, 0]}, r"F\[1\] is a int, not an array"),
+        ({"F": [np.float64(1), *FACES]}, r"F\[0\] is numpy[\w.]*.scalar, not an array"),
+        ({"F": [np.array(1), *FACES]}, r"F\[0\] has no triangles of 6,890 vertices"),
         ({"D": smpl_like.object_npy(b"cposix\nsystem\n.")}, "it names posix.system"),
     ],
 )
@@ -180,3 +185,48 @@ def test_the_regressor_is_metros(written):
         path = written(smpl_like.npy(content), "h36m.npy")
         with pytest.raises(UserError, match=r"J_regressor_h36m_correct.npy has numbers of shape"):
             read_h36m_regressor(path)
+
+
+def test_coarse_faces_are_of_the_coarse_meshes(arrays, written):
+    for faces, level in ((np.full((1, 3), 431), 2), (np.full((1, 3), -1), 1), (np.ones((2, 3)), 1)):
+        meshes = [arrays["f"], *FACES]
+        meshes[level] = faces
+        path = written(smpl_like.downsampling(arrays["f"], F=smpl_like.object_array(meshes)), "m")
+        with pytest.raises(UserError, match=rf"F\[{level}\] has no triangles of"):
+            read_coarse_meshes(path, arrays["f"])
+
+
+def npy_with(header, body=b""):
+    """The bytes of a .npy with this text as its header."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': ("),  # a TokenError
+        npy_with(b"{[1]: 2}"),
+        npy_with(b"(" * 9000),
+        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999,)}"),
+        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': (2,)}", bytes(9)),
+        npy_with(b"{'descr': '|V8', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    ],
+)
+def test_a_damaged_header_is_told_shortly(written, content):
+    path = written(content, "h36m.npy")
+    with pytest.raises(UserError, match=r"h36m.npy (is|has) ") as caught:
+        read_h36m_regressor(path)
+    assert len(str(caught.value)) < len(str(path)) + 150
+
+
+def test_a_regressor_of_nan_is_refused(written):
+    path = written(smpl_like.npy(np.full((17, 6890), np.nan)), "h36m.npy")
+    with pytest.raises(UserError, match=r"h36m.npy holds NaN or infinity"):
+        read_h36m_regressor(path)
+
+
+def test_keys_of_an_ordered_dict_are_names(written):
+    pairs = b"N" + b"2\x86" * 40  # pairs of pairs of pairs ...
+    data = b"ccollections\nOrderedDict\n(](" + pairs + b"NtatR."
+    with pytest.raises(UserError, match="is not SMPL: it holds a Note, not a dict"):
+        read_smpl(written(data))
