@@ -1,7 +1,6 @@
 """ResNet as DETR uses it: batch norm frozen, first stage frozen, last feature map out."""
 
 from collections.abc import Callable
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
+from dropkey_core.engine.checkpoint import read_checkpoint
 from dropkey_core.engine.errors import UserError
 
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -138,11 +138,11 @@ def _imagenet_weights(name: str) -> dict[str, Tensor]:
         raise UserError(f"{name} has no ImageNet weights: set model.pretrained_backbone=false")
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
-        return dict(weights.get_state_dict(check_hash=True))
-    except (URLError, OSError) as error:
+        return read_checkpoint(weights.url, "torchvision")
+    except UserError as error:
         raise UserError(
-            f"cannot fetch the ImageNet weights of {name} from {weights.url} ({error}): put the "
-            f"file into {torch.hub.get_dir()}/checkpoints, or set model.pretrained_backbone=false"
+            f"no ImageNet weights for {name}: {error}; put the file into "
+            f"{torch.hub.get_dir()}/checkpoints, or set model.pretrained_backbone=false"
         ) from error
 
 

@@ -1,3 +1,5 @@
+import os
+from pathlib import Path
 from unittest import mock
 from urllib.error import URLError
 
@@ -125,20 +127,39 @@ def test_backbone_without_published_weights():
         ResNetBackbone("resnet10", pretrained=True)
 
 
-def test_unreachable_weights_say_where_to_put_them():
-    weights = backbone.torchvision.models.ResNet50_Weights
+def test_unreachable_weights_say_where_to_put_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with (
-        mock.patch.object(weights, "get_state_dict", side_effect=URLError("no route")),
-        pytest.raises(UserError, match=r"cannot fetch .* resnet50 .*no route.*checkpoints, or set"),
+        mock.patch.object(torch.hub, "download_url_to_file", side_effect=URLError("no route")),
+        pytest.raises(UserError, match=r"for resnet50: cannot fetch .*no route.*checkpoints, or s"),
     ):
         ResNetBackbone("resnet50")
 
 
-def test_published_weights_are_loaded():
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Where torchvision's file of a ResNet-18 lies once it was downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder / Path(backbone.torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url).name
+
+
+def test_published_weights_are_loaded(stored):
     """Under torchvision's names, with its batch norm's counters, which the frozen one lacks."""
     published = backbone.torchvision.models.resnet18(weights=None).state_dict()
-    weights = backbone.torchvision.models.ResNet18_Weights
-    with mock.patch.object(weights, "get_state_dict", return_value=published):
-        body = ResNetBackbone("resnet18").body
+    torch.save(published, stored)
+    body = ResNetBackbone("resnet18").body
     for name, value in body.state_dict().items():
         assert torch.equal(value, published[name]), name
+
+
+def test_a_downloaded_file_that_holds_code_is_refused(stored, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"conv1.weight": Evil()}, stored)
+    with pytest.raises(UserError, match=r"resnet18.* it asks to run '(posix|nt)\.mkdir'"):
+        ResNetBackbone("resnet18")
+    assert not (tmp_path / "ran").exists()
