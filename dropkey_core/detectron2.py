@@ -21,7 +21,7 @@ try:
     from detectron2.modeling import META_ARCH_REGISTRY
     from detectron2.structures import Boxes, Instances
 except ModuleNotFoundError as error:
-    if error.name != "detectron2":
+    if (error.name or "").split(".")[0] != "detectron2":
         raise  # it is there, and lacks something itself
     raise ImportError(
         "this needs detectron2, which is installed from its own site "
