@@ -9,9 +9,10 @@ from dropkey_core.engine.interruption import TrainingStopped
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0, 2 for a user's error, 130 after Ctrl-C, or a stopped run's own.
+    """Run a command and return its exit code.
 
-    A user's error is printed as one line on stderr.
+    It is 0, 2 for a user's error, which is printed as one line on stderr, 130 after Ctrl-C, or
+    what a stopped run asks for.
     """
     try:
         command()

@@ -1,5 +1,6 @@
 """Scalars on disk in the form that TensorBoard reads."""
 
+import contextlib
 import os
 import platform
 import time
@@ -28,10 +29,10 @@ class EventFile:
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
         self._event = Event
-        # Unbuffered: what could not be written is not tried again when the file is closed.
-        self._records = RecordWriter((folder / name).open("wb", buffering=0))
+        self._records = RecordWriter((folder / name).open("wb"))
         self._write(file_version="brain.Event:2")
         self._write(step=done + 1, session_log=SessionLog(status=SessionLog.START))
+        self._records.flush()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add the scalars of a step; they have left this process when it returns."""
@@ -40,10 +41,12 @@ class EventFile:
         for name, value in scalars.items():
             summary = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])
             self._write(step=step, summary=summary)
+        self._records.flush()
 
     def close(self) -> None:
         """Let go of the file."""
-        self._records.close()
+        with contextlib.suppress(OSError):  # what could not be written is tried again, and was told
+            self._records.close()
 
     def _write(self, **fields: object) -> None:
         event = self._event(wall_time=time.time(), **fields)

@@ -345,8 +345,8 @@ class Trainer:
 
     def what_is_saved(self) -> str:
         """Tell where a run that could not write goes on."""
-        if self.saved == (0, 0):
-            return "the run has not saved anything yet"
+        if not (self.folder / LAST).exists():
+            return "nothing of this run is saved"
         return (
             f"{LAST} is that of step {self.saved[0]}: once this is mended, the same command with "
             "--resume goes on from there"

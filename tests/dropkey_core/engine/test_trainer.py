@@ -1,79 +1,22 @@
-import csv
-import os
-import signal
-
 import pytest
 import torch
 
 from dropkey_core.engine import (
-    TrainingStopped,
     UserError,
     evaluate,
     load_config,
     read_checkpoint,
-    train,
     write_checkpoint,
 )
-
-TIMING = {"images_per_second", "memory_mb"}
-
-
-def run(*overrides, output="output", **arguments):
-    return train(load_config("toy.yaml", [f"train.output_dir={output}", *overrides]), **arguments)
-
-
-def curve(folder):
-    with (folder / "metrics.csv").open() as file:
-        rows = csv.DictReader(file)
-        return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
-
-
-def assert_same_run(folder, other):
-    """Losses, metrics, weights and optimizer of two runs are equal to the last bit."""
-    assert curve(folder) == curve(other)
-    ours, theirs = read_checkpoint(folder / "last.pth"), read_checkpoint(other / "last.pth")
-    for name, weight in ours["model"].items():
-        assert torch.equal(weight, theirs["model"][name]), name
-    for key, state in ours["optimizer"]["state"].items():
-        assert torch.equal(state["exp_avg_sq"], theirs["optimizer"]["state"][key]["exp_avg_sq"])
-    assert ours["best"] == theirs["best"]
-    best, other_best = read_checkpoint(folder / "best.pth"), read_checkpoint(other / "best.pth")
-    assert best["step"] == other_best["step"]
-
-
-class Crash(Exception):
-    pass
-
-
-def after_calls(monkeypatch, owner, name, count, action):
-    """Run ``action`` in the ``count``-th call of a method, before the method itself."""
-    original, calls = getattr(owner, name), []
-
-    def counted(*arguments, **keywords):
-        calls.append(1)
-        if len(calls) == count:
-            action()
-        return original(*arguments, **keywords)
-
-    monkeypatch.setattr(owner, name, counted)
-
-
-def crash():
-    raise Crash
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def toy(name):
-    import toy_experiment
-
-    return getattr(toy_experiment, name)
+from tests.dropkey_core.engine.toy_run import (
+    Crash,
+    after_calls,
+    assert_same_run,
+    crash,
+    curve,
+    run,
+    toy,
+)
 
 
 def test_a_whole_run(toy_folder, capsys):
@@ -116,28 +59,6 @@ def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_worker
         run(workers)
     run(workers, resume=True)
     assert_same_run(toy_folder / "output", toy_folder / "whole")
-
-
-@pytest.mark.parametrize("ask, code", [(interrupt, 130), (terminate, 0)])
-@pytest.mark.parametrize("where", [("ToyModel", "forward", 3), ("ToyEvaluator", "process", 2)])
-def test_asked_to_stop_it_saves_and_goes_on(toy_folder, monkeypatch, capsys, ask, code, where):
-    run(output="whole")
-    owner, method, count = where
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped) as stopped:
-        after_calls(patch, toy(owner), method, count, ask)
-        run()
-    assert stopped.value.exit_code == code
-    step = 3 if owner == "ToyModel" else 4  # during the first evaluation
-    assert read_checkpoint(toy_folder / "output" / "last.pth")["step"] == step
-    assert f"stopped after step {step}; the same command with --resume" in capsys.readouterr().out
-    run(resume=True)
-    assert_same_run(toy_folder / "output", toy_folder / "whole")
-
-
-def test_signal_handlers_are_put_back(toy_folder):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    run("train.max_iter=1")
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_finished_run_resumes_to_nothing_and_can_be_lengthened(toy_folder):
@@ -236,17 +157,6 @@ def test_bad_settings(toy_folder, override, message):
 def test_cuda_without_a_gpu(toy_folder):
     with pytest.raises(UserError, match=r"this machine has no GPU: use train.device=cpu"):
         run("train.device=cuda")
-
-
-def test_resume_from_other_weights_lists_them(toy_folder):
-    run("train.max_iter=1")
-    with pytest.raises(
-        UserError, match=r"mis-shaped: 2 \(backbone.weight \(8, 3\) instead of \(4, 3"
-    ):
-        run("model.width=4", resume=True)
-    torch.save({"model": {}}, toy_folder / "output" / "last.pth")
-    with pytest.raises(UserError, match="cannot be resumed from: it lacks optimizer, step"):
-        run(resume=True)
 
 
 def test_evaluate_equals_the_evaluation_in_training(toy_folder, capsys):
