@@ -18,6 +18,7 @@ from projects.metro.skeleton import JOINTS_FROM_H36M, SMPL_PARENTS, Array
 
 NUM_SHAPES = 10
 NUM_LEVELS = 2  # coarser meshes
+LARGEST_FILE = 2**28  # bytes, unpacked; SMPL takes 37 million
 
 LAYOUT: Layout = {
     "template": ("f", ("V", 3)),
@@ -121,7 +122,7 @@ def read_body(path: str | os.PathLike[str]) -> Body:
             f"{datasets_root()}); to make a free one: python datasets/make_body_model.py; "
             "to use SMPL: python datasets/convert_body_model.py"
         )
-    arrays = read_arrays(path, LAYOUT)
+    arrays = read_arrays(path, LAYOUT, LARGEST_FILE)
     if problem := layout_problem(arrays, LAYOUT) or value_problem(arrays):
         raise UserError(f"{path} is not a body model of this project: {problem}")
     return body_of(arrays)
@@ -133,7 +134,9 @@ def read_origin(path: str | os.PathLike[str]) -> str:
     Raises:
         UserError: the file is unreadable.
     """
-    origin = read_arrays(dataset_path(path), {"origin": ("U", ())}).get("origin", np.array(""))
+    origin = read_arrays(dataset_path(path), {"origin": ("U", ())}, LARGEST_FILE).get(
+        "origin", np.array("")
+    )
     return str(origin) if origin.dtype.kind == "U" and origin.ndim == 0 else ""
 
 

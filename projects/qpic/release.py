@@ -18,8 +18,10 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.array_file import read_npy
 from dropkey_core.engine.errors import shown
 from dropkey_core.engine.json_file import read_json
+from dropkey_core.engine.outside_file import MEGABYTE, check_file
 from projects.detr.annotation_file import is_coordinate
 from projects.qpic.classes import is_integer
 from projects.qpic.interaction_file import box_problem, hoi_problem
@@ -324,10 +326,15 @@ def read_qpic(document: list[Any], path: Path, release: Release) -> None:
 
 def read_correspondences(path: Path, release: Release) -> None:
     """Read ``corre_hico.npy``: (verbs, objects), not 0 where they go together."""
+    size = check_file(path, MEGABYTE)
     try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an array of numbers: {error}") from error
+        with path.open("rb") as file:
+            table = read_npy(file, size, str(path))
+    except UserError:
+        raise
+    except Exception as error:  # numpy's for a header of another kind, of which there are many
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as an array of numbers: {reason}") from error
     expected = (len(HICO_VERBS), len(OBJECT_NAMES))
     if table.shape != expected:
         raise UserError(f"{path} has shape {table.shape}, QPIC's corre_hico.npy has {expected}")
