@@ -11,6 +11,7 @@ from dropkey_core.engine.whole_file import remove_unfinished, whole_file, writin
 LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
 FAILED = "failed_step_[0-9]*.pth"
 NUMBERED = "model_[0-9]*.pth"
+OF_DETECTRON2 = "last_checkpoint"  # where detectron2 writes which of its checkpoints is the last
 # What a run leaves in its folder and --overwrite removes.
 RUN_FILES = {  # by name or pattern: what a run's folder holds
     CONFIG: "resolved config",
@@ -30,11 +31,16 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
 
     Raises:
         UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do,
-            or checkpoints of a run of which ``last.pth`` is missing.
+            or checkpoints of a run of which ``last.pth`` is missing, or a run of detectron2's.
         WriteError: if it cannot be written to.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
+    if (folder / OF_DETECTRON2).exists() and not (folder / LAST).exists():
+        raise UserError(
+            f"train.output_dir {folder} holds a run of detectron2, which only detectron2 resumes: "
+            f"start from its weights, --weights {folder / 'model_final.pth'}, in another folder"
+        )
     present = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     # These are left by a run that failed before its first checkpoint or log: nothing to lose.
     left = [path for pattern in (CONFIG, FAILED) for path in folder.glob(pattern)]
