@@ -137,7 +137,11 @@ def host_and_port(url: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:  # a port that is no number, or above 65535
         host = port = None
-    if not host or not port or url not in (f"tcp://{host}:{port}", f"tcp://[{host}]:{port}"):
+    if (
+        not host
+        or not port
+        or url.lower() not in (f"tcp://{host}:{port}", f"tcp://[{host}]:{port}")
+    ):
         raise UserError(f"--dist-url {URL_FORM}, got {url!r}")
     return host, port
 
