@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.array_file import read_npy
@@ -23,6 +21,7 @@ from dropkey_core.engine.errors import shown
 from dropkey_core.engine.json_file import read_json
 from dropkey_core.engine.outside_file import MEGABYTE, check_file
 from projects.detr.annotation_file import is_coordinate
+from projects.qpic import mat_file
 from projects.qpic.classes import is_integer
 from projects.qpic.interaction_file import box_problem, hoi_problem
 from projects.qpic.vocabulary import COCO_OBJECTS, HICO_VERBS
@@ -102,7 +101,10 @@ def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
                 f"no such file: {path}; HICO-DET's boxes are in anno_bbox.mat of its release"
             )
         if path.suffix == ".mat":
-            read_mat(path, release)
+            try:
+                read_mat(path, release)
+            except (TypeError, ValueError, OverflowError) as error:  # a field of another type
+                raise UserError(f"{path} is not HICO-DET's anno_bbox.mat: {error}") from error
         elif path.suffix == ".npy":
             read_correspondences(path, release)
         else:
@@ -114,12 +116,7 @@ def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
 def read_mat(path: Path, release: Release) -> None:
     """Read ``anno_bbox.mat``: structs ``bbox_train``, ``bbox_test`` and ``list_action``."""
     wanted = ["bbox_train", "bbox_test", "list_action"]
-    try:
-        document = loadmat(path, simplify_cells=True, variable_names=wanted)
-    except (ValueError, NotImplementedError, MatReadError, OSError, TypeError, EOFError) as error:
-        raise UserError(
-            f"{path} cannot be read as a MATLAB file up to version 7: {error}"
-        ) from error
+    document = mat_file.read_mat(path, wanted)
     for name in wanted:
         if name not in document:
             raise UserError(
