@@ -14,9 +14,9 @@ import pytest
 def prepare_coco(load_script, monkeypatch):
     """The script, for a COCO of 2 + 1 images that needs no space."""
     script = load_script("datasets/prepare_coco")
-    tiny = {"train": script.Split("train2017", 2, 0), "val": script.Split("val2017", 1, 0)}
+    tiny = {"train": script.Split("train2017", 2, 1e-5), "val": script.Split("val2017", 1, 1e-5)}
     monkeypatch.setattr(script, "SPLITS", tiny)
-    monkeypatch.setattr(script, "ANNOTATION_GIGABYTES", 0)
+    monkeypatch.setattr(script, "ANNOTATION_GIGABYTES", 1e-5)
     return script
 
 
@@ -135,6 +135,30 @@ def test_a_damaged_archive_is_named(run, mirror, tmp_path, capsys):
     assert run(output) == 2
     assert f"{output}/train2017.zip is damaged" in capsys.readouterr().err
     assert [path.name for path in output.iterdir()] == ["train2017.zip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("../outside.jpg", 0o644, "'../outside.jpg' in it is a path out of the folder"),
+        ("/tmp/outside.jpg", 0o644, "'/tmp/outside.jpg' in it is a path out of the folder"),
+        ("train2017/link.jpg", 0o120777, "'train2017/link.jpg' in it is a link"),
+        ("train2017/bomb.jpg", 0o644, r"train2017.zip unpacks to 1,\d{3},\d{3} bytes, 10,000 are"),
+    ],
+)
+def test_archives_that_reach_beyond_their_folder_are_refused(
+    run, mirror, tmp_path, capsys, name, mode, message
+):
+    member = zipfile.ZipInfo(name)
+    member.external_attr = mode << 16
+    content = bytes(10**6) if "bomb" in name else b"/etc/passwd"
+    with zipfile.ZipFile(mirror / "zips" / "train2017.zip", "a") as archive:
+        archive.writestr(member, content, zipfile.ZIP_DEFLATED)
+    output = tmp_path / "coco"
+    assert run(output) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in output.iterdir()] == ["train2017.zip"]
+    assert not (tmp_path / "outside.jpg").exists()
 
 
 def test_a_full_disk_is_told_before_fetching(run, prepare_coco, tmp_path, capsys, monkeypatch):
