@@ -7,6 +7,7 @@ here, before any data is read, and told in one line that names the key and the n
 
 import importlib
 import inspect
+import io
 import pkgutil
 import sys
 import types
@@ -21,12 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.outside_file import read_text
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.train_settings import TrainSettings
 
 SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
 REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
 LOADERS = ("train", "test", "evaluator")
+
+LARGEST_YAML = 2**18  # bytes
+DEEPEST_YAML = 20
+MOST_REFERENCES = 20  # lists of references to lists of references ... grow like 3^(n / 3)
 
 # Arguments that the engine passes itself, as detectron2 does: `cfg.optimizer.params.model = model`.
 INJECTED = {"optimizer.params": {"model"}}
@@ -93,15 +99,38 @@ def read_yaml(path: Path, sections: Iterable[str] = SECTIONS) -> DictConfig:
     Raises:
         UserError: if it is not YAML, not text, or not a mapping.
     """
+    text = read_text(path, LARGEST_YAML)
     try:
-        config = OmegaConf.load(path)
+        check_structure(text, path)
+        config = OmegaConf.load(io.StringIO(text))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise UserError(f"cannot read the config {path}: {first_line(error)}") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # OmegaConf's for a file without keys, and of YAML's tags for numbers, dates and bytes.
+        raise UserError(f"{path} is not valid YAML here: {first_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} must be a mapping of the sections {', '.join(sections)}")
     return config
+
+
+def check_structure(text: str, path: Path) -> None:
+    """Refuse YAML that nests or repeats itself as no config does, before it is built.
+
+    Raises:
+        UserError: it does.
+        yaml.YAMLError: it is no YAML.
+    """
+    depth = references = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        references += isinstance(event, yaml.AliasEvent)
+        if depth > DEEPEST_YAML:
+            raise UserError(f"{path} nests more than {DEEPEST_YAML} levels deep")
+        if references > MOST_REFERENCES:
+            raise UserError(f"{path} has more than {MOST_REFERENCES} references (*name)")
 
 
 def apply_override(config: DictConfig, override: str) -> None:

@@ -5,6 +5,7 @@ are about, too. METRO's coarse meshes come as pickled objects in an .npz. None o
 """
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -42,6 +43,12 @@ OTHER_MODELS = {778: "MANO", 10475: "SMPL-X", 5023: "FLAME"}  # by their vertice
 H36M_FILE = "J_regressor_h36m_correct.npy"
 DOWNSAMPLING_FILE = "mesh_downsampling.npz"
 METRO_DATA = "https://github.com/microsoft/MeshTransformer/tree/main/metro/modeling/data"
+
+# What zipfile raises for damaged archives; ValueError for positions before the file's beginning.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(RuntimeError, NotImplementedError, ValueError),
+)
 
 Value = TypeVar("Value")
 
@@ -99,7 +106,7 @@ def npz_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     except KeyError as error:
         there = ", ".join(found.removesuffix(".npy")[:30] for found in archive.namelist()[:20])
         raise UserError(f"{path} has no {name!r}, only {there or 'nothing'}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise UserError(f"{source} is damaged: {error}") from error
     return npy_array(data, source)
 
@@ -130,7 +137,7 @@ def opened_npz(data: bytes, path: Path) -> zipfile.ZipFile:
     """An .npz's archive; UserError if it is none."""
     try:
         return zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile as error:
+    except ZIP_ERRORS as error:
         raise UserError(f"{path} is not a sound .npz: {error}") from error
 
 
