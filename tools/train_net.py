@@ -3,6 +3,7 @@
 
 tools/train_net.py --config projects/detr/dropkey.yaml train.max_iter=1000 optimizer.lr=1e-4
 tools/train_net.py --config projects/detr/dropkey.yaml --eval-only --weights output/best.pth
+tools/train_net.py --config output/config.yaml --replay output/failed_step_0000123.pth
 """
 
 import argparse
@@ -23,6 +24,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from last.pth")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir")
     parser.add_argument("--weights", metavar="FILE", help="same as train.init_checkpoint=FILE")
+    parser.add_argument("--replay", metavar="FILE", help="do a failed step again, change nothing")
     parser.add_argument("--print-config", action="store_true", help="show the resolved YAML, stop")
     parser.add_argument("--num-gpus", type=int, metavar="N", help="processes on each machine")
     parser.add_argument("--num-machines", type=int, metavar="N", help="with this same command")
@@ -42,13 +44,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     from omegaconf import OmegaConf
 
-    from dropkey_core.engine import Processes, evaluate, load_config, train
+    from dropkey_core.engine import Processes, UserError, evaluate, load_config, replay_step, train
 
     config = load_config(arguments.config, arguments.overrides)
     if arguments.weights:
         config.train.init_checkpoint = arguments.weights
     if arguments.print_config:
         print(OmegaConf.to_yaml(config), end="")
+        return
+    if arguments.replay:
+        for option in ("resume", "eval_only", "overwrite", "weights", "num_gpus", "num_machines"):
+            if getattr(arguments, option):
+                raise UserError(f"--replay does not go with --{option.replace('_', '-')}")
+        replay_step(config, arguments.replay)
         return
     processes = Processes(
         arguments.num_gpus,

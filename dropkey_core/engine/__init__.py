@@ -14,6 +14,7 @@ from dropkey_core.engine.lr_multiplier import CosineMultiplier, StepMultiplier
 from dropkey_core.engine.optimizer import ClippedAdamW, param_groups
 from dropkey_core.engine.paths import dataset_path
 from dropkey_core.engine.processes import Processes
+from dropkey_core.engine.replay import replay_step
 from dropkey_core.engine.totals import per_total, total_over_processes
 from dropkey_core.engine.trainer import evaluate, train
 
@@ -36,6 +37,7 @@ __all__ = [
     "param_groups",
     "per_total",
     "read_checkpoint",
+    "replay_step",
     "run_evaluation",
     "total_over_processes",
     "train",

@@ -61,6 +61,24 @@ def test_print_config_is_the_resolved_yaml(toy_folder, capsys):
     assert not (toy_folder / "output").exists()
 
 
+def test_the_command_that_a_failed_step_names(toy_folder, capsys, monkeypatch):
+    from toy_experiment import ToyModel
+
+    forward = ToyModel.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyModel, "forward", lambda *a: {"loss": forward(*a)["loss_l2"] / 0})
+        assert main(["--config", "toy.yaml"]) == 2
+        *_, command = capsys.readouterr().err.split("; ")
+        assert command.startswith("again with: tools/train_net.py --config output/config.yaml ")
+        again = command.split()[3:]
+        assert main(again) == 2
+        assert "step 0 of output/failed_step_0000000.pth fails" in capsys.readouterr().err
+    assert main(again) == 0  # what was broken is mended
+    assert "all finite" in capsys.readouterr().out
+    assert main([*again, "--resume"]) == 2
+    assert capsys.readouterr().err == "error: --replay does not go with --resume\n"
+
+
 def start(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "tests" / "toy")}
     environment["OMP_NUM_THREADS"] = "1"

@@ -1,26 +1,282 @@
+import errno
+import os
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+from torch import nn
+from torchvision import tv_tensors
 
-from dropkey_core.engine import UserError, load_config, train
+from dropkey_core.engine import UserError, load_config, read_checkpoint, replay_step, train
+from dropkey_core.engine.failed_step import (
+    check_finite,
+    check_finite_gradients,
+    plain_batch,
+    read_failed_step,
+)
+from dropkey_core.engine.replay import FirstNotFinite
+from dropkey_core.engine.trainer import Trainer
+
+NAN = float("nan")
+FILE = Path("output/failed_step_0000006.pth")
 
 
-def run(*overrides, output="output", **arguments):
-    return train(load_config("toy.yaml", [f"train.output_dir={output}", *overrides]), **arguments)
+def config(*overrides):
+    return load_config("toy.yaml", list(overrides))
 
 
-def toy(name):
-    import toy_experiment
+def same(one, other):
+    """Two terms are equal, or both are no numbers."""
+    return one == other or (one != one and other != other)
 
-    return getattr(toy_experiment, name)
+
+@pytest.fixture
+def spoil(monkeypatch, toy_folder):
+    """Lets something happen to the model or the batch when step 6 begins."""
+    train_step = Trainer.train_step
+
+    def register(action):
+        def spoiled(trainer, batch):
+            if trainer.step == 6:
+                action(trainer.model, batch)
+            return train_step(trainer, batch)
+
+        monkeypatch.setattr(Trainer, "train_step", spoiled)
+
+    return register
 
 
-def test_loss_that_is_no_number(toy_folder, monkeypatch):
-    def forward(self, batch):
-        guess = self.head.weight.sum()
-        return {"loss_a": guess, "loss_b": guess * float("nan")}
+def spoil_weight(model, batch):
+    model.head.weight.data[0, 2] = NAN
 
-    monkeypatch.setattr(toy("ToyModel"), "forward", forward)
-    with pytest.raises(
-        UserError, match=r"step 0: the loss is not finite: loss_b nan; image ids \d"
-    ):
-        run()
-    assert not (toy_folder / "output" / "last.pth").exists()
+
+def spoil_image(model, batch):
+    batch[1]["image"] = batch[1]["image"].float()
+    batch[1]["image"][0, 1, 1] = NAN
+
+
+def spoil_target(model, batch):
+    batch[2]["image_id"] = float("inf")
+
+
+def spoil_gradient(model, batch):
+    model.backbone.bias.register_hook(lambda gradient: gradient / 0)
+
+
+LOSS = "step 6: the loss is not finite: loss_l2 {0}, loss_l1 {0}; image ids "
+COMMAND = f"tools/train_net.py --config output/config.yaml --replay {FILE}"
+REMEDY = f"try a lower optimizer.lr; again with: {COMMAND}"
+
+
+@pytest.mark.parametrize(
+    ("action", "reason", "first"),
+    [
+        (spoil_weight, LOSS.format("nan"), "the weights head.weight"),
+        (spoil_image, LOSS.format("nan"), r"'image' of image \d"),
+        (spoil_target, LOSS.format("inf"), "'image_id' of image inf"),
+    ],
+)
+def test_loss_that_is_no_number(spoil, capsys, action, reason, first):
+    spoil(action)
+    with pytest.raises(UserError, match=rf"^{reason}.*; {REMEDY}$"):
+        train(config())
+    assert read_checkpoint("output/last.pth")["step"] == 5  # as it was
+    capsys.readouterr()
+    with pytest.raises(UserError, match=rf"step 6 of {FILE} fails again: .*; first in {first}$"):
+        replay_step(config(), FILE)
+    assert "the same to the last bit" in capsys.readouterr().out
+
+
+def test_gradient_that_is_no_number_reaches_no_weight(spoil, capsys):
+    spoil(spoil_gradient)
+    what = r"the gradients are not finite: .*, and 1 of 4 hold NaN or inf \(backbone.bias\)"
+    with pytest.raises(UserError, match=rf"^step 6: {what}; image .*; {REMEDY}$"):
+        train(config("train.checkpointer.period=1"))
+    kept, last = read_checkpoint(FILE), read_checkpoint("output/last.pth")
+    assert kept["step"] == last["step"] == 6
+    for name, weight in last["model"].items():  # those before the step
+        assert torch.equal(kept["model"][name], weight)
+    terms = replay_step(config("train.checkpointer.period=1"), FILE)  # the hook is gone
+    assert terms == kept["terms"]
+    said = capsys.readouterr().out
+    assert "the same to the last bit" in said
+    assert "all finite" in said
+
+
+def test_file_is_plain_and_complete(spoil):
+    spoil(spoil_image)
+    with pytest.raises(UserError):
+        train(config())
+    failed = read_failed_step(FILE)
+    assert (failed.step, failed.seed, failed.rank, failed.world_size) == (6, 1, 0, 1)
+    assert set(failed.model) == {"backbone.weight", "backbone.bias", "head.weight", "head.bias"}
+    assert len(failed.batch) == 4
+    assert torch.isnan(failed.batch[1]["image"][0, 1, 1])
+    assert failed.batch[0]["file_name"].startswith("/nowhere/")
+    assert all(value != value for value in failed.terms.values())
+    assert "toy_experiment.ToyModel" in failed.config
+    assert failed.versions["torch"] == torch.__version__
+
+
+def test_a_failed_step_is_no_checkpoint_and_blocks_nothing(spoil, toy_folder):
+    whole = train(config("train.output_dir=whole"))
+    spoil(spoil_image)
+    with pytest.raises(UserError):
+        train(config())
+    with pytest.raises(UserError, match="again with"):  # nothing has changed
+        train(config(), resume=True)
+    spoil(lambda model, batch: None)
+    assert train(config(), resume=True) == whole
+    assert FILE.exists()
+    train(config("train.max_iter=1"), overwrite=True)
+    assert not FILE.exists()
+
+
+def test_failure_in_the_first_step_leaves_a_folder_to_begin_in(toy_folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="step 0: the loss"):
+        patch.setattr(Trainer, "train_step", _with_bad_weights(Trainer.train_step))
+        train(config())
+    assert Path("output/failed_step_0000000.pth").exists()
+    train(config("train.max_iter=1"))
+
+
+def _with_bad_weights(train_step):
+    def spoiled(trainer, batch):
+        trainer.model.head.bias.data.fill_(NAN)
+        return train_step(trainer, batch)
+
+    return spoiled
+
+
+def test_full_disk_does_not_hide_the_loss(spoil, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def action(model, batch):
+        spoil_weight(model, batch)
+        monkeypatch.setattr(os, "fsync", full)
+
+    spoil(action)
+    with pytest.raises(UserError, match=r"^step 6: the loss .* the step is not kept: .* No space"):
+        train(config())
+    assert not FILE.exists()
+    assert read_checkpoint("output/last.pth")["step"] == 5
+
+
+def test_other_settings_may_help(spoil, capsys, toy_folder):
+    spoil(spoil_target)
+    with pytest.raises(UserError):
+        train(config("optimizer.max_norm=3.0"))
+    content = torch.load(FILE, weights_only=True)
+    content["batch"][2]["image_id"] = 3
+    torch.save(content, FILE)
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    settings = ["model.drop_ratio=0.0", "train.output_dir=x", "train.max_iter=9"]
+    terms = replay_step(config(*settings), FILE)
+    assert all(np.isfinite(value) for value in terms.values())
+    said = capsys.readouterr().out
+    (changed,) = re.findall(r"changed since then: (.*)", said)
+    assert set(changed.split("; ")) == {
+        "model.drop_ratio unset -> 0.0", "optimizer.max_norm 3.0 -> 0.1", "train.max_iter 12 -> 9"
+    }  # fmt: skip
+    assert re.search(r"terms then: loss_l2 inf, .*\nterms now:  loss_l2 \d.*\(not the same\)", said)
+    after = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": None}, r"is a checkpoint: a failed_step_\*.pth is needed"),
+        ({"terms": None}, "holds no failed step: it lacks terms"),
+        ({"step": "6"}, "holds no failed step: step is no int"),
+        ({"batch": [1]}, "holds no failed step: its batch is no samples"),
+        ({"terms": {"loss": "x"}}, "holds no failed step: its terms are no numbers"),
+        ({"model": {}}, "do not fit the model; missing: 4"),
+        ({"model": {"head.weight": torch.zeros(2, 8)}}, r"mis-shaped: .*head.weight \(2, 8\)"),
+    ],
+)
+def test_other_files_are_refused(spoil, change, message):
+    spoil(spoil_weight)
+    with pytest.raises(UserError):
+        train(config())
+    content = torch.load(FILE, weights_only=True)
+    model = content["model"] | change.get("model", {}) if change.get("model") else {}
+    content |= change | ({"model": model} if "model" in change else {})
+    torch.save({name: value for name, value in content.items() if value is not None}, FILE)
+    with pytest.raises(UserError, match=message):
+        replay_step(config(), FILE)
+
+
+def test_missing_file(toy_folder):
+    with pytest.raises(UserError, match=r"no checkpoint at none.pth \(from --replay\)"):
+        replay_step(config(), "none.pth")
+
+
+def test_batch_of_what_mappers_make(tmp_path):
+    big = torch.arange(10.0**6)
+    batch = [
+        {
+            "image_id": 3,
+            "view": big[:2],
+            "boxes": tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYXY", canvas_size=(5, 5)),
+            "array": np.arange(3, dtype=np.int16),
+            "scalar": np.float32(1.5),
+            "path": Path("a/b.jpg"),
+            "nested": {"words": ["a", ("b", None, True)]},
+            "transform": nn.Identity(),
+            "names": np.array(["a", None]),
+        }
+    ]
+    path = tmp_path / "batch.pth"
+    torch.save(plain_batch(batch), path)
+    kept = torch.load(path, weights_only=True)
+    assert kept["left_out"] == ["names", "transform"]
+    (sample,) = kept["batch"]
+    assert sample["image_id"] == 3
+    assert sample["view"].tolist() == [0, 1]
+    assert path.stat().st_size < 10_000  # not all that the view looks at
+    assert type(sample["boxes"]) is torch.Tensor
+    assert sample["array"].dtype == torch.int16
+    assert sample["scalar"] == 1.5
+    assert sample["path"] == "a/b.jpg"
+    assert sample["nested"] == {"words": ["a", ("b", None, True)]}
+
+
+def test_terms_that_overflow_together():
+    terms = {"loss_a": torch.tensor(3e38), "loss_b": torch.tensor(3e38)}
+    check_finite(torch.tensor(1.0), terms)
+    with pytest.raises(FloatingPointError, match="the loss is not finite: the sum inf"):
+        check_finite(sum(terms.values()), terms)
+
+
+def test_gradients_whose_norm_overflows():
+    model = nn.Linear(2, 1)
+    model.weight.grad = torch.full((1, 2), 3e38)
+    with pytest.raises(FloatingPointError, match="not finite: their norm is inf"):
+        check_finite_gradients(model)
+    model.weight.grad[0, 0] = NAN
+    with pytest.raises(FloatingPointError, match="not finite, those of weight"):
+        check_finite_gradients(model)
+
+
+def test_the_first_that_is_not_finite():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 1)))
+    found = FirstNotFinite(model, [])
+    model(torch.ones(1, 2)).sum().backward()
+    assert found.where == ""
+    model(torch.full((1, 2), 3e38) * torch.tensor([1, -1])).sum()
+    model[1][1].weight.data.fill_(NAN)
+    model(torch.ones(1, 2))
+    assert found.where in ("the output of 0 (Linear)", "the output of 1.1 (Linear)")
+
+
+def test_the_first_gradient_that_is_not_finite():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    found = FirstNotFinite(model, [])
+    hidden = model[0](torch.ones(1, 1))
+    hidden.register_hook(lambda gradient: gradient * NAN)
+    model[1](hidden).sum().backward()
+    assert found.where in ("the gradient of 0.weight", "the gradient of 0.bias")

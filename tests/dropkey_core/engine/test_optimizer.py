@@ -95,6 +95,26 @@ def test_overflow_under_a_scaler_changes_nothing():
     assert scaler.get_scale() == 512.0
 
 
+@pytest.mark.parametrize("max_norm", [0.5, None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_gradients_without_a_finite_norm_change_nothing(max_norm, value):
+    sound, broken = with_gradient(), with_gradient()
+    optimizer = ClippedAdamW([sound, broken], max_norm=max_norm)
+    optimizer.step()
+    before = copy.deepcopy((sound.data, broken.data, optimizer.state_dict()))
+    sound.grad, broken.grad = torch.ones(2), torch.tensor([0.0, value])
+    if value == 3e38:  # finite, but not its square
+        sound.grad, message = torch.full((2,), value), "total norm is inf, and 0 of 2 hold NaN"
+    else:
+        message = f"total norm is {abs(value)}, and 1 of 2 hold NaN"
+    with pytest.raises(FloatingPointError, match=f"the gradients are not finite: their {message}"):
+        optimizer.step()
+    torch.testing.assert_close(
+        (sound.data, broken.data, optimizer.state_dict()), before, rtol=0, atol=0
+    )
+    torch.testing.assert_close(broken.grad, torch.tensor([0.0, value]), equal_nan=True)
+
+
 def test_state_is_plain(tmp_path):
     optimizer = ClippedAdamW([with_gradient()], betas=ListConfig([0.8, 0.9]))
     optimizer.step()
