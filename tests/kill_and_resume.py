@@ -2,7 +2,7 @@
 """Kill a training again and again, resume it each time, and compare the end with a run left alone.
 
     python datasets/make_shapes.py --num-train 64 --num-val 24         # and make_interactions.py
-    python datasets/make_bodies.py --num-train 4 --num-val 2
+    python datasets/make_bodies.py --num-train 4 --num-val 2 --num-frames 2 --num-cameras 3
     python tests/kill_and_resume.py detr qpic metro classification --kills 24
     python tests/kill_and_resume.py detr qpic metro classification --kills 24 --signal TERM
 
@@ -127,7 +127,7 @@ def run_process(arguments: list[str], trigger: Trigger | None, number: int) -> S
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             break
-        if time.monotonic() - began > 300:
+        if time.monotonic() - began > 900:
             os.killpg(pid, signal.SIGKILL)
             raise AssertionError("hangs:\n" + "\n".join(story.lines[-20:]))
     while select.select([read], [], [], 0)[0] and (data := os.read(read, 1 << 16)):
