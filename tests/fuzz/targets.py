@@ -1,0 +1,624 @@
+"""The readers that are fuzzed: what they start from, how it is changed, what they promise."""
+
+import io
+import json
+import math
+import pickle
+import shutil
+import sys
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import io as scipy_io
+from scipy import sparse
+
+from dropkey_core.engine import array_file, checkpoint, config, image_file
+from dropkey_core.tables import reading
+from projects.detr import annotation_file, coco
+from projects.metro import humbi_files, inert_arrays, inert_pickle, smpl_release
+from projects.metro.skeleton import SMPL_PARENTS
+from projects.qpic import classes, interaction_file, release
+from tests.fuzz.archive_inputs import mutate_archive
+from tests.fuzz.byte_inputs import mutate_bytes
+from tests.fuzz.image_inputs import mutate_image
+from tests.fuzz.number_inputs import mutate_numbers
+from tests.fuzz.pickle_inputs import mutate_pickle
+from tests.fuzz.tree_inputs import mutate_json, mutate_yaml
+from tests.projects.metro import smpl_like
+
+TOY = Path(__file__).parents[1] / "toy"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        name: of the file that the inputs are written to.
+        seeds: makes sound inputs.
+        mutate: a changed input of an input.
+        read: reads the file; asserts what the reader promises of what it accepts.
+        modules: whose lines inputs should reach.
+        seconds: of processor time that one input may take.
+        megabytes: of memory that one input may take.
+        may_import: whether reading may import modules, as a config's does to check signatures.
+        names_file: whether refusals name the file; a config's name the key.
+        write: puts an input where ``read`` finds it.
+    """
+
+    name: str
+    seeds: Callable[[], list[bytes]]
+    mutate: Callable[[bytes, Random], bytes]
+    read: Callable[[Path], Any]
+    modules: tuple[ModuleType, ...]
+    seconds: float = 1.0
+    megabytes: int = 100
+    may_import: bool = False
+    names_file: bool = True
+    write: Callable[[Path, bytes], Any] = Path.write_bytes
+
+
+def prepare(folder: Path) -> None:
+    """Put beside the inputs what readers look for there."""
+    images = folder / "images"
+    images.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (images / name).write_bytes(b"only its name is looked at")
+    for name in ("toy.yaml", "toys.yaml"):
+        shutil.copy(TOY / name, folder)
+    sys.path.insert(0, str(TOY))  # for the targets that toy.yaml names
+
+
+# ---- annotations ---------------------------------------------------------------------------------
+def coco_seeds() -> list[bytes]:
+    boxes = [[5, 6, 20, 10], [0.5, 0, 60, 40], [-5, -5, 10, 10]]
+    document = {
+        "categories": [{"id": 7, "name": "ship"}, {"id": 2, "name": "tree"}],
+        "images": [
+            {"id": 11, "file_name": "a.jpg", "height": 40, "width": 60},
+            {"id": 5, "file_name": "b.jpg", "height": 50, "width": 30},
+        ],
+        "annotations": [
+            {"id": n, "image_id": 11, "category_id": 7, "bbox": box, "iscrowd": n % 2}
+            for n, box in enumerate(boxes)
+        ],
+    }
+    document["annotations"][0]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
+    official = [{"id": n, "name": f"n{n}"} for n in sorted(coco.COCO_CATEGORY_IDS)]
+    return [json.dumps(document).encode(), json.dumps(document | {"categories": official}).encode()]
+
+
+def read_coco(path: Path) -> None:
+    document = annotation_file.read_annotation_file(path)
+    ids = {s: [entry["id"] for entry in document[s]] for s in annotation_file.FIELDS}
+    assert all(len(set(found)) == len(found) for found in ids.values())
+    assert {a["image_id"] for a in document["annotations"]} <= set(ids["images"])
+    assert {a["category_id"] for a in document["annotations"]} <= set(ids["categories"])
+    count = coco.num_classes(path)
+    records = coco.load_coco(path.parent / "images", path, same_categories_as=path)
+    assert len(records) == len(document["images"])
+    for record in records:
+        assert Path(record["file_name"]).name in ("a.jpg", "b.jpg")
+        assert type(record["height"]) is type(record["width"]) is int
+        boxes = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float64)
+        assert torch.isfinite(boxes).all()
+        labels = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.int64)
+        assert ((labels >= 0) & (labels < count)).all()
+        assert all(a["iscrowd"] in (0, 1) for a in record["annotations"])
+
+
+CLASSES = {
+    "objects": [{"id": 1, "name": "person"}, {"id": 4, "name": "kite"}, {"id": 9, "name": "dog"}],
+    "verbs": [{"id": 3, "name": "fly"}, {"id": 5, "name": "hold"}],
+    "triplets": [[1, 0], [1, 1], [2, 1]],
+    "rare_triplets": [[2, 1]],
+}
+
+
+def classes_seeds() -> list[bytes]:
+    return [json.dumps(CLASSES).encode()]
+
+
+def read_classes(path: Path) -> Any:
+    classes._read_classes.cache_clear()
+    found = classes.read_classes(path)
+    valid = found.validity()
+    assert valid.shape == (len(found.verb_names), len(found.object_names))
+    assert valid.sum() == len(found.triplets) == len(set(found.triplets))
+    assert set(found.rare_triplets) | set(found.non_rare_triplets) == set(found.triplets)
+    assert found.object_names[found.person] == "person"
+    return found
+
+
+def interaction_seeds() -> list[bytes]:
+    image = {
+        "file_name": "HICO_train2015_00000001.jpg",
+        "height": 40,
+        "width": 60,
+        "annotations": [
+            {"bbox": [1, 2, 30, 40], "category_id": 1},
+            {"bbox": [5.5, 6, 20, 10], "category_id": 4},
+        ],
+        "hoi_annotation": [
+            {"subject_id": 0, "object_id": 1, "category_id": 3},
+            {"subject_id": 0, "object_id": -1, "category_id": 5},
+        ],
+    }
+    empty = {"file_name": "b.jpg", "annotations": [], "hoi_annotation": []}
+    return [json.dumps([image, empty]).encode()]
+
+
+def read_interactions(path: Path) -> None:
+    known = classes.InteractionClasses(
+        ("person", "kite"), (1, 4), ("fly", "hold"), (3, 5), ((1, 0), (1, 1)), ()
+    )
+    for number, record in enumerate(interaction_file.read_interactions(path, known)):
+        assert record["image_id"] == number
+        assert isinstance(record["file_name"], str)
+        boxes = torch.tensor(record["boxes_xyxy"], dtype=torch.float64)
+        assert len(boxes) == len(record["labels"])
+        assert all(label in (0, 1) for label in record["labels"])
+        for subject, object_, verb in record["hois"]:
+            assert 0 <= subject < len(boxes)
+            assert -1 <= object_ < len(boxes)
+            assert verb in (0, 1)
+
+
+def release_seeds() -> list[bytes]:
+    name = "HICO_train2015_00000001.jpg"
+    hicodet = {
+        "annotation": [
+            {
+                "boxes_h": [[1, 2, 30, 40], [1, 2, 31, 40]],
+                "boxes_o": [[5, 6, 20, 10], [5.5, 6, 20, 10]],
+                "hoi": [0, 1],
+                "object": [0, 0],
+                "verb": [0, 1],
+            }
+        ],
+        "filenames": [name],
+        "size": [[60, 40]],
+        "objects": ["airplane", "person"],
+        "verbs": ["board", "direct"],
+        "correspondence": [[0, 0, 0], [1, 0, 1]],
+        "rare": [1],
+    }
+    of_qpic = json.loads(interaction_seeds()[0])[:1]
+    return [json.dumps(hicodet).encode(), json.dumps(of_qpic).encode()]
+
+
+def read_release(path: Path) -> None:
+    found = release.read_release([path], 0.5)
+    json.dumps(found.entries)  # what prepare_hico_det.py writes
+    assert all("\n" not in problem and len(problem) < 1000 for problem in found.problems)
+    for entries in found.entries.values():
+        list(release.odd_boxes(entries))
+        for entry in entries:
+            boxes = torch.tensor([a["bbox"] for a in entry["annotations"]], dtype=torch.float64)
+            assert all(h["subject_id"] < len(boxes) for h in entry["hoi_annotation"])
+            assert all(-1 <= h["object_id"] < len(boxes) for h in entry["hoi_annotation"])
+            assert all(1 <= h["category_id"] <= 117 for h in entry["hoi_annotation"])
+
+
+def mat_seeds() -> list[bytes]:
+    box = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}
+    hoi = {"id": 1, "bboxhuman": box, "bboxobject": box, "connection": [[1, 1]], "invis": 0}
+    size = {"width": 60, "height": 40, "depth": 3}
+    image = {"filename": "HICO_train2015_00000001.jpg", "size": size, "hoi": hoi}
+    document = {
+        "bbox_train": image,
+        "bbox_test": image | {"filename": "HICO_test2015_00000001.jpg"},
+        "list_action": {"nname": "airplane", "vname": "board"},
+    }
+    found = []
+    for options in ({}, {"do_compression": True}):
+        file = io.BytesIO()
+        scipy_io.savemat(file, document, **options)
+        found.append(file.getvalue())
+    return found
+
+
+def correspondence_seeds() -> list[bytes]:
+    table = np.zeros((117, 80), np.int8)
+    table[3, 4] = 1
+    return [smpl_like.npy(table)]
+
+
+# ---- configs and tables --------------------------------------------------------------------------
+SMALL_CONFIG = b"""
+model: {_target_: toy_experiment.ToyModel, width: 8, activation: relu}
+optimizer:
+  _target_: dropkey_core.engine.ClippedAdamW
+  params: {_target_: dropkey_core.engine.param_groups, base_lr: "${optimizer.lr}"}
+  lr: 1.0e-2
+lr_multiplier: {_target_: dropkey_core.engine.StepMultiplier, milestones: [0.6667]}
+dataloader:
+  evaluator: {_target_: toy_experiment.ToyEvaluator}
+train: {output_dir: output, max_iter: 12, amp: {enabled: false}, ddp: {}, seed: 1}
+#override model.width=4
+#override train.max_iter=3
+"""
+SMALL_TABLE = b"""
+title: Toys
+source: a paper.
+metrics: [{name: AP, label: AP, digits: 3}]
+seeds: {full: [0, 1]}
+setups: {toy: {full: {config: toy.yaml, overrides: [train.max_iter=4]}}}
+rows:
+  - {id: a, label: a, setup: toy, paper: {AP: -0.5}}
+  - {id: b, label: b, same_as: toys/none}
+"""
+
+
+def config_seeds() -> list[bytes]:
+    return [SMALL_CONFIG] * 9 + [(TOY / "toy.yaml").read_bytes()]  # mostly what is fast
+
+
+def table_seeds() -> list[bytes]:
+    return [SMALL_TABLE.replace(b"toys/none", b"a")] * 9 + [SMALL_TABLE]
+
+
+def read_config(path: Path) -> None:
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    overrides = [line.removeprefix("#override ") for line in lines if line.startswith("#override ")]
+    found = config.load_config(path, overrides)
+    assert set(config.REQUIRED_SECTIONS) <= found.keys() <= set(config.SECTIONS)
+    assert isinstance(found.train.max_iter, int)
+    assert isinstance(found.train.output_dir, str)
+
+
+def read_table(path: Path) -> None:
+    found = reading.read_table(path)
+    assert len(found.rows) == len({row.id for row in found.rows.values()}) > 0
+    for row in found.rows.values():
+        assert bool(row.setup) + bool(row.same_as) + bool(row.left_out) == 1
+        assert "/" not in row.id
+    assert all(seed >= 0 for seeds in found.seeds.values() for seed in seeds)
+
+
+# ---- HUMBI's text files --------------------------------------------------------------------------
+HEADER = "Numcam: 2\nnumframes: 1\nnumP: 2\n"
+INTRINSICS = HEADER + "0 3\n900 0 320\n0 800 240\n0 0 1\n0 7\n1000 0 10\n0 1000 20\n0 0 1\n"
+EXTRINSICS = HEADER + "0 3\n1 2 3\n1 0 0\n0 1 0\n0 0 1\n0 7\n-4 0 0\n0 0 1\n0 1 0\n-1 0 0\n"
+PROJECTIONS = HEADER + "0 3\n1 2 3 4\n5 6 7 8\n9 10 11 12\n0 7\n1 0 0 4\n0 1 0 3\n0 0 1 0.5\n"
+SEPARATOR = b"=\n"  # between the two files that cameras are read from
+
+
+def text_seeds(count: int, columns: int) -> Callable[[], list[bytes]]:
+    def seeds() -> list[bytes]:
+        values = np.random.default_rng(0).normal(size=(count, columns)).tolist()
+        values[0][0] = 1.5  # a fit's scale
+        lines = ("".join(f"{number:.9g} " for number in row) + "\n" for row in values)
+        return ["".join(lines).encode()]
+
+    return seeds
+
+
+def read_vertices(path: Path) -> None:
+    vertices = humbi_files.read_vertices(path, num_vertices=12)
+    assert vertices.shape == (12, 3)
+    assert vertices.dtype == np.float64
+    assert np.isfinite(vertices).all()
+
+
+def read_keypoints(path: Path) -> None:
+    keypoints = humbi_files.read_keypoints(path)
+    assert keypoints.shape == (25, 3)
+    assert keypoints.dtype == np.float64
+
+
+def read_fit(path: Path) -> None:
+    fit = humbi_files.read_fit(path)
+    assert fit.scale > 0
+    assert math.isfinite(fit.scale)
+    assert [len(part) for part in (fit.translation, fit.pose, fit.betas)] == [3, 72, 10]
+    assert all(np.isfinite(part).all() for part in (fit.translation, fit.pose, fit.betas))
+
+
+def write_cameras(path: Path, data: bytes) -> None:
+    intrinsics, _, extrinsics = data.partition(SEPARATOR)
+    path.write_bytes(data)
+    (path.parent / humbi_files.INTRINSICS).write_bytes(intrinsics)
+    (path.parent / humbi_files.EXTRINSICS).write_bytes(extrinsics)
+
+
+def read_cameras(path: Path) -> None:
+    _, problems = humbi_files.read_sound_cameras(path.parent)
+    assert all("\n" not in problem and len(problem) < 1000 for problem in problems)
+    for number, camera in humbi_files.read_cameras(path.parent).items():
+        assert 0 <= number < humbi_files.NUM_CAMERAS
+        assert all(np.isfinite(part).all() for part in (camera.K, camera.R, camera.C))
+        np.testing.assert_allclose(camera.R @ camera.R.T, np.eye(3), atol=2e-3)
+        assert camera.K[0, 0] > 0 < camera.K[1, 1]
+        assert np.isfinite(camera.projection()).all()
+
+
+def read_projections(path: Path) -> None:
+    for number, matrix in humbi_files.read_projections(path).items():
+        assert 0 <= number < humbi_files.NUM_CAMERAS
+        assert matrix.shape == (3, 4)
+
+
+# ---- pickles -------------------------------------------------------------------------------------
+V = 8
+SMALL_SHAPES = {
+    "v_template": (V, 3),
+    "f": (12, 3),
+    "shapedirs": (V, 3, None),
+    "posedirs": (V, 3, 9),
+    "J_regressor": (24, V),
+    "kintree_table": (2, 24),
+    "weights": (V, 24),
+}
+small_smpl = patch.multiple(smpl_release, SMPL_SHAPES=SMALL_SHAPES, V=V, COARSE_SIZES=(4, 2))
+PLAIN = (bool, int, float, str, bytes, bytearray, type(None))
+
+
+def small_arrays() -> dict[str, np.ndarray]:
+    """SMPL's arrays for a body of eight vertices."""
+    sizes = {name: [12 if n is None else n for n in shape] for name, shape in SMALL_SHAPES.items()}
+    found = {name: np.arange(math.prod(s)).reshape(s) / 100 for name, s in sizes.items()}
+    found["f"] = np.arange(36, dtype=np.uint32).reshape(12, 3) % V
+    found["kintree_table"] = np.array([SMPL_PARENTS, range(24)]).astype(np.uint32)
+    return found
+
+
+def pickle_seeds() -> list[bytes]:
+    values = {
+        "a": np.arange(3.0),
+        "o": np.array([[1], "b"], object),
+        "m": sparse.csc_matrix(np.eye(2)),
+        "s": {1, 2},
+        "d": OrderedDict(a=(1, None, True)),
+        "n": np.float64(3),
+        "b": [b"xy", "é", 2**70, 1.5, {}],
+    }
+    return [pickle.dumps(values, protocol) for protocol in range(6)]
+
+
+def read_pickle(path: Path) -> None:
+    found = inert_pickle.read_pickle(path.read_bytes(), path)
+    seen, todo = {}, [found]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, PLAIN):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, inert_pickle.Note):
+            todo += [value.arguments, value.state, value.items]
+        elif isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
+        else:
+            assert type(value) in (list, tuple, set, frozenset, inert_pickle.Name)
+            todo += [] if isinstance(value, inert_pickle.Name) else value
+    for value in seen.values():
+        for convert in (inert_arrays.as_array, inert_arrays.as_objects):
+            try:
+                convert(value)
+            except inert_arrays.NotAnArray as error:
+                assert len(str(error)) < 1000
+
+
+def smpl_seeds() -> list[bytes]:
+    arrays = small_arrays()
+    with patch.object(smpl_like, "V", V):
+        pickles = [smpl_like.chumpy_pickle(arrays, protocol) for protocol in (0, 2, 4, 5)]
+    document = OrderedDict(arrays)
+    return [*pickles, pickle.dumps(document, 2), smpl_like.npz_of(**arrays)]
+
+
+def read_smpl(path: Path) -> None:
+    with small_smpl:
+        found = smpl_release.read_smpl(path)
+        assert found.keys() == SMALL_SHAPES.keys()
+        assert all(np.isfinite(array).all() for array in found.values())
+        smpl_release.parents_of(found["kintree_table"], path)
+
+
+def mesh_seeds() -> list[bytes]:
+    faces = small_arrays()["f"]
+    down = [sparse.csc_matrix(np.eye(n)[::2]) for n in (8, 4)]
+    coarse = [np.arange(9).reshape(3, 3) % n for n in (4, 2)]
+    object_array = smpl_like.object_array
+    return [smpl_like.npz_of(D=object_array(down), F=object_array([faces, *coarse]))]
+
+
+def read_meshes(path: Path) -> None:
+    with small_smpl:
+        chosen, faces = smpl_release.read_coarse_meshes(path, small_arrays()["f"])
+    assert [len(vertices) for vertices in chosen] == [4, 2]
+    assert all(((vertices >= 0) & (vertices < V)).all() for vertices in chosen)
+    for triangles, count in zip(faces, (4, 2), strict=True):
+        assert triangles.ndim == 2
+        assert triangles.shape[1] == 3
+        assert triangles.dtype.kind in "iu"
+        assert not triangles.size or (triangles.min() >= 0 and triangles.max() < count)
+
+
+def regressor_seeds() -> list[bytes]:
+    return [smpl_like.npy(np.full((17, V), 1 / V))]
+
+
+def read_regressor(path: Path) -> None:
+    with small_smpl:
+        found = smpl_release.read_h36m_regressor(path)
+    assert found.shape == (17, V)
+    assert np.isfinite(found).all()
+
+
+# ---- the engine's files --------------------------------------------------------------------------
+def checkpoint_seeds() -> list[bytes]:
+    weights = OrderedDict(a=torch.ones(2, 3), b=torch.arange(3), c=torch.ones(2).half().t())
+    content = {
+        "model": weights,
+        "optimizer": {"state": {0: {"step": 1, "x": [0.5, None, True, "é"]}}},
+        "args": Namespace(lr=1e-4, names=["a"]),
+    }
+    found = []
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        file = io.BytesIO()
+        torch.save(content, file, **options)
+        found.append(file.getvalue())
+    return found
+
+
+def read_checkpoint(path: Path) -> None:
+    found = checkpoint.read_checkpoint(path)
+    assert isinstance(found, dict)
+    seen, todo = set(), [found]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, PLAIN):
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += value
+        elif isinstance(value, Namespace):
+            todo += vars(value).values()
+
+
+LAYOUT = {"points": ("f", ("N", 2)), "labels": ("i", ("N",)), "names": ("U", ("K",))}
+
+
+def array_seeds() -> list[bytes]:
+    file = io.BytesIO()
+    np.savez(
+        file,
+        points=np.arange(6.0).reshape(3, 2),
+        labels=np.array([0, 1, 1], np.uint8),
+        names=np.array(["cat", "dog"]),
+    )
+    return [file.getvalue()]
+
+
+def read_arrays(path: Path) -> None:
+    arrays = array_file.read_arrays(path, LAYOUT)
+    problem = array_file.layout_problem(arrays, LAYOUT)
+    if problem is not None:
+        assert len(problem) < 1000
+        return
+    assert arrays["points"].shape == (len(arrays["labels"]), 2)
+    assert np.isfinite(arrays["points"]).all()
+
+
+def image_seeds() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    colour, deep = Image.fromarray(pixels), Image.fromarray(pixels[..., 0].astype(np.uint16) * 256)
+    exif = Image.Exif()
+    exif[image_file.EXIF_ORIENTATION] = 6
+    kinds = [
+        *((colour, kind, {}) for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")),
+        (colour, "JPEG", {"exif": exif}),
+        (colour, "PNG", {"exif": exif}),
+        (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (colour.convert("CMYK"), "JPEG", {}),
+        (colour.convert("RGBA"), "PNG", {}),
+        (colour.convert("P"), "PNG", {}),
+        (colour.convert("L"), "JPEG", {"progressive": True}),
+        (deep, "PNG", {}),
+    ]
+    found = []
+    for image, kind, options in kinds:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        found.append(file.getvalue())
+    return found
+
+
+def read_image(path: Path) -> None:
+    found = image_file.read_image(path)
+    assert found.dtype == torch.uint8
+    assert found.ndim == 3
+    assert len(found) == 3
+    assert found.numel() > 0
+
+
+TARGETS = {
+    "coco": Target("annotations.json", coco_seeds, mutate_json, read_coco, (annotation_file, coco)),
+    "interactions": Target(
+        "interactions.json", interaction_seeds, mutate_json, read_interactions, (interaction_file,)
+    ),
+    "classes": Target("classes.json", classes_seeds, mutate_json, read_classes, (classes,)),
+    "release": Target("release.json", release_seeds, mutate_json, read_release, (release,)),
+    "release_mat": Target("anno_bbox.mat", mat_seeds, mutate_bytes, read_release, (release,)),
+    "release_npy": Target(
+        "corre.npy", correspondence_seeds, mutate_archive, read_release, (release,)
+    ),
+    "config": Target(
+        "config.yaml",
+        config_seeds,
+        mutate_yaml,
+        read_config,
+        (config,),
+        2.0,
+        may_import=True,
+        names_file=False,
+    ),
+    "table": Target(
+        "table.yaml",
+        table_seeds,
+        mutate_yaml,
+        read_table,
+        (reading,),
+        2.0,
+        may_import=True,
+    ),
+    "vertices": Target(
+        "vertex.txt", text_seeds(12, 3), mutate_numbers, read_vertices, (humbi_files,)
+    ),
+    "keypoints": Target(
+        "keypoints.txt", text_seeds(25, 4), mutate_numbers, read_keypoints, (humbi_files,)
+    ),
+    "fit": Target("parameter.txt", text_seeds(86, 1), mutate_numbers, read_fit, (humbi_files,)),
+    "cameras": Target(
+        "cameras",
+        lambda: [INTRINSICS.encode() + SEPARATOR + EXTRINSICS.encode()],
+        mutate_numbers,
+        read_cameras,
+        (humbi_files,),
+        write=write_cameras,
+    ),
+    "projections": Target(
+        "project.txt",
+        lambda: [PROJECTIONS.encode()],
+        mutate_numbers,
+        read_projections,
+        (humbi_files,),
+    ),
+    "pickle": Target(
+        "data.pkl", pickle_seeds, mutate_pickle, read_pickle, (inert_pickle, inert_arrays)
+    ),
+    "smpl": Target("smpl.pkl", smpl_seeds, mutate_archive, read_smpl, (smpl_release, inert_arrays)),
+    "meshes": Target(
+        "meshes.npz", mesh_seeds, mutate_archive, read_meshes, (smpl_release, inert_arrays)
+    ),
+    "regressor": Target(
+        "regressor.npy", regressor_seeds, mutate_archive, read_regressor, (smpl_release,)
+    ),
+    "checkpoint": Target(
+        "checkpoint.pt", checkpoint_seeds, mutate_archive, read_checkpoint, (checkpoint,)
+    ),
+    "arrays": Target("arrays.npz", array_seeds, mutate_archive, read_arrays, (array_file,)),
+    "image": Target(
+        "image.png",
+        image_seeds,
+        mutate_image,
+        read_image,
+        (image_file,),
+        4.0,
+        1500,
+        may_import=True,
+    ),
+}
