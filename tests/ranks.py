@@ -28,7 +28,7 @@ class Ended(NamedTuple):
     err: str
 
 
-def run_ranks(world_size, function, *arguments, timeout=60.0):
+def run_ranks(world_size, function, *arguments, timeout=120.0):
     """Run ``function(*arguments)`` in ``world_size`` processes; return an ``Ended`` of each.
 
     A process that raises has the traceback in ``err``. One that is killed, or has not ended after

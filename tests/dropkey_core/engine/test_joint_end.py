@@ -1,18 +1,25 @@
 """One process of several fails, or is asked to stop: forked ones, as if torchrun had started them.
 
-What the launching process does with those that it has launched is in tests/tools/test_train_net.
+What the launching process does with those that it has launched is tried with shells in their place;
+tests/tools/test_train_net.py and tests/distributed_check.py try it with the tool itself.
 """
 
 import csv
+import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dropkey_core.engine import joint_end
+from dropkey_core.engine import UserError, joint_end
+from dropkey_core.engine.joint_end import JointEnd
 from dropkey_core.engine.samplers import rank_and_world_size
 from tests.ranks import run_ranks
 
@@ -41,7 +48,7 @@ def main(toy_folder, load_script, monkeypatch):
 )  # fmt: skip
 def test_who_fails_says_why_and_nobody_waits(main, rank, overrides, message):
     six = "dataloader.train.total_batch_size=6"
-    ended = run_ranks(3, main, [*TOY, six, *overrides], timeout=40)
+    ended = run_ranks(3, main, [*TOY, six, *overrides], timeout=120)
     assert None not in ended, "a process hangs"
     assert ended[rank].value == 2
     [line] = ended[rank].err.splitlines()
@@ -61,7 +68,7 @@ def test_who_fails_says_why_and_nobody_waits(main, rank, overrides, message):
 )
 def test_what_cannot_be_shared_is_told_before_any_step(main, override, message):
     six = "dataloader.train.total_batch_size=6"
-    ended = run_ranks(3, main, [*TOY, six, override], timeout=40)
+    ended = run_ranks(3, main, [*TOY, six, override], timeout=120)
     assert [rank.value for rank in ended] == [2, 2, 2]
     assert all(message in rank.err and "step 1/" not in rank.out for rank in ended)
 
@@ -122,3 +129,92 @@ def test_machines_must_share_the_folder(main, toy_folder):
     ended = run_ranks(2, unequal, main, [*TOY, "--resume"])
     assert [rank.value for rank in ended] == [2, 2]
     assert "different steps, [0, 1]: train.output_dir output must be the same" in ended[0].err
+
+
+def launching(commands, note, error=None):
+    """Launch shells as Lightning launches processes, and wait for something that never comes."""
+    sys.stderr = note.open("w", buffering=1)  # not what pytest has put there
+    processes = [
+        subprocess.Popen(["bash", "-c", command], stderr=sys.stderr) for command in commands
+    ]
+    end = JointEnd(SimpleNamespace(procs=processes))
+    end.watch()
+    with end.guard(SimpleNamespace(world_size=3, global_rank=0)):
+        if error is not None:
+            raise error
+        time.sleep(60)
+
+
+def launched_by(commands, note, error=None):
+    """Exit code of ``launching``, its messages, and seconds until it and its shells had ended."""
+    process = multiprocessing.get_context("fork").Process(
+        target=launching, args=(commands, note, error)
+    )
+    began = time.monotonic()
+    process.start()
+    process.join(timeout=30)
+    process.kill()
+    left = subprocess.run(["pgrep", "-f", "sleep 59.875"], capture_output=True, text=True).stdout
+    return process.exitcode, note.read_text(), time.monotonic() - began, left
+
+
+WAITS = "exec sleep 59.875"
+
+
+def test_the_launching_process_ends_with_the_code_of_the_one_that_fails(tmp_path):
+    code, told, seconds, left = launched_by([WAITS, "echo error: mine >&2; exit 2"], tmp_path / "1")
+    assert (code, told, left) == (2, "error: mine\n", "")
+    assert seconds < 10
+    code, told, seconds, left = launched_by(["kill -KILL $$", WAITS], tmp_path / "2")
+    assert (code, told, left) == (137, "error: process 1 was ended by SIGKILL\n", "")
+    assert seconds < 10
+
+
+def test_the_launching_process_fails_and_ends_the_others(tmp_path):
+    error = UserError("the disk is full")
+    code, told, seconds, left = launched_by([WAITS, WAITS], tmp_path / "1", error)
+    assert code == 1  # multiprocessing's for any exception: the watch has not made another of it
+    assert told.splitlines()[-1].endswith("UserError: the disk is full")
+    assert left == ""
+    assert seconds < 10
+
+
+def test_a_consequence_leaves_the_word_to_its_cause(tmp_path):
+    """The connection is gone half a second before the one that failed has ended."""
+    gone = RuntimeError("Connection closed by peer")
+    slow = "echo error: mine >&2; sleep 0.5; exit 2"
+    code, told, _, left = launched_by([WAITS, slow], tmp_path / "1", gone)
+    assert (code, told, left) == (2, "error: mine\n", "")
+
+
+def abandoned(pids):
+    """Launch a process that watches, and be gone."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.read(reading, 1)
+        os._exit(0)
+    os.environ["LOCAL_RANK"] = "1"
+    JointEnd(None).watch()
+    pids.put(os.getpid())
+    os.write(writing, b".")
+    time.sleep(30)
+
+
+def test_a_launched_process_does_not_outlive_its_parent():
+    context = multiprocessing.get_context("fork")
+    pids = context.SimpleQueue()
+    process = context.Process(target=abandoned, args=(pids,))
+    process.start()
+    pid = pids.get()
+    process.join()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in state(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"  # gone in between
