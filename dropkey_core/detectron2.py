@@ -24,10 +24,9 @@ except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "detectron2":
         raise  # it is there, and lacks something itself
     raise ImportError(
-        "this needs detectron2, which is installed from its own site "
-        "(https://detectron2.readthedocs.io/tutorials/install.html): pip install "
-        "--no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git', "
-        "with 'setuptools<82' if its model zoo is wanted"
+        "this needs detectron2, which is installed from its own site: "
+        "https://detectron2.readthedocs.io/tutorials/install.html, with setuptools<82 if its model "
+        "zoo is wanted"
     ) from error
 
 __all__ = [
