@@ -66,7 +66,7 @@ def without_detectron2(monkeypatch):
 
 
 def test_without_detectron2_the_error_says_where_it_is_from(without_detectron2):
-    with pytest.raises(ImportError, match=r"needs detectron2.*facebookresearch.*setuptools<82"):
+    with pytest.raises(ImportError, match=r"needs detectron2.*install.html.*setuptools<82"):
         importlib.import_module("dropkey_core.detectron2")
 
 
