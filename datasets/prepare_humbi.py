@@ -89,11 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         help="the body model for --check; default: %(default)s below the dataset root",
     )
     arguments = parser.parse_args(argv)
-    try:
-        return exit_code(lambda: run(arguments))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(arguments), "stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

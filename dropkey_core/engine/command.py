@@ -8,11 +8,17 @@ from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.interruption import TrainingStopped
 
 
-def exit_code(command: Callable[[], None]) -> int:
+def exit_code(
+    command: Callable[[], None], interrupted: str = "interrupted; what was not saved before is lost"
+) -> int:
     """Run a command and return its exit code.
 
     It is 0, 2 for a user's error, which is printed as one line on stderr, 130 after Ctrl-C, or
     what a stopped run asks for.
+
+    Args:
+        command: what to do.
+        interrupted: said after Ctrl-C.
     """
     try:
         command()
@@ -24,6 +30,6 @@ def exit_code(command: Callable[[], None]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was not saved before is lost", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
     return 0
