@@ -389,7 +389,8 @@ class Trainer:
                 "changed since then, so this is not the run it would have been: "
                 + "; ".join(changed)
             )
-        self.on_first_process(write_config, self.folder, self.config)
+        if self.fabric.is_global_zero:  # no barrier: other machines may not see this folder
+            write_config(self.folder, self.config)
 
     def check_agreement(self) -> None:
         """Make sure that all processes begin at the same step.
