@@ -10,11 +10,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dropkey_core.engine.checkpoint import load_state, read_checkpoint
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.config import check_structure
+from dropkey_core.engine.errors import UserError, shown
 from dropkey_core.engine.run_folder import BEST, numbered_checkpoints
 from dropkey_core.engine.versions import versions
 
-NEEDED = {"model", "optimizer", "scaler", "step", "evaluated_step", "best", "metrics"}
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "model": Mapping,
+    "optimizer": Mapping,
+    "scaler": Mapping,
+    "step": int,
+    "evaluated_step": int,
+    "best": (float, int, type(None)),
+    "metrics": Mapping,
+}
+# States of torch's optimizers that have one value for each of their parameter.
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 _SHOWN = 10  # changed settings that are told
 # Where a run lies and where it once began do not matter to how it goes on.
 _IRRELEVANT = {"train.output_dir", "train.init_checkpoint"}
@@ -31,9 +42,26 @@ def read_last(path: Path) -> dict[str, Any]:
         state = read_checkpoint(path, "train.output_dir")
     except UserError as error:
         raise UserError(f"{error}; {_what_else_there_is(path)}") from error
-    if missing := NEEDED - state.keys():
+    if missing := NEEDED.keys() - state.keys():
         raise UserError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
+    if problem := _problem(state, path):
+        raise UserError(f"{path} cannot be resumed from: {problem}")
     return state
+
+
+def _problem(state: Mapping[str, Any], path: Path) -> str | None:
+    """Return what no run would have saved; the file may be anybody's."""
+    for name, kinds in NEEDED.items():
+        if not isinstance(state[name], kinds) or isinstance(state[name], bool):
+            return f"its {name} is {shown(state[name])}"
+    if min(state["step"], state["evaluated_step"]) < 0:
+        return f"its step is {state['step']}, evaluated {state['evaluated_step']}"
+    try:
+        check_structure(str(state.get("config", "")), path)
+        kept_settings(state)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        return f"its config is not YAML: {' '.join(str(error).split())}"
+    return None
 
 
 def _what_else_there_is(path: Path) -> str:
@@ -42,7 +70,7 @@ def _what_else_there_is(path: Path) -> str:
             state = read_checkpoint(other)
         except UserError:
             continue
-        if state.keys() >= NEEDED:
+        if state.keys() >= NEEDED.keys():
             return (
                 f"the newest one that is whole is {other.name}, after step {state['step']}: "
                 f"copy it to {path.name} and --resume goes on from there"
@@ -96,13 +124,27 @@ def take_up_optimizer(
     ]
     try:
         optimizer.load_state_dict(state["optimizer"])
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed from: {error}; {_new_run(path)}") from error
+    _check_shapes(optimizer, path)
     # Loading also brings back the old values, of the weight decay for instance. Where the config
     # still has them nothing is put in their place: some optimizers count steps among them.
     if then != _settings(config)["optimizer"]:
         for group, values in zip(optimizer.param_groups, configured, strict=True):
             group.update(values)
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Refuse a state that belongs to parameters of other shapes: torch takes it and then fails."""
+    for parameter, values in optimizer.state.items():
+        for name in _LIKE_PARAMETER:
+            value = values.get(name)
+            if isinstance(value, torch.Tensor) and value.shape != parameter.shape:
+                shapes = f"{tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
+                raise UserError(
+                    f"{path} cannot be resumed from: its optimizer has {name} of shape {shapes}; "
+                    f"{_new_run(path)}"
+                )
 
 
 def _new_run(path: Path) -> str:

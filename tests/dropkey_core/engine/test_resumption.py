@@ -105,6 +105,43 @@ def test_state_of_another_optimizer_is_refused(toy_folder):
         run(resume=True)
 
 
+def edited(path, change):
+    content = read_checkpoint(path)
+    change(content)
+    write_checkpoint(path, content)
+
+
+def other_shape(content):
+    values = content["optimizer"]["state"][0]
+    name = next(name for name in values if name in ("exp_avg", "momentum_buffer"))
+    values[name] = values[name].new_zeros(7, 9)
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [*{last}, *{last}]\n"
+    for last, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_shape, r"its optimizer has .* of shape \(7, 9\) for a parameter of .*--weights"),
+        (lambda c: c.update(step="3"), "its step is '3'"),
+        (lambda c: c.update(step=-3), "its step is -3"),
+        (lambda c: c.update(metrics=[]), r"its metrics is \[\]"),
+        (lambda c: c.update(optimizer={"state": {}}), "cannot be resumed from: 'param_groups'"),
+        (lambda c: c.update(config="a: ["), "its config is not YAML: while parsing"),
+        (lambda c: c.update(config=LAUGHS), r"more than \d+ references"),
+    ],
+)
+def test_what_no_run_would_have_saved_is_refused_in_one_line(toy_folder, change, message):
+    run()
+    edited(toy_folder / "output" / "last.pth", change)
+    with pytest.raises(UserError, match=rf"last\.pth.*{message}"):
+        run(resume=True)
+
+
 def test_changed_settings_are_told_and_hold(toy_folder, capsys):
     run("train.max_iter=2")
     assert "changed" not in capsys.readouterr().out
