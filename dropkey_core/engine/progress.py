@@ -24,7 +24,6 @@ class Progress:
     def __init__(self, first_step: int, max_iter: int, quiet: bool = False) -> None:
         self.max_iter = max_iter
         self.seconds_per_step = 0.0
-        self.images_per_second = 0.0
         self._steps = self._images = 0
         self._seconds = 0.0
         self._started: float | None = None

@@ -17,10 +17,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dropkey_core.engine.checkpoint import (
-    load_weights,
-    write_checkpoint,
-)
+from dropkey_core.engine.checkpoint import load_weights, write_checkpoint
 from dropkey_core.engine.config import instantiate, locate
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
