@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.interruption import SIGNALS
 from dropkey_core.engine.randomness import sample_randomness
 from dropkey_core.engine.samplers import Draw, TestBatchSampler, TrainBatchSampler
 
@@ -66,25 +67,28 @@ def start_at(loader: "DataLoader[list[Sample]]", step: int) -> bool:
 def _loader(
     records: "MappedRecords", sampler: TrainBatchSampler | TestBatchSampler, num_workers: int
 ) -> "DataLoader[list[Sample]]":
-    return DataLoader(
-        records,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=_leave_signals_to_the_engine,
-    )
+    return DeafLoader(records, batch_sampler=sampler, num_workers=num_workers, collate_fn=list)
 
 
-def _leave_signals_to_the_engine(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The engine finishes its step
-    # and saves, for which it still needs its workers; they end when it lets go of them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class DeafLoader(DataLoader[Any]):
+    """A DataLoader whose worker processes hear neither Ctrl-C nor SIGTERM.
+
+    Both reach the whole process group. The engine finishes its step and saves, for which it still
+    needs its workers; they end when it lets go of them.
+    """
+
+    def __iter__(self) -> Any:
+        # A process inherits what is blocked, so there is no moment at which a worker could hear.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @atexit.register
 def _end_workers() -> None:
-    # At exit Python sends the workers that are left SIGTERM, which ours ignore, and waits for them.
+    # At exit Python sends workers left over SIGTERM, which ours do not hear, and waits for them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report their end as a failure
     for process in multiprocessing.active_children():
         if process.daemon:

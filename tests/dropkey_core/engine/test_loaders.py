@@ -94,6 +94,22 @@ def test_error_names_the_file_in_one_line(num_workers):
         list(loader)
 
 
+at_birth = []  # signals that each forked process of this one sends itself before anything else
+os.register_at_fork(after_in_child=lambda: [os.kill(os.getpid(), number) for number in at_birth])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_worker_outlives_a_signal_that_comes_before_it_has_begun(number):
+    loader = build_test_loader(records(3), noisy, batch_size=1, num_workers=1)
+    loader.multiprocessing_context = "fork"
+    at_birth.append(number)
+    try:
+        assert [sample["image_id"] for (sample,) in loader] == [0, 1, 2]
+    finally:
+        at_birth.clear()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
+
+
 def test_worker_outlives_a_signal_to_the_process_group():
     others = set(multiprocessing.active_children())
     batches = iter(build_train_loader(records(), noisy, 4, num_workers=1))
