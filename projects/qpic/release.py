@@ -17,7 +17,7 @@ import numpy as np
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.array_file import read_npy
-from dropkey_core.engine.errors import shown
+from dropkey_core.engine.errors import said_by, shown
 from dropkey_core.engine.json_file import read_json
 from dropkey_core.engine.outside_file import MEGABYTE, check_file
 from projects.detr.annotation_file import is_coordinate
@@ -104,7 +104,8 @@ def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
             try:
                 read_mat(path, release)
             except (TypeError, ValueError, OverflowError) as error:  # a field of another type
-                raise UserError(f"{path} is not HICO-DET's anno_bbox.mat: {error}") from error
+                reason = said_by(error)
+                raise UserError(f"{path} is not HICO-DET's anno_bbox.mat: {reason}") from error
         elif path.suffix == ".npy":
             read_correspondences(path, release)
         else:
@@ -330,7 +331,7 @@ def read_correspondences(path: Path, release: Release) -> None:
     except UserError:
         raise
     except Exception as error:  # numpy's for a header of another kind, of which there are many
-        reason = " ".join(str(error).split())[:200]
+        reason = said_by(error)
         raise UserError(f"{path} cannot be read as an array of numbers: {reason}") from error
     expected = (len(HICO_VERBS), len(OBJECT_NAMES))
     if table.shape != expected:
