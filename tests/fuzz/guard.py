@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,9 @@ class Guard:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
+        self.folder = folder
         self.watching = False
+        self.thread = threading.get_ident()
         self.may_import = False
         self.found = ""
         sys.addaudithook(self.hear)
@@ -46,13 +48,13 @@ class Guard:
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Refuse an event, in a way that is noticed even where the refusal is swallowed."""
-        if not self.watching:
+        if not self.watching or threading.get_ident() != self.thread:
             return
         if event == "open" and not self.may_open(*arguments[:3]):
             self.overstep(f"opens {arguments[0]!r:.200} ({arguments[1]})")
         elif event == "os.listdir" and not self.may_list(arguments[0]):
             self.overstep(f"lists {arguments[0]!r:.200}")
-        elif event in CODE and not self.may_import:
+        elif event in CODE and not self.may_import and not is_codec(event, *arguments[:1]):
             self.overstep(f"runs code: {event} {arguments!r:.200}")
         elif event.startswith(FORBIDDEN):
             self.overstep(f"calls {event} {arguments!r:.200}")
@@ -61,12 +63,12 @@ class Guard:
         """Whether a file may be opened: for reading, among the inputs or to import it."""
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        inside = isinstance(path, int) or os.path.normpath(name).startswith(self.folder)
+        inside = isinstance(path, int) or os.path.normpath(name).startswith(str(self.folder))
         return not writes and (inside or self.may_import)
 
     def may_list(self, path: Any) -> bool:
         """Whether a folder may be looked into: where the inputs are, or to import."""
-        return self.may_import or str(path).startswith(self.folder)
+        return self.may_import or str(path).startswith(str(self.folder))
 
     def overstep(self, what: str) -> None:
         """Note what happened and stop it."""
@@ -86,6 +88,7 @@ class Guard:
             Overstep: it took more processor time or memory, or did what it must not.
         """
         self.found, self.may_import = "", may_import
+        forget_highest_memory()
         before, start = highest_memory(), time.process_time()
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         # Address space is more than memory: a library reserves some that it never touches.
@@ -105,14 +108,19 @@ class Guard:
             self.found = f"takes {taken:.2f} s"
         if not self.found and grown > megabytes << 20:
             self.found = f"takes {grown >> 20} MB"
-            forget_highest_memory()
         if self.found:
             raise Overstep(self.found)
 
 
+def is_codec(event: str, name: Any = None) -> bool:
+    """Whether Python looks for an encoding that a file names; it does so among its own only."""
+    return event == "import" and str(name).startswith("encodings.")
+
+
 def highest_memory() -> int:
-    """The most memory, in bytes, that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """The most memory, in bytes, that this process has had since it was last forgotten."""
+    with Path("/proc/self/status").open() as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
 
 
 def forget_highest_memory() -> None:

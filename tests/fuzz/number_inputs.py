@@ -16,7 +16,7 @@ def mutate_numbers(data: bytes, random: Random) -> bytes:
     if random.random() < 0.1:
         return mutate_bytes(data, random)
     lines = data.decode("latin1").split("\n")
-    for _ in range(1 + int(random.expovariate(1))):
+    for _ in range(random.choice([1, 1, 1, 2, 3])):
         change_lines(lines, random)
     changed = "\n".join(lines).encode("latin1")
     return mutate_bytes(changed, random) if random.random() < 0.1 else changed
