@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, said_by
 from dropkey_core.engine.outside_file import check_file
 
 # What a file holds, by name: kind of values (f, i or U) and shape; a letter stands for any size,
@@ -51,8 +51,7 @@ def read_arrays(path: Path, layout: Layout, largest: int = LARGEST_FILE) -> dict
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than there is") from error
     except Exception as error:  # of zip, zlib, numpy; only the file's bytes can be the cause
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} cannot be read as .npz: {reason}") from error
+        raise UserError(f"{path} cannot be read as .npz: {said_by(error)}") from error
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str) -> np.ndarray:

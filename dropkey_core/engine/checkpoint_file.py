@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropkey_core.engine.errors import UserError, shown
+from dropkey_core.engine.errors import UserError, said_by, shown
 from dropkey_core.engine.outside_file import MEGABYTE, check_file
 
 LARGEST_FILE = 2**36  # bytes
@@ -65,7 +65,7 @@ def read_content(path: Path, source: str) -> dict[str, Any]:
         if asked:
             reason = f"it is in a format of torch that can run code, and asks to run {asked!r}"
         else:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = said_by(error)
         raise UserError(f"cannot read {source}: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{source} must hold a dict, not a {type(content).__name__}")

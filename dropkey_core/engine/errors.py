@@ -25,10 +25,14 @@ class UserError(Exception):
         """
         message = str(self).strip()
         _, found, original = message.rpartition(f"{type(self).__name__}: ")
-        line = " ".join((original if found else message).split())
-        if len(line) > LONGEST_MESSAGE:
-            line = f"{line[:LONGEST_MESSAGE]}..."
-        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+        line = " ".join((original if found else message)[: 2 * LONGEST_MESSAGE].split())
+        line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+        return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
+
+
+def said_by(error: BaseException) -> str:
+    """Return what a library's error says, in one short line, or its kind if it says nothing."""
+    return " ".join(str(error)[:1000].split())[:200] or type(error).__name__
 
 
 def shown(value: Any) -> str:

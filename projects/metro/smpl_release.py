@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import said_by
 from projects.metro.body_model import NUM_SHAPES, Body
 from projects.metro.inert_arrays import (
     NotAnArray,
@@ -107,7 +108,7 @@ def npz_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
         there = ", ".join(found.removesuffix(".npy")[:30] for found in archive.namelist()[:20])
         raise UserError(f"{path} has no {name!r}, only {there or 'nothing'}") from error
     except ZIP_ERRORS as error:
-        raise UserError(f"{source} is damaged: {error}") from error
+        raise UserError(f"{source} is damaged: {said_by(error)}") from error
     return npy_array(data, source)
 
 
@@ -125,8 +126,7 @@ def npy_array(data: bytes, source: str | Path) -> Any:
     except (
         Exception
     ) as error:  # of Python's own parser, too; nothing but the bytes can be the cause
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{source} is not a sound .npy: {reason}") from error
+        raise UserError(f"{source} is not a sound .npy: {said_by(error)}") from error
     if dtype.hasobject:
         return read_pickle(file.read(), source)
     order = "F" if is_fortran else "C"
@@ -138,7 +138,7 @@ def opened_npz(data: bytes, path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(data))
     except ZIP_ERRORS as error:
-        raise UserError(f"{path} is not a sound .npz: {error}") from error
+        raise UserError(f"{path} is not a sound .npz: {said_by(error)}") from error
 
 
 def converted(convert: Callable[[Any], Value], value: Any, source: str) -> Value:
