@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dropkey_core.engine.errors import UserError, said_by, shown
 from dropkey_core.engine.outside_file import MEGABYTE, check_file
+from dropkey_core.engine.pickle_keys import takes_long_to_hash
 
 LARGEST_FILE = 2**36  # bytes
 # What the tensors of a file may take when each is copied: tied weights are stored once, and small
@@ -25,6 +26,7 @@ ALWAYS_ALLOWED = 64 * MEGABYTE
 
 # Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
 _INERT: list[Any] = [argparse.Namespace]
+_LEGACY_PICKLES = 5  # one after the other in torch's format before zip archives
 _HEAD = 16 * MEGABYTE  # where names are looked for that a refused file asks for
 # How a pickle names a function or class, up to its protocol 3 and since.
 _NAMES = re.compile(
@@ -44,10 +46,11 @@ def read_content(path: Path, source: str) -> dict[str, Any]:
 
     Raises:
         UserError: it is no file, is damaged, holds anything but tensors and plain values (what it
-            asks for is named), is compressed, or has tensors far larger than the file.
+            asks for is named), is compressed, has keys that take years to hash, or tensors far
+            larger than the file.
     """
     size = check_file(path, LARGEST_FILE)
-    if reason := archive_problem(path, size):
+    if reason := archive_problem(path, size) or pickle_problem(path):
         raise UserError(f"{source} is refused: {reason}")
     try:
         with torch.serialization.safe_globals(_INERT):
@@ -90,6 +93,21 @@ def archive_problem(path: Path, size: int) -> str | None:
     if unpacked > size:
         return f"its parts claim {unpacked:,} bytes, the file has {size:,}"
     return None
+
+
+def pickle_problem(path: Path) -> str | None:
+    """What is wrong with the pickles of a file, whatever its format, or None."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                slow = any(takes_long_to_hash(file) for _ in range(_LEGACY_PICKLES))
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".pkl")]
+                slow = any(takes_long_to_hash(archive.open(name)) for name in names)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None  # damaged, as torch will find
+    return "it has keys of tuples within tuples, which take years to hash" if slow else None
 
 
 def asked_for(path: Path) -> str | None:

@@ -38,6 +38,7 @@ HOSTILE = [
     b"\x8f(N" + b"2\x86" * 40 + b"\x90",
     b"(N" + b"2\x86" * 40 + b"\x91",
     b"c_codecs\nencode\n(X\x01\x00\x00\x00aN" + b"2\x86" * 40 + b"tR",
+    b"}N" + b"q\xf0h\xf0\x86" * 40 + b"Ns",
     b"]\x94h\x00a",  # a list in itself
     *(
         b"N",
