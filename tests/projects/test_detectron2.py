@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from dropkey_core.engine import evaluate, load_config, train
-from tests.projects import test_configs as small_configs
+from dropkey_core.engine.paths import PROJECT_ROOT
+from tests.projects.small_runs import small_overrides
+from tests.projects.test_configs import CONFIGS
 
 VARIABLE = "DROPKEY_DETECTRON2"
 TOOL = Path(os.environ.get(VARIABLE, "")) / "tools/lazyconfig_train_net.py"
@@ -40,9 +42,6 @@ if INSTALLED:
 
 
 DEMOS = ("classification", "detr", "metro", "qpic")
-
-dataset_root = small_configs.dataset_root
-small_cifar10 = small_configs.small_cifar10
 
 
 class Theirs:
@@ -79,25 +78,17 @@ def their_module():
 
 
 @pytest.fixture
-def theirs(their_module, dataset_root, small_cifar10, tmp_path, monkeypatch):
-    monkeypatch.setenv("DROPKEY_DATASETS", str(dataset_root))
-    monkeypatch.setitem(small_configs.cifar.SETS, "cifar10", small_cifar10)
-    monkeypatch.chdir(tmp_path)
+def theirs(their_module, small_sets, monkeypatch):
     return Theirs(their_module, monkeypatch)
 
 
 def overrides(path, **settings):
-    """What makes a config small, see ``test_configs``, and ``train.<setting>`` on top."""
-    project = path.parent.name
-    small = [*small_configs.SMALL, *small_configs.SMALLER[project], *small_configs.DATA[project]]
-    if project == "classification":
-        small += small_configs.SMALL_CLASSIFIERS.get(path.stem, [])
-        small += small_configs.DATA_OF_CLASSIFIERS.get(path.stem, [])
-    return [*small, *(f"train.{name}={value}" for name, value in settings.items())]
+    """What makes a config small, and ``train.<setting>`` on top."""
+    return [*small_overrides(path), *(f"train.{name}={value}" for name, value in settings.items())]
 
 
 def demo(project):
-    return small_configs.PROJECT_ROOT / f"projects/{project}/demo.yaml"
+    return PROJECT_ROOT / f"projects/{project}/demo.yaml"
 
 
 def flat(metrics):
@@ -114,9 +105,7 @@ def assert_same(metrics, expected):
         assert value == expected[name] or (math.isnan(value) and math.isnan(expected[name])), name
 
 
-@pytest.mark.parametrize(
-    "path", small_configs.CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}"
-)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_config_trains_evaluates_and_resumes(path, theirs):
     small = overrides(path, output_dir="run", log_period=1)
     theirs(path, *small)

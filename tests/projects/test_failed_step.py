@@ -8,7 +8,7 @@ import torch
 from dropkey_core.engine import UserError, load_config, replay_step, train, write_checkpoint
 from dropkey_core.engine.failed_step import read_failed_step
 from dropkey_core.engine.trainer import Trainer
-from tests.projects.test_configs import DATA, SMALL, dataset_root  # noqa: F401, a fixture
+from tests.projects.small_runs import DATA, SMALL
 
 STEP = 1
 
@@ -28,16 +28,7 @@ def spoilt_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize("project", DATA)
-def test_the_same_to_the_last_bit(
-    project,
-    spoilt_gradient,
-    dataset_root,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-    capsys,
-):
-    monkeypatch.setenv("DROPKEY_DATASETS", str(dataset_root))
-    monkeypatch.chdir(tmp_path)
+def test_the_same_to_the_last_bit(project, spoilt_gradient, small_sets, capsys):
     settings = [*SMALL, *DATA[project], "model.drop_ratio=0.3", "train.output_dir=run"]
     config = load_config(f"projects/{project}/demo.yaml", settings)
     with pytest.raises(UserError, match=r"step 1: the gradients .* lower optimizer.lr; again"):
