@@ -106,6 +106,8 @@ def faults(folder):
             began = time.time()
             process = start(where, *arguments, launcher=launcher)
             ended_with, _, err = finish(process)
+            if launcher and "SIGKILL" in what:
+                words = r"exitcode +: -9 .* \(SIGKILL\)"  # torchrun tells it
             note = where / "fault_time"
             seconds = time.time() - (float(note.read_text()) if note.exists() else began)
             left = processes_of_group(process.pid)

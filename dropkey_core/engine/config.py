@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dropkey_core.engine.errors import UserError
@@ -145,7 +145,7 @@ def apply_override(config: DictConfig, override: str) -> None:
     check_override_key(config, key)
     try:
         config.merge_with_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
 
 
@@ -154,8 +154,16 @@ def check_override_key(config: DictConfig, key: str) -> None:
     node: Any = config
     parts = key.split(".")
     for depth, part in enumerate(parts):
+        if isinstance(node, ListConfig):
+            if not part.isdecimal() or int(part) >= len(node):
+                raise UserError(
+                    f"{'.'.join(parts[:depth])} is a list of {len(node)}, {part!r} is no number "
+                    "of one of them, which begin at 0"
+                )
+            node = node._get_node(int(part))
+            continue
         if not isinstance(node, DictConfig):
-            return  # into a list: OmegaConf knows its indices
+            return
         known = [str(name) for name in node]
         described_elsewhere = "_target_" in node or parts[0] == "train"
         if part not in known and not described_elsewhere:

@@ -1,3 +1,5 @@
 """Inputs that a reader once failed at: (target, content)."""
 
-FINDINGS: list[tuple[str, bytes]] = []
+FINDINGS: list[tuple[str, bytes]] = [
+    ("config", b"model: []\n#override model.width=4\n"),
+]

@@ -72,6 +72,9 @@ def test_config_is_found_below_the_project_root(toy_folder):
         ("model._partial_=true", "model._partial_ is not used here"),
         ("model", "an override reads key=value, got 'model'"),
         ("model.width=[1", "cannot apply the override"),
+        ("lr_multiplier.milestones.a=1", "milestones is a list of 1, 'a' is no number of one of"),
+        ("lr_multiplier.milestones.1=1", "milestones is a list of 1, '1' is no number of one of"),
+        ("lr_multiplier.milestones.-1=1", "is a list of 1, '-1' is no number of one of them"),
     ],
 )
 def test_mistake_is_named_with_the_nearest_key(toy_folder, override, message):
