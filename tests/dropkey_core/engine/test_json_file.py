@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import os
 
 import pytest
@@ -9,6 +11,21 @@ from dropkey_core.engine.json_file import read_json
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "a.json"
+
+
+def test_the_search_for_cycles_is_as_it_was(path):
+    for content in (b"[]", b"["):
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            read_json(path)
+        assert gc.isenabled()
+    gc.disable()
+    try:
+        with contextlib.suppress(UserError):
+            read_json(path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
