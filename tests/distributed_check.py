@@ -250,18 +250,16 @@ def metrics(folder):
     small = {"detr": [], "qpic": [], "metro": [], "classification": ["dataset.test.per_class=1"]}
     for project, overrides in small.items():
         for batch_size in (1, 3):
-            told = []
+            told, where = [], folder / f"{project}-{batch_size}"
             for number in (1, 2, 3):
                 process = start(
-                    folder, "--config", str(ROOT / "projects" / project / "demo.yaml"),
+                    where, "--config", str(ROOT / "projects" / project / "demo.yaml"),
                     "--eval-only", "--num-gpus", str(number), *overrides,
                     f"dataloader.test.batch_size={batch_size}", f"train.output_dir=run{number}",
                     DROPKEY_DATASETS=str(folder),
                 )  # fmt: skip
                 code, out, err = finish(process)
-                files = {
-                    p.name: p.read_bytes() for p in sorted((folder / f"run{number}").iterdir())
-                }
+                files = {p.name: p.read_bytes() for p in sorted((where / f"run{number}").iterdir())}
                 told.append((code, out, files))
             equal = told[0] == told[1] == told[2] and told[0][0] == 0
             last = told[0][1].splitlines()[-1][:60]
