@@ -108,8 +108,10 @@ def pickle_problem(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".pkl")]
                 slow = any(takes_long_to_hash(archive.open(name)) for name in names)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None  # damaged, as torch will find
+    except (
+        Exception
+    ) as error:  # of zipfile, of which there are many; only the bytes can be the cause
+        return f"it is damaged ({said_by(error)})"
     return "it has keys of tuples within tuples, which take years to hash" if slow else None
 
 
