@@ -21,7 +21,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, shown
 from dropkey_core.engine.outside_file import read_text
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.train_settings import TrainSettings
@@ -116,7 +116,7 @@ def read_yaml(path: Path, sections: Iterable[str] = SECTIONS) -> DictConfig:
 
 
 def check_structure(text: str, path: Path) -> None:
-    """Refuse YAML that nests or repeats itself as no config does, before it is built.
+    """Refuse YAML that nests or repeats itself as no config does, or is a text, before it is built.
 
     Raises:
         UserError: it does.
@@ -124,6 +124,10 @@ def check_structure(text: str, path: Path) -> None:
     """
     depth = references = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if depth == 0 and isinstance(event, yaml.ScalarEvent) and event.value:
+            raise UserError(
+                f"{path} must be a mapping, it is the single value {shown(event.value)}"
+            )
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         references += isinstance(event, yaml.AliasEvent)
