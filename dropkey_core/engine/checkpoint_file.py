@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dropkey_core.engine.errors import UserError, said_by, shown
 from dropkey_core.engine.outside_file import MEGABYTE, check_file
-from dropkey_core.engine.pickle_keys import takes_long_to_hash
+from dropkey_core.engine.pickle_cost import excess
 
 LARGEST_FILE = 2**36  # bytes
 # What the tensors of a file may take when each is copied: tied weights are stored once, and small
@@ -103,16 +103,16 @@ def pickle_problem(path: Path) -> str | None:
             # A map has no more bytes than the file, which takes memory for as many as it is asked.
             with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
                 content = cast("IO[bytes]", mapped)
-                slow = any(takes_long_to_hash(content) for _ in range(_LEGACY_PICKLES))
+                found = [excess(content) for _ in range(_LEGACY_PICKLES)]
         else:
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".pkl")]
-                slow = any(takes_long_to_hash(archive.open(name)) for name in names)
+                found = [excess(archive.open(name)) for name in names]
     except (
         Exception
     ) as error:  # of zipfile, of which there are many; only the bytes can be the cause
         return f"it is damaged ({said_by(error)})"
-    return "it has keys of tuples within tuples, which take years to hash" if slow else None
+    return next((f"it has {what}" for what in found if what), None)
 
 
 def asked_for(path: Path) -> str | None:

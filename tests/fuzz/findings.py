@@ -4,6 +4,7 @@ FINDINGS: list[tuple[str, bytes]] = [
     ("config", b"model: []\n#override model.width=4\n"),
     ("config", b"'1'"),
     ("checkpoint", b"\x8b\xff\xff\xff\x7f"),  # a number of two gigabytes is to follow
+    ("checkpoint", b"\x80\x02ctorch\n%s\n." % (b"_rebuild" * 10_000)),
     (
         "checkpoint",  # an archive of 108 bytes whose member claims to have 99
         b"PK\3\4"

@@ -1,13 +1,15 @@
-"""What hashing the keys of a pickle costs, told without unpickling it.
+"""What in a pickle takes far longer than its size lets expect, told without unpickling it.
 
 Pairs of pairs of pairs, a hundred bytes of a pickle, take years to hash as a key of a dict or a
 member of a set: a tuple does not remember its hash, and it asks each of its parts every time.
+torch looks through the message with which it refuses a name in time quadratic in the name's length.
 """
 
 import pickletools
 from typing import IO, Any
 
-MOST = 10**7  # values that may be asked for their hashes: a second; sound files ask for thousands
+MOST_HASHED = 10**7  # values, which take a second; sound files ask for the hashes of thousands
+LONGEST_NAME = 1000  # characters, of a class or function with its module
 
 _PUT = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GET = {"GET", "BINGET", "LONG_BINGET"}
@@ -17,8 +19,8 @@ _PLAIN = {"LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"
 _SLICE, _MARK = pickletools.stackslice, pickletools.markobject
 
 
-def takes_long_to_hash(file: IO[bytes]) -> bool:
-    """Whether the next pickle of a file asks more than ``MOST`` values for their hashes.
+def excess(file: IO[bytes]) -> str | None:
+    """What the next pickle of a file has that takes far too long, in a few words, or None.
 
     Reads to its end, or to where it is no sound pickle, which whoever reads it will find as well.
     """
@@ -26,11 +28,13 @@ def takes_long_to_hash(file: IO[bytes]) -> bool:
     try:
         for opcode, argument, _ in pickletools.genops(file):
             costs.follow(opcode, argument)
-            if costs.hashed > MOST:
-                return True
+            if costs.hashed > MOST_HASHED:
+                return "keys of tuples within tuples, which take years to hash"
+            if opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
+                return f"a name of {len(str(argument)):,} characters"
     except (ValueError, LookupError, OverflowError):
-        return False
-    return False
+        pass
+    return None
 
 
 class _Costs:
@@ -63,7 +67,7 @@ class _Costs:
             if name in _KEYED:
                 self.hashed += cost
             # Larger numbers would take long to add.
-            result = 1 if name in _PLAIN else min(1 + cost, MOST + 1)
+            result = 1 if name in _PLAIN else min(1 + cost, MOST_HASHED + 1)
             made = (None if kind is _MARK else result for kind in opcode.stack_after)
             self.stack.extend(made)
 

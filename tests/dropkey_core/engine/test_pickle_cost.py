@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError, read_checkpoint
-from dropkey_core.engine.pickle_keys import takes_long_to_hash
+from dropkey_core.engine.pickle_cost import excess
 
 START = b"\x80\x02}X\x05\x00\x00\x00model}"  # {"model": {
 
@@ -38,7 +38,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_takes_long_to_hash_is_noticed_at_once(name):
-    assert takes_long_to_hash(io.BytesIO(HOSTILE[name]))
+    assert "years to hash" in excess(io.BytesIO(HOSTILE[name]))
+
+
+def test_a_long_name_is_noticed():
+    pickle_of = b"\x80\x02c%s\nB\n."  # its name is that of the module, a blank, and B
+    assert excess(io.BytesIO(pickle_of % (b"a" * 1000))) == "a name of 1,002 characters"
+    assert excess(io.BytesIO(pickle_of % (b"a" * 998))) is None
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -50,7 +56,7 @@ def test_what_occurs_is_not(protocol):
         "same": [frozenset("ab")] * 3,
     }
     file = io.BytesIO(pickle.dumps(content, protocol) + pickle.dumps("the next", protocol))
-    assert not takes_long_to_hash(file)
+    assert excess(file) is None
     assert pickle.load(file) == "the next"
 
 
@@ -58,7 +64,7 @@ def test_what_occurs_is_not(protocol):
     "content", [b"", b"no pickle", b"\x80\x02h\x05.", b"0000", b"u.", b"t.", b"q\x00.", b"2."]
 )
 def test_what_is_no_sound_pickle_is_left_to_its_reader(content):
-    assert not takes_long_to_hash(io.BytesIO(content))
+    assert excess(io.BytesIO(content)) is None
 
 
 def test_of_every_format_of_checkpoints(tmp_path):
