@@ -4,6 +4,7 @@
 reader opens no file but its own and starts, writes, fetches and runs nothing.
 """
 
+import encodings
 import os
 import resource
 import signal
@@ -67,8 +68,9 @@ class Guard:
         return not writes and (inside or self.may_import)
 
     def may_list(self, path: Any) -> bool:
-        """Whether a folder may be looked into: where the inputs are, or to import."""
-        return self.may_import or str(path).startswith(str(self.folder))
+        """Whether a folder may be looked into: where the inputs are, or codecs, or to import."""
+        inside = str(path).startswith(str(self.folder)) or str(path) in encodings.__path__
+        return self.may_import or inside
 
     def overstep(self, what: str) -> None:
         """Note what happened and stop it."""
