@@ -108,9 +108,7 @@ def pickle_problem(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".pkl")]
                 found = [excess(archive.open(name)) for name in names]
-    except (
-        Exception
-    ) as error:  # of zipfile, of which there are many; only the bytes can be the cause
+    except Exception as error:  # zipfile has many; only the bytes can be the cause
         return f"it is damaged ({said_by(error)})"
     return next((f"it has {what}" for what in found if what), None)
 

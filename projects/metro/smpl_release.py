@@ -123,9 +123,7 @@ def npy_array(data: bytes, source: str | Path) -> Any:
         version = npy.read_magic(file)
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         shape, is_fortran, dtype = read_header[version](file)
-    except (
-        Exception
-    ) as error:  # of Python's own parser, too; nothing but the bytes can be the cause
+    except Exception as error:  # Python's own parser has many; only the bytes can be the cause
         raise UserError(f"{source} is not a sound .npy: {said_by(error)}") from error
     if dtype.hasobject:
         return read_pickle(file.read(), source)
