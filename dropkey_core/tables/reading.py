@@ -110,8 +110,8 @@ def _key_of_row(row: Any, position: int) -> str:
 
 
 def _sibling(path: Path, name: str) -> Path:
-    sibling = path.with_name(f"{name}.yaml")
-    if not sibling.is_file():
+    sibling = path.parent / f"{name}.yaml"
+    if not NAME.fullmatch(name) or not sibling.is_file():
         known = [other.stem for other in path.parent.glob("*.yaml")]
         raise UserError(f"{path}: no table {name!r} beside it{suggestion(name, known)}")
     return sibling

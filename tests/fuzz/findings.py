@@ -3,6 +3,11 @@
 FINDINGS: list[tuple[str, bytes]] = [
     ("config", b"model: []\n#override model.width=4\n"),
     ("config", b"'1'"),
+    (
+        "table",
+        b"title: a\nsource: b\nmetrics: [{name: a, label: b, digits: 3}]\nseeds: {full: [0]}\n"
+        b"rows: [{id: a, label: a, same_as: /etc/passwd}]\n",
+    ),
     ("checkpoint", b"\x8b\xff\xff\xff\x7f"),  # a number of two gigabytes is to follow
     ("checkpoint", b"\x80\x02ctorch\n%s\n." % (b"_rebuild" * 10_000)),
     (
