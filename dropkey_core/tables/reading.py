@@ -54,6 +54,9 @@ def _read(path: Path, known: dict[str, Table]) -> Table:
 
 def _table(path: Path, node: DictConfig, siblings: Mapping[str, Table]) -> Table:
     content = convert(TableFile, node, "")
+    # An interpolation may have put anything there.
+    for name in ("seeds", "setups", "scale_notes"):
+        _mapping(getattr(content, name), name)
     rows = [convert(Row, row, _key_of_row(row, i)) for i, row in enumerate(content.rows)]
     metrics = [convert(Metric, m, f"metrics.{i}") for i, m in enumerate(content.metrics)]
     setups = {

@@ -1,12 +1,14 @@
 """Inputs that a reader once failed at: (target, content)."""
 
+TABLE = "title: a\nsource: b\nmetrics: [{name: a, label: b, digits: 3}]\n"
+
 FINDINGS: list[tuple[str, bytes]] = [
     ("config", b"model: []\n#override model.width=4\n"),
     ("config", b"'1'"),
-    (
-        "table",
-        b"title: a\nsource: b\nmetrics: [{name: a, label: b, digits: 3}]\nseeds: {full: [0]}\n"
-        b"rows: [{id: a, label: a, same_as: /etc/passwd}]\n",
+    ("table", (TABLE + "rows: [{id: a, label: a, same_as: /etc/passwd}]\n").encode()),
+    *(
+        ("table", f"{TABLE}rows: [{{id: a, label: a}}]\n{name}: ${{oc.env:HOME}}\n".encode())
+        for name in ("seeds", "setups", "scale_notes")
     ),
     ("checkpoint", b"\x8b\xff\xff\xff\x7f"),  # a number of two gigabytes is to follow
     ("checkpoint", b"\x80\x02ctorch\n%s\n." % (b"_rebuild" * 10_000)),
