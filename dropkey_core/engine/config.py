@@ -7,13 +7,11 @@ here, before any data is read, and told in one line that names the key and the n
 
 import importlib
 import inspect
-import io
 import pkgutil
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -21,18 +19,13 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.errors import UserError, shown
-from dropkey_core.engine.outside_file import read_text
-from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.errors import UserError, first_line, suggestion, unknown_key
 from dropkey_core.engine.train_settings import TrainSettings
+from dropkey_core.engine.yaml_file import find_yaml, read_yaml
 
 SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
 REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
 LOADERS = ("train", "test", "evaluator")
-
-LARGEST_YAML = 2**18  # bytes
-DEEPEST_YAML = 20
-MOST_REFERENCES = 20  # lists of references to lists of references ... grow like 3^(n / 3)
 
 # Arguments that the engine passes itself, as detectron2 does: `cfg.optimizer.params.model = model`.
 INJECTED = {"optimizer.params": {"model"}}
@@ -58,7 +51,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     Raises:
         UserError: for whatever is wrong, naming the key and the nearest right one.
     """
-    config = read_yaml(find_yaml(path, "config", "projects/*/*.yaml"))
+    config = read_yaml(find_yaml(path, "config", "projects/*/*.yaml"), SECTIONS)
     for override in overrides:
         apply_override(config, override)
     check_sections(config)
@@ -67,74 +60,6 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     check_calls(plain)
     check_ddp_options(plain["train"]["ddp"])
     return OmegaConf.create(plain)
-
-
-def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
-    """Return the file that a command line means: below the working folder or the project's root.
-
-    Args:
-        path: as the user wrote it.
-        kind: what it is, in one word, for the error.
-        pattern: of such files below the project's root.
-
-    Raises:
-        UserError: there is none, with the nearest of those there are.
-    """
-    folders = dict.fromkeys((Path.cwd(), PROJECT_ROOT))
-    for folder in folders:
-        if (found := folder / Path(path).expanduser()).is_file():
-            return found
-    here = [str(p.relative_to(PROJECT_ROOT)) for p in PROJECT_ROOT.glob(pattern)]
-    where = " or ".join(map(str, folders))
-    raise UserError(f"no {kind} {str(path)!r} below {where}{suggestion(str(path), here)}")
-
-
-def read_yaml(path: Path, sections: Iterable[str] = SECTIONS) -> DictConfig:
-    """Read a YAML file with a loader that makes plain values only.
-
-    Args:
-        path: the file.
-        sections: what it may hold, for the error.
-
-    Raises:
-        UserError: if it is not YAML, not text, or not a mapping.
-    """
-    text = read_text(path, LARGEST_YAML)
-    try:
-        check_structure(text, path)
-        config = OmegaConf.load(io.StringIO(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"cannot read the config {path}: {first_line(error)}") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        # OmegaConf's for a file without keys, and of YAML's tags for numbers, dates and bytes.
-        raise UserError(f"{path} is not valid YAML here: {first_line(error)}") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path} must be a mapping of the sections {', '.join(sections)}")
-    return config
-
-
-def check_structure(text: str, path: Path) -> None:
-    """Refuse YAML that nests or repeats itself as no config does, or is a text, before it is built.
-
-    Raises:
-        UserError: it does.
-        yaml.YAMLError: it is no YAML.
-    """
-    depth = references = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if depth == 0 and isinstance(event, yaml.ScalarEvent) and event.value:
-            raise UserError(
-                f"{path} must be a mapping, it is the single value {shown(event.value)}"
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        references += isinstance(event, yaml.AliasEvent)
-        if depth > DEEPEST_YAML:
-            raise UserError(f"{path} nests more than {DEEPEST_YAML} levels deep")
-        if references > MOST_REFERENCES:
-            raise UserError(f"{path} has more than {MOST_REFERENCES} references (*name)")
 
 
 def apply_override(config: DictConfig, override: str) -> None:
@@ -398,29 +323,9 @@ def describe(hint: Any) -> str:
     )
 
 
-def unknown_key(key: str, known: Collection[str]) -> UserError:
-    """Return the error about a key that nothing reads."""
-    parent, _, name = key.rpartition(".")
-    return UserError(f"unknown key {key!r}{suggestion(name, known, parent)}")
-
-
-def suggestion(name: str, known: Collection[str], parent: str = "") -> str:
-    """Return ``; nearest is ...`` for a misspelt name, or what there is if nothing is near."""
-    shown = [f"{parent}.{choice}" if parent else choice for choice in known]
-    near = get_close_matches(f"{parent}.{name}" if parent else name, shown, n=1, cutoff=0.5)
-    if near:
-        return f"; nearest is {near[0]!r}"
-    return f"; there are {', '.join(sorted(known))}" if known and len(known) <= 40 else ""
-
-
 def error_key(error: OmegaConfBaseException, section: str) -> str:
     """Return the key an OmegaConf error is about."""
     return str(error.full_key or section)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text; OmegaConf and YAML add theirs below it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def instantiate(node: Any, key: str, **injected: Any) -> Any:

@@ -1,6 +1,8 @@
 """The error that is the user's to mend."""
 
 import reprlib
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Any
 
 LONGEST_MESSAGE = 1000  # characters; a file's own texts may be in it, as long as the file likes
@@ -38,3 +40,23 @@ def said_by(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """Return a value from a file as errors show it: its ``repr``, shortened if it is long."""
     return _SHORT.repr(value)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; OmegaConf and YAML add theirs below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def unknown_key(key: str, known: Collection[str]) -> UserError:
+    """Return the error about a key that nothing reads."""
+    parent, _, name = key.rpartition(".")
+    return UserError(f"unknown key {key!r}{suggestion(name, known, parent)}")
+
+
+def suggestion(name: str, known: Collection[str], parent: str = "") -> str:
+    """Return ``; nearest is ...`` for a misspelt name, or what there is if nothing is near."""
+    full = [f"{parent}.{choice}" if parent else choice for choice in known]
+    near = get_close_matches(f"{parent}.{name}" if parent else name, full, n=1, cutoff=0.5)
+    if near:
+        return f"; nearest is {near[0]!r}"
+    return f"; there are {', '.join(sorted(known))}" if known and len(known) <= 40 else ""

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dropkey_core.engine.config import load_config, suggestion
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.config import load_config
+from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.engine.run_folder import LAST
 from dropkey_core.tables.measurement import check_measurement
 from dropkey_core.tables.schema import Row, Setup

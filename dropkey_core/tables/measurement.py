@@ -24,9 +24,8 @@ from dropkey_core.engine.config import (
     check_calls,
     instantiate,
     locate,
-    suggestion,
 )
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
 from dropkey_core.engine.trainer import build_evaluation, build_model
 

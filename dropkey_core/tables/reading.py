@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.config import find_yaml, first_line, read_yaml, suggestion, unknown_key
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, first_line, suggestion, unknown_key
+from dropkey_core.engine.yaml_file import find_yaml, read_yaml
 from dropkey_core.tables.schema import Metric, Row, Setup, TableFile
 from dropkey_core.tables.table import Table
 

@@ -12,9 +12,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dropkey_core.engine.config import first_line, read_yaml
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.config import SECTIONS
+from dropkey_core.engine.errors import UserError, first_line
 from dropkey_core.engine.run_folder import CONFIG
+from dropkey_core.engine.yaml_file import read_yaml
 from dropkey_core.tables.job import Job, essential
 
 RECORD = "row.json"
@@ -77,7 +78,7 @@ def read_record(job: Job) -> Record | None:
             reason = first_line(error)
             raise UserError(f"cannot read {path}: {reason}; delete it to run the row") from error
     if job.setup.config and (job.folder / CONFIG).is_file():
-        config = read_yaml(job.folder / CONFIG)
+        config = read_yaml(job.folder / CONFIG, SECTIONS)
         return Record(essential(config, job.plan.output, started=job.parent is not None))
     return None
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dropkey_core.engine.config import suggestion
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.tables.schema import Metric, Row, Setup
 
 

@@ -1,11 +1,10 @@
 import re
-from itertools import pairwise
 
 import pytest
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dropkey_core.engine import UserError, instantiate, load_config
-from dropkey_core.engine.config import describe, fits, read_yaml
+from dropkey_core.engine.config import describe, fits
 from dropkey_core.engine.paths import PROJECT_ROOT
 
 
@@ -184,31 +183,3 @@ def test_fits_and_describe():
     assert fits({"a": 1.0}, dict[str, float]) and not fits({"a": "b"}, dict[str, float])
     assert fits("anything", object)
     assert describe(int | None) == "int or null"
-
-
-TRIPLES = "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghi"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[" * 5000, r"nests more than 20 levels deep"),
-        ("a: " + "{b: " * 30, r"nests more than 20 levels deep"),
-        ("a: &a [1]\n" + TRIPLES, r"has more than 20 references \(\*name\)"),
-        ("a: &a [*a]", "is not valid YAML here: "),
-        ("a: !!int x", r"is not valid YAML here: invalid literal for int"),
-        ("a: !!float x", r"is not valid YAML here: could not convert string to float"),
-        (f"a: {'9' * 5000}", r"is not valid YAML here: Exceeds the limit"),
-        ("a: !!timestamp 2001-99-99", r"is not valid YAML here: month must be in 1..12"),
-        ("a: !!timestamp x", r"is not valid YAML here: "),
-        ("#" * 300_000, "has 300,000 bytes, 262,144 are allowed"),
-        ("a: \ud800", "is not a text file"),
-    ],
-    ids=lambda value: value[:12],
-)
-def test_what_no_config_holds_is_refused_in_one_line(tmp_path, text, message):
-    path = tmp_path / "odd.yaml"
-    path.write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(UserError, match=rf"odd.yaml {message}") as caught:
-        read_yaml(path)
-    assert "\n" not in str(caught.value)
