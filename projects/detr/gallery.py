@@ -1,5 +1,6 @@
 """Pictures of what a model detects and where it looks, of a test set or of any images."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def load_detector(config: DictConfig, weights: str, annotations: str) -> Detecto
     if "class_embed.weight" not in state:
         raise UserError(f"{weights} is no checkpoint of DETR: it has no class_embed.weight")
     num_classes = len(state["class_embed.weight"]) - 1  # one row is "no object"
+    config = copy.deepcopy(config)  # the caller's stays as it is
     config.model.num_classes = num_classes
     config.model.pretrained_backbone = False
     model = instantiate(config.model, "model").eval()

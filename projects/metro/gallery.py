@@ -1,5 +1,6 @@
 """Pictures, pages and files of the meshes that models recover, of a test set or of any images."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -186,6 +187,7 @@ def load_recoverer(config: DictConfig, weights: str) -> Recoverer:
             f"{weights} is for a body of {found} vertices, but {body_file} has {expected}; "
             "give the one it was trained with as dataset.body=FILE"
         )
+    config = copy.deepcopy(config)  # the caller's stays as it is
     config.model.pretrained_backbone = False
     model = instantiate(config.model, "model").eval()
     print(load_state(model, state, weights))

@@ -1,5 +1,6 @@
 """Pictures of the interactions a model finds and of where it looks, of a test set or any images."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ def load_finder(config: DictConfig, weights: str) -> Finder:
         raise UserError(f"{weights} is no checkpoint of QPIC: it has no verb_class_embed.weight")
     num_objects = len(state["obj_class_embed.weight"]) - 1  # one row is "no object"
     num_verbs = len(state["verb_class_embed.weight"])
+    config = copy.deepcopy(config)  # the caller's stays as it is
     config.model.num_object_classes = num_objects
     config.model.num_verb_classes = num_verbs
     config.model.pretrained_backbone = False

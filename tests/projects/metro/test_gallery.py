@@ -1,3 +1,5 @@
+import copy
+
 import cv2
 import numpy as np
 import pytest
@@ -68,6 +70,12 @@ def test_weights_are_loaded_and_the_model_evaluates(config, weights, small_metro
     torch.testing.assert_close(recoverer.model.state_dict(), small_metro().state_dict())
     assert weights in capsys.readouterr().out
     assert len(recoverer.body.template) == 60
+
+
+def test_the_callers_config_stays_as_it_was(config, weights):
+    before = copy.deepcopy(config)
+    load_recoverer(config, weights)
+    assert config == before
 
 
 def test_weights_of_another_body_are_refused(config, weights, toy_body_file):
