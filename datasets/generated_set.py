@@ -5,6 +5,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+# What needs the engine imports it in its function: it brings torch with it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FEWEST_PIXELS = 64  # below this the smallest shapes have no shape, and arms are under a pixel thin
 
@@ -32,6 +36,18 @@ class SetSettings:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
 
+def info_in(path: Path) -> Any:
+    """What a JSON file has under ``info``, by which a set is recognised; None if nothing.
+
+    Raises:
+        UserError: the file cannot be read, or is no JSON.
+    """
+    from dropkey_core.engine.json_file import read_json
+
+    document = read_json(path)
+    return document.get("info") if isinstance(document, dict) else None
+
+
 def run_command(
     argv: list[str] | None,
     description: str,
@@ -55,8 +71,6 @@ def run_command(
         option = "--" + field.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help="default: %(default)s")
     arguments = vars(parser.parse_args(argv))
-    # Here, not on top: it brings torch with it.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from dropkey_core.engine import UserError, dataset_path
 
     output = arguments.pop("output") or dataset_path(name)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from generated_set import SetSettings, run_command
 from make_shapes import textured_background, vivid_colour, with_noise
 
+from dropkey_core.engine.json_file import read_json
 from projects.metro.body_model import Body, BodyModel, write_body
 from projects.metro.geometry import in_camera
 from projects.metro.humbi_files import (
@@ -309,10 +310,11 @@ def make_bodies(output: Path, settings: Settings, body: Body | None = None) -> b
 
     Raises:
         ValueError: the folder holds another set.
+        UserError: what it says of itself cannot be read.
     """
     info = output / INFO
     if info.exists():
-        if json.loads(info.read_text()) != describe(settings):
+        if read_json(info) != describe(settings):
             raise ValueError(f"{output} holds another set; delete it or choose another --output")
         if (output / INDEX).exists():  # which is written last
             return False

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generated_set import SetSettings, run_command
+from generated_set import SetSettings, info_in, run_command
 from make_shapes import (
     fill,
     regular_polygon,
@@ -309,12 +309,12 @@ def make_interactions(output: Path, settings: Settings) -> bool:
     """Write ``output/{train,val}/*.jpg`` and ``output/annotations/{train,val,classes}.json``.
 
     Returns False if exactly this set was there already. Raises FileExistsError if ``output`` holds
-    another set: nothing is overwritten.
+    another set, UserError if its files cannot be read: nothing is overwritten.
     """
     folder = output / "annotations"
     classes = folder / "classes.json"
     if classes.is_file():
-        found = json.loads(classes.read_text()).get("info")
+        found = info_in(classes)
         if found != describe(settings):
             raise FileExistsError(
                 f"{output} holds another set ({found}); delete it or choose another --output"

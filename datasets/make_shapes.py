@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generated_set import SetSettings, run_command
+from generated_set import SetSettings, info_in, run_command
 
 SPLITS = ("train", "val")
 GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
@@ -215,11 +215,11 @@ def make_shapes(output: Path, settings: Settings) -> bool:
     """Write ``output/{train,val}/*.jpg`` and ``output/annotations/instances_{train,val}.json``.
 
     Returns False if exactly this set was there already. Raises FileExistsError if ``output`` holds
-    another set: nothing is overwritten.
+    another set, UserError if its files cannot be read: nothing is overwritten.
     """
     annotation_files = [output / "annotations" / f"instances_{split}.json" for split in SPLITS]
     if all(path.is_file() for path in annotation_files):
-        found = [json.loads(path.read_text())["info"] for path in annotation_files]
+        found = [info_in(path) for path in annotation_files]
         if found == [describe(settings)] * len(SPLITS):
             return False
         raise FileExistsError(

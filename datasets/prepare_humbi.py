@@ -34,10 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.least_inside <= 1:
         raise UserError(f"--least-inside must be in (0, 1], got {arguments.least_inside}")
     source = (arguments.source or dataset_path("humbi")).absolute()
-    lists = [
-        None if path is None else read_subjects(path.absolute())
-        for path in (arguments.train_subjects, arguments.test_subjects)
-    ]
+    named = {
+        "--train-subjects": arguments.train_subjects,
+        "--test-subjects": arguments.test_subjects,
+    }
+    lists = [path and read_subjects(path.absolute(), option) for option, path in named.items()]
     index = prepare(
         source,
         *lists,

@@ -9,8 +9,11 @@ import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.links import check_inside, places_of
+from dropkey_core.engine.outside_file import MEGABYTE, read_text
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.humbi_index import HOW_TO_GET_IT, HumbiIndex, read_index
+
+LARGEST_LIST = MEGABYTE  # of subjects: a hundred thousand ids
 
 
 class HumbiRecords(Sequence[dict[str, Any]]):
@@ -109,20 +112,26 @@ def load_humbi(
     return HumbiRecords(table, path.parent, views)
 
 
-def read_subjects(path: Path) -> list[int]:
+def read_subjects(path: Path, option: str | None = None) -> list[int]:
     """Read a list of subjects: one id per line, blank lines aside.
 
+    Args:
+        path: the file, text in UTF-8.
+        option: of a command line that named it, for the error; None: a config did.
+
     Raises:
-        UserError: the file is missing or empty, or a line is no id or one that was there before.
+        UserError: the file is missing, empty, no text or larger than 1 MiB, or a line is no id or
+            one that was there before.
     """
     if not path.is_file():
-        raise UserError(
-            f"list of subjects not found: {path} (set by dataset.train.subjects or "
-            f"dataset.test.subjects, relative to {DATASETS_VARIABLE}, now {datasets_root()}); "
-            f"{HOW_TO_GET_IT}"
+        in_config = (
+            "dataset.train.subjects or dataset.test.subjects, relative to "
+            f"{DATASETS_VARIABLE}, now {datasets_root()}); {HOW_TO_GET_IT}"
         )
+        origin = f"{option})" if option else in_config
+        raise UserError(f"list of subjects not found: {path} (set by {origin}")
     found: dict[int, None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), 1):
         if not (word := line.strip()):
             continue
         if not (word.isascii() and word.isdecimal() and len(word) < 10):

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by
+from dropkey_core.engine.outside_file import read_file
 from projects.metro.body_model import NUM_SHAPES, Body
 from projects.metro.inert_arrays import (
     NotAnArray,
@@ -83,13 +84,10 @@ def read_release(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path) -> B
 
 # ---- files ---------------------------------------------------------------------------------------
 def file_bytes(path: Path, how_to_get_it: str) -> bytes:
-    """A file's content; UserError if there is no such file or it is far too large."""
+    """A file's content; UserError if it is not there, far too large or cannot be read."""
     if not path.is_file():
         raise UserError(f"no such file: {path}; {how_to_get_it}")
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise UserError(f"{path} has {size:,} bytes; {LARGEST_FILE:,} are allowed")
-    return path.read_bytes()
+    return read_file(path, LARGEST_FILE)
 
 
 def npz_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:

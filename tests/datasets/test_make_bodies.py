@@ -160,6 +160,18 @@ def test_a_set_that_is_there_is_left_alone(make_bodies, bodies, settings, capsys
     assert digest(bodies) == before
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{}", b'{"info"', b"[" * 100_000])
+def test_a_file_of_another_kind_is_named_in_one_line(make_bodies, tmp_path, capsys, content):
+    path = tmp_path / "made.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert make_bodies.main(["--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}")
+    assert error.count("\n") == 1
+    assert path.read_bytes() == content
+
+
 def test_an_unfinished_set_is_finished(make_bodies, body, settings, bodies, tmp_path):
     assert make_bodies.make_bodies(tmp_path, settings, body)
     (tmp_path / "index.npz").unlink()

@@ -125,6 +125,19 @@ def test_a_set_that_is_there_is_left_alone(make_shapes, tmp_path, capsys):
     assert marked.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{}", b'{"info"', b"[" * 100_000])
+def test_a_file_of_another_kind_is_named_in_one_line(make_shapes, tmp_path, capsys, content):
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.parent.mkdir(exist_ok=True)
+    (path.parent / "instances_val.json").write_text("{}")
+    path.write_bytes(content)
+    assert make_shapes.main(arguments(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}")
+    assert error.count("\n") == 1
+    assert path.read_bytes() == content
+
+
 def test_an_unfinished_set_is_finished(make_shapes, tmp_path):
     make_shapes.main(arguments(tmp_path))
     whole = digest(tmp_path)

@@ -58,7 +58,11 @@ def test_lists_of_subjects(prepare, source, tmp_path):
     [
         (["no"], "error: no such folder: "),
         (["."], "error: {here} has no <bundle>/subject_<id>/body"),
-        (["humbi", "--train-subjects", "no.txt"], "error: list of subjects not found: {here}/no"),
+        (
+            ["humbi", "--train-subjects", "no.txt"],
+            "error: list of subjects not found: {here}/no.txt (set by --train-subjects)\n",
+        ),
+        (["humbi", "--test-subjects", "bytes.txt"], "error: {here}/bytes.txt is not a text file: "),
         (["humbi", "--num-workers", "-1"], "error: --num-workers and --check must be 0 or more"),
         (["humbi", "--least-inside", "0"], "error: --least-inside must be in (0, 1], got 0.0"),
         (["humbi", "--check", "5", "--body", "no.npz"], "error: body model not found: "),
@@ -66,6 +70,7 @@ def test_lists_of_subjects(prepare, source, tmp_path):
 )
 def test_errors_are_one_line(prepare, source, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     status, _, err = prepare(
         *arguments, *(() if "--num-workers" in arguments else ("--num-workers", 0))
     )

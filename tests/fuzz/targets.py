@@ -23,7 +23,7 @@ from scipy import sparse
 from dropkey_core.engine import array_file, checkpoint, config, image_file, json_file
 from dropkey_core.tables import reading
 from projects.detr import annotation_file, coco
-from projects.metro import humbi_files, inert_arrays, inert_pickle, smpl_release
+from projects.metro import humbi, humbi_files, inert_arrays, inert_pickle, smpl_release
 from projects.metro.skeleton import SMPL_PARENTS
 from projects.qpic import classes, interaction_file, mat_file, release
 from tests.fuzz.archive_inputs import mutate_archive
@@ -357,6 +357,16 @@ def read_projections(path: Path) -> None:
         assert matrix.shape == (3, 4)
 
 
+def subject_seeds() -> list[bytes]:
+    return [b"3\n12\n\n407\n5\n", "\ufeff1\r\n2\r\n".encode()]
+
+
+def read_subjects(path: Path) -> None:
+    found = humbi.read_subjects(path)
+    assert len(found) == len(set(found)) > 0
+    assert all(type(subject) is int and 0 <= subject < 10**9 for subject in found)
+
+
 # ---- pickles -------------------------------------------------------------------------------------
 V = 8
 SMALL_SHAPES = {
@@ -569,6 +579,7 @@ TARGETS = {
     "fit": Target("parameter.txt", text_seeds(86, 1), mutate_numbers, read_fit),
     "cameras": Target("cameras", camera_seeds, mutate_numbers, read_cameras, write=write_cameras),
     "projections": Target("project.txt", projection_seeds, mutate_numbers, read_projections),
+    "subjects": Target("subjects.txt", subject_seeds, mutate_numbers, read_subjects),
     "pickle": Target("data.pkl", pickle_seeds, mutate_pickle, read_pickle),
     "smpl": Target("smpl.pkl", smpl_seeds, mutate_archive, read_smpl),
     "meshes": Target("meshes.npz", mesh_seeds, mutate_archive, read_meshes),

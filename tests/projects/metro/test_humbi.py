@@ -107,9 +107,26 @@ def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):
         read_subjects(tmp_path / "list.txt")
 
 
+def test_a_list_that_is_no_text_or_far_too_long_is_one_line(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"1\n\xff\xfe\n")
+    with pytest.raises(UserError, match=f"{path} is not a text file: "):
+        read_subjects(path)
+    path.write_bytes(b"1" * 2**21)
+    with pytest.raises(UserError, match=f"{path} has 2,097,152 bytes, 1,048,576 are allowed"):
+        read_subjects(path)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_id(tmp_path):
+    (tmp_path / "list.txt").write_text("7\n2\n", encoding="utf-8-sig")
+    assert read_subjects(tmp_path / "list.txt") == [7, 2]
+
+
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match=f"list of subjects not found: {tmp_path}/no.txt"):
         read_subjects(tmp_path / "no.txt")
+    with pytest.raises(UserError, match=r"no.txt \(set by --test-subjects\)$"):
+        read_subjects(tmp_path / "no.txt", "--test-subjects")
 
 
 def test_pictures_that_are_links_out_of_the_set_are_refused(folder, tmp_path_factory):
