@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             type=Path,
             metavar="FILE",
             help=f"ids of the subjects to {split} on, one per line; default: those that are not in "
-            f"--{other}-subjects; without both: drawn, 294 of 414 (or in that proportion) to "
-            "train on",
+            f"--{other}-subjects; without both: drawn, 294 to train on and 120 to test on, as many "
+            "as in the paper, which does not name them (of fewer than 414 in that proportion)",
         )
     parser.add_argument("--seed", type=int, default=0, help="of both draws; default: %(default)s")
     parser.add_argument("--num-workers", type=int, default=4, help="default: %(default)s")

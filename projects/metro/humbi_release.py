@@ -48,8 +48,8 @@ INDEX, TRAIN, TEST = "index.npz", "train_subjects.txt", "test_subjects.txt"
 LEFT_OUT = "left_out.txt"
 PARTS = ".prepare_humbi"  # folder of the part files, gone when all is done
 
-# The paper's split of 414 subjects (arXiv 2208.02646, section 4.4); its lists are not published.
-TRAIN_SHARE = 294 / 414
+# Subjects in the paper's split (arXiv 2208.02646, section 4.4), which does not name them.
+NUM_TRAIN, NUM_TEST = 294, 120
 
 END_OF_JPEG = b"\xff\xd9"
 PADDING = 64  # bytes that a camera may have put after it, all zero
@@ -116,9 +116,11 @@ def prepare(
 
     Args:
         source: folder of the bundles (``Body_1_80`` and so on).
-        train_subjects: ids to train on; None: those that are not tested on, or if that is None,
-            too, a share of 294/414 drawn with ``seed``.
-        test_subjects: ids to test on; None: all others.
+        train_subjects: ids to train on; None: those that are not tested on. If that is None, too,
+            both lists are drawn with ``seed`` from the subjects that can be used: 294 and 120, as
+            many as in the paper, and whoever is left is in neither; of fewer than 414 all, in that
+            proportion. The paper does not name its subjects: the draw is ours.
+        test_subjects: ids to test on; None: all others, or drawn, see above.
         rules: what is kept; None: the usual.
         num_workers: processes; 0 works in this one.
         seed: of the drawn split.
@@ -145,6 +147,8 @@ def prepare(
         raise UserError(f"nothing in {source} can be used; {source / LEFT_OUT} says why")
     index = joined(sorted(parts, key=lambda part: int(part.subject_ids[0])))
     chosen = split(index.subject_ids.tolist(), train_subjects, test_subjects, seed)
+    if train_subjects is None and test_subjects is None:
+        say(about_draw(len(index.subject_ids), chosen, seed))
     write_lists(source, index, chosen, say)
     write_index(source / INDEX, index)
     say(
@@ -204,9 +208,7 @@ def split(
         UserError: the two lists have a subject in common.
     """
     if train is None and test is None:
-        order = np.random.default_rng(seed).permutation(subjects).tolist()
-        count = min(max(round(TRAIN_SHARE * len(order)), 1), max(len(order) - 1, 1))
-        return sorted(order[:count]), sorted(order[count:])
+        return draw_split(subjects, seed)
     if train is None:
         train = [subject for subject in subjects if subject not in set(test or ())]
     if test is None:
@@ -216,6 +218,33 @@ def split(
             f"{len(common)} subjects are both to train and to test on, first: {common[0]}"
         )
     return list(train), list(test)
+
+
+def draw_split(subjects: list[int], seed: int) -> tuple[list[int], list[int]]:
+    """As many subjects as the paper trains and tests on; fewer are shared in that proportion."""
+    order = np.random.default_rng(seed).permutation(subjects).tolist()
+    total = NUM_TRAIN + NUM_TEST
+    count = NUM_TRAIN
+    if len(order) < total:
+        count = min(max(round(NUM_TRAIN / total * len(order)), 1), max(len(order) - 1, 1))
+    return sorted(order[:count]), sorted(order[count:total])
+
+
+def about_draw(total: int, chosen: tuple[list[int], list[int]], seed: int) -> str:
+    """The line that tells whose split a draw from ``total`` subjects is."""
+    train, test = map(len, chosen)
+    if (train, test) != (NUM_TRAIN, NUM_TEST):
+        return (
+            f"this is not the paper's split ({NUM_TRAIN} subjects to train on, {NUM_TEST} to test "
+            f"on), because there are only {total}: drawn in that proportion with seed {seed}, "
+            f"{train} and {test}"
+        )
+    rest = total - train - test
+    return (
+        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, as many as in "
+        "the paper, which does not name them"
+        + (f"; {rest:,} more are in neither list" if rest else "")
+    )
 
 
 def write_lists(

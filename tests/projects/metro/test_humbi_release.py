@@ -320,6 +320,47 @@ def test_the_default_split_is_the_papers_in_size_and_follows_the_seed():
     assert [len(part) for part in split(list(range(10)), None, None, seed=0)] == [7, 3]
 
 
+@pytest.mark.parametrize("count", [414, 415, 772])
+def test_of_more_subjects_as_many_as_the_paper_has_are_drawn(count):
+    subjects = list(range(1, count + 1))
+    train, test = split(subjects, None, None, seed=3)
+    assert (len(train), len(test)) == (294, 120)
+    assert len({*train, *test} & set(subjects)) == 414
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(413, (293, 120)), (300, (213, 87)), (2, (1, 1))])
+def test_fewer_subjects_are_shared_in_the_papers_proportion(count, sizes):
+    train, test = split(list(range(count)), None, None, seed=0)
+    assert (len(train), len(test)) == sizes
+    assert sorted(train + test) == list(range(count))
+
+
+def test_a_split_of_too_few_subjects_is_said_not_to_be_the_papers(source):
+    _, said = run(source, seed=5)
+    assert said[-4] == (
+        "this is not the paper's split (294 subjects to train on, 120 to test on), because there "
+        "are only 3: drawn in that proportion with seed 5, 2 and 1"
+    )
+
+
+def test_a_drawn_split_says_whose_it_is_and_how_many_are_left_over(source, monkeypatch):
+    monkeypatch.setattr(humbi_release, "NUM_TRAIN", 1)
+    monkeypatch.setattr(humbi_release, "NUM_TEST", 1)
+    _, said = run(source)
+    assert said[-4] == (
+        "drawn with seed 0: 1 subjects to train on, 1 to test on, as many as in the paper, which "
+        "does not name them; 1 more are in neither list"
+    )
+    chosen = (source / TRAIN).read_text() + (source / TEST).read_text()
+    assert len(set(chosen.split()) & {"3", "4", "20"}) == 2
+    assert len(read_index(source / INDEX).subject_ids) == 3
+
+
+def test_of_lists_that_are_given_nothing_is_said(source):
+    _, said = run(source, test_subjects=[4])
+    assert not any("paper" in line for line in said)
+
+
 def test_one_list_leaves_the_rest_to_the_other():
     assert split([1, 2, 3], [2], None, 0) == ([2], [1, 3])
     assert split([1, 2, 3], None, [2], 0) == ([1, 3], [2])
