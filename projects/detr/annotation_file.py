@@ -16,6 +16,7 @@ FIELDS: dict[str, dict[str, type]] = {
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
 }
 
+ANNOTATION_SETTINGS = "dataset.train.annotations or dataset.test.annotations"
 HOW_TO_GET_COCO = (
     "to get COCO: python datasets/prepare_coco.py; "
     "to get a small set: python datasets/make_shapes.py"
@@ -43,20 +44,26 @@ def read_annotation_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def parse(path: Path, how_to_get_it: str = HOW_TO_GET_COCO) -> Any:
+def parse(
+    path: Path,
+    how_to_get_it: str = HOW_TO_GET_COCO,
+    kind: str = "annotation file",
+    settings: str = ANNOTATION_SETTINGS,
+) -> Any:
     """Parse a JSON file without segmentations, which are nine tenths of COCO's files.
 
     Args:
         path: the file.
         how_to_get_it: what to do where there is no such file.
+        kind: what the error calls it.
+        settings: which settings of a config name it.
 
     Raises:
         UserError: the file is missing, or not one that ``read_json`` takes.
     """
     if not path.exists():
         raise UserError(
-            f"annotation file not found: {path} (set by dataset.train.annotations or "
-            f"dataset.test.annotations, {where_data_lies(how_to_get_it)}"
+            f"{kind} not found: {path} (set by {settings}, {where_data_lies(how_to_get_it)}"
         )
     # Dropped object by object while parsing, so that they never fill the memory.
     return read_json(path, without="segmentation")

@@ -78,7 +78,7 @@ def read_classes(path: str | os.PathLike[str]) -> InteractionClasses:
 def _read_classes(
     path: Path, modified: int
 ) -> InteractionClasses:  # ``modified``: a file written anew is read anew
-    document = parse(path, HOW_TO_GET_IT)
+    document = parse(path, HOW_TO_GET_IT, "file of classes", "dataset.classes")
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no classes but a {type(document).__name__}")
     object_ids, object_names = names_of(document, "objects", path)

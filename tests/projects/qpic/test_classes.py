@@ -4,7 +4,7 @@ import os
 import pytest
 
 from dropkey_core.engine import UserError
-from projects.qpic import num_object_classes, num_verb_classes
+from projects.qpic import build_evaluator, load_hico_det, num_object_classes, num_verb_classes
 from projects.qpic.classes import read_classes
 
 
@@ -51,6 +51,34 @@ def test_what_is_wrong_is_one_line(write_interactions, changes, message):
         read_classes(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+READERS = [
+    lambda images, annotations, classes: num_object_classes(classes),
+    lambda images, annotations, classes: num_verb_classes(classes),
+    lambda images, annotations, classes: load_hico_det(images, annotations, classes),
+    lambda images, annotations, classes: build_evaluator(annotations, classes),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_missing_file_is_reported_under_its_own_setting(write_interactions, read):
+    images, annotations, classes = write_interactions()
+    classes.unlink()
+    wanted = f"^file of classes not found: {classes} \\(set by dataset.classes, relative to "
+    with pytest.raises(UserError, match=wanted):
+        read(images, annotations, classes)
+    annotations.unlink()  # whatever else is missing
+    with pytest.raises(UserError, match=wanted):
+        read(images, annotations, classes)
+
+
+def test_missing_annotations_are_reported_under_theirs(write_interactions):
+    images, annotations, classes = write_interactions()
+    annotations.unlink()
+    wanted = f"^annotation file not found: {annotations} \\(set by dataset.train.annotations or "
+    with pytest.raises(UserError, match=wanted):
+        load_hico_det(images, annotations, classes)
 
 
 def test_a_missing_file_says_which_script_makes_it(tmp_path):
