@@ -2,7 +2,7 @@
 """Draw and list which keys queries lose: single patches, blocks, crosses (the paper's Figure 2).
 
 tools/visualize_masks.py
-tools/visualize_masks.py --units key block:2 cross:1 --ratio 0.1 --grid 7x12 --output masks.svg
+tools/visualize_masks.py --patterns key block:2 cross:1 --ratio 0.1 --grid 7x12 --output masks.svg
 """
 
 import argparse
@@ -18,7 +18,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--units",
+        "--patterns",
         nargs="+",
         default=["key", "block:3", "cross:1"],
         metavar="UNIT",
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     try:
         draw_masks(
-            arguments.units,
+            arguments.patterns,
             arguments.grid,
             arguments.ratio,
             arguments.queries,

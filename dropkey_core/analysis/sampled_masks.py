@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from dropkey_core.analysis.outputs import write_rows
+from dropkey_core.attention.patterns import Block, Cross, Draw, GridPattern, Key, Pattern
+from dropkey_core.attention.places import BeforeSoftmax
 from dropkey_core.attention.schedule import check_drop_ratio
-from dropkey_core.attention.structured import Block, Cross, StructuredUnit
-from dropkey_core.attention.units import Key, KeyUnit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEPT, DROPPED, QUERY = "#dfe6ee", "#33475b", "#ff8c00"
-STRUCTURED: dict[str, type[StructuredUnit]] = {"block": Block, "cross": Cross}
+STRUCTURED: dict[str, type[GridPattern]] = {"block": Block, "cross": Cross}
 
 
-def parse_unit(text: str, grid: tuple[int, int]) -> KeyUnit:
-    """Return the unit that ``text`` names: "key", "block:SIZE" or "cross:SIZE".
+def parse_pattern(text: str, grid: tuple[int, int]) -> Pattern:
+    """Return the pattern that ``text`` names: "key", "block:SIZE" or "cross:SIZE".
 
     Args:
         text: the name; SIZE in patches.
@@ -34,19 +34,21 @@ def parse_unit(text: str, grid: tuple[int, int]) -> KeyUnit:
     if text == "key":
         return Key()
     if name not in STRUCTURED or not size.isdecimal():
-        raise ValueError(f"unit must be key, block:SIZE or cross:SIZE, such as block:3; got {text}")
-    unit = STRUCTURED[name](int(size), grid=grid)
-    unit.find_grid(grid[0] * grid[1])  # refuses a pattern that does not fit
-    return unit
+        raise ValueError(
+            f"pattern must be key, block:SIZE or cross:SIZE, such as block:3; got {text}"
+        )
+    pattern = STRUCTURED[name](int(size), grid=grid)
+    pattern.find_grid(grid[0] * grid[1])  # refuses a pattern that does not fit
+    return pattern
 
 
 def sample_dropped(
-    unit: KeyUnit, grid: tuple[int, int], drop_ratio: float, num_queries: int, seed: int
+    pattern: Pattern, grid: tuple[int, int], drop_ratio: float, num_queries: int, seed: int
 ) -> Tensor:
     """Draw the patches that each of some queries loses.
 
     Args:
-        unit: in which pattern.
+        pattern: what falls together.
         grid: (h, w), patches in a column and in a row.
         drop_ratio: probability in [0, 1) that a query loses a patch.
         num_queries: how many draws.
@@ -60,26 +62,27 @@ def sample_dropped(
     """
     check_drop_ratio(drop_ratio)
     shape = (1, 1, num_queries, grid[0] * grid[1])
-    cpu = torch.device("cpu")
-    mask = unit.draw(shape, drop_ratio, seed, dtype=torch.float32, device=cpu, allowed=None)
+    mask = BeforeSoftmax(pattern).mask(
+        Draw(shape, drop_ratio, seed, torch.device("cpu")), torch.float32, allowed=None
+    )
     return (mask == -torch.inf).expand(shape).reshape(num_queries, *grid)
 
 
 def draw_masks(
-    units: Sequence[str],
+    patterns: Sequence[str],
     grid: tuple[int, int],
     drop_ratio: float,
     num_queries: int,
     seed: int,
     path: Path,
 ) -> None:
-    """Write a picture with a row per unit and a column per query, and a CSV file beside it.
+    """Write a picture with a row per pattern and a column per query, and a CSV file beside it.
 
     The queries lie evenly over the grid; each is outlined, and what it loses is dark. The CSV file
     has a line for each patch that a query loses.
 
     Args:
-        units: names that ``parse_unit`` knows.
+        patterns: names that ``parse_pattern`` knows.
         grid: (h, w), patches in a column and in a row.
         drop_ratio: probability in [0, 1) that a query loses a patch.
         num_queries: columns, at most h * w.
@@ -87,11 +90,12 @@ def draw_masks(
         path: the picture's file; its ending says the format. Its folder is made.
 
     Raises:
-        ValueError: as ``parse_unit`` and ``sample_dropped``; a format that matplotlib cannot write.
+        ValueError: as ``parse_pattern`` and ``sample_dropped``; a format that matplotlib cannot
+            write.
     """
     rows = {
-        text: sample_dropped(parse_unit(text, grid), grid, drop_ratio, num_queries, seed)
-        for text in units
+        text: sample_dropped(parse_pattern(text, grid), grid, drop_ratio, num_queries, seed)
+        for text in patterns
     }
     queries = spread_over(grid, num_queries)
     figure, axes = _make_figure(len(rows), num_queries, grid)
@@ -102,7 +106,7 @@ def draw_masks(
     figure.suptitle(f"Keys lost by {num_queries} queries (outlined), drop ratio {drop_ratio:g}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    columns = ("unit", "query_row", "query_column", "row", "column")
+    columns = ("pattern", "query_row", "query_column", "row", "column")
     lost = [
         dict(zip(columns, (text, *query, *patch), strict=True))
         for text, dropped in rows.items()

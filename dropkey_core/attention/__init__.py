@@ -15,19 +15,21 @@ from dropkey_core.attention.convert import (
 )
 from dropkey_core.attention.functional import drop_key_attention, drop_key_softmax
 from dropkey_core.attention.modules import MultiheadAttention
+from dropkey_core.attention.patterns import Block, Cross, Key, Window
+from dropkey_core.attention.places import AfterSoftmax, BeforeSoftmax, Renormalised
 from dropkey_core.attention.schedule import drop_ratios
-from dropkey_core.attention.structured import Block, Cross
-from dropkey_core.attention.units import DropAttention, Key, Weight
 
 __all__ = [
+    "AfterSoftmax",
+    "BeforeSoftmax",
     "Block",
     "Cross",
-    "DropAttention",
     "Expected",
     "Key",
     "MonteCarlo",
     "MultiheadAttention",
-    "Weight",
+    "Renormalised",
+    "Window",
     "apply_dropkey",
     "drop_key_attention",
     "drop_key_softmax",

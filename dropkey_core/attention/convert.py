@@ -13,9 +13,10 @@ from torch import nn
 from dropkey_core.attention.depth import layers_of_stacks
 from dropkey_core.attention.equipped import EquippedAttention, drops_keys, equip, unequip
 from dropkey_core.attention.functional import Inference
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import Unit, find_unit
 from dropkey_core.attention.recognition import LeftOut, find_attention
 from dropkey_core.attention.schedule import drop_ratios
-from dropkey_core.attention.units import Unit, find_unit
 
 Select = Callable[[str, nn.Module], bool]
 
@@ -68,7 +69,7 @@ def apply_dropkey(
     ratio: float,
     schedule: str = "linear_decreasing",
     *,
-    unit: str | Unit = "key",
+    unit: str | Pattern | Unit = "key",
     select: Select | None = None,
 ) -> DropKeyReport:
     """Make the attention of a model drop keys while training; in place.

@@ -13,8 +13,9 @@ from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.interception import AttentionInterception, Interception
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.attention.observation import Observe, Reweigh
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import Unit, find_unit
 from dropkey_core.attention.schedule import check_drop_ratio
-from dropkey_core.attention.units import Unit, find_unit
 
 SETTINGS = ("drop_ratio", "unit", "inference", "reweigh")
 
@@ -40,7 +41,7 @@ class EquippedAttention(nn.Module):
 
     original_class: type[nn.Module]
     drop_ratio: float
-    unit: str | Unit
+    unit: str | Pattern | Unit
     inference: Inference | None
     reweigh: Reweigh | None
     observe: Observe | None = None
@@ -97,7 +98,7 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
     def _must_be_called(self) -> bool:
         return self._has_something_to_do()  # else torch may go the way it went before
 
-    def _what_to_drop(self) -> tuple[float, str | Unit, Inference | None]:
+    def _what_to_drop(self) -> tuple[float, str | Pattern | Unit, Inference | None]:
         if self.drop_ratio:
             return self.drop_ratio, self.unit, self.inference
         return self.dropout, "weight", None
@@ -106,7 +107,7 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
 def equip(
     module: nn.Module,
     drop_ratio: float,
-    unit: str | Unit,
+    unit: str | Pattern | Unit,
     inference: Inference | None = None,
     reweigh: Reweigh | None = None,
 ) -> None:

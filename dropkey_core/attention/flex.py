@@ -28,13 +28,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dropkey_core.attention.masks import (
-    NEGLIGIBLE,
-    check_mask_type,
-    random_key_mask,
-    restrict,
-)
-from dropkey_core.attention.units import KeyUnit
+from dropkey_core.attention.masks import NEGLIGIBLE, check_mask_type
+from dropkey_core.attention.patterns import Draw, Pattern
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -94,7 +89,7 @@ def flex_drop_key_attention(
 ) -> Tensor:
     """DropKey attention (Eq. 12-14) that stores no (Lq, Lk) tensor; with gradients on CUDA only.
 
-    The same as plain attention with ``hashed_key_mask(..., seed)`` as its mask. The first call of a
+    The same as plain attention with the mask of ``BeforeSoftmax(HashedKey())``. The first call of a
     kind compiles a kernel, which takes seconds; a new seed or ratio does not.
 
     A query that would lose every key it may attend to loses none of them this time. One that may
@@ -176,55 +171,20 @@ def flex_fits(
     )
 
 
-def hashed_key_mask(
-    shape: tuple[int, ...],
-    drop_ratio: float,
-    seed: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    allowed: Tensor | None = None,
-) -> Tensor:
-    """Make the mask that ``flex_drop_key_attention`` uses under that seed: its reference.
-
-    Args:
-        shape: (B, H, Lq, Lk).
-        drop_ratio: probability in [0, 1) that a query loses a key, kept to within 2^-32.
-        seed: 64 bits, on which alone the draw depends, on every device alike.
-        dtype: floating type of the mask.
-        device: where the mask is made.
-        allowed: additive mask that broadcasts to ``shape``, of that type. None: every key.
-
-    Returns:
-        additive mask of that shape, with ``allowed`` merged in
-    """
-    words = _key_hash(shape, _settings(seed, drop_ratio, torch.device(device)))
-    bits = _bits(words.factors[..., None], words.offsets[..., None], words.columns)
-    mask = torch.zeros(shape, dtype=dtype, device=device)
-    mask = mask.masked_fill_(bits < words.threshold, -torch.inf)
-    return restrict(mask, allowed, may_be_bare=True)
-
-
 @dataclass(frozen=True)
-class HashedKey(KeyUnit):
-    """The unit "key" with the mask of ``flex_drop_key_attention``, for when weights are wanted."""
+class HashedKey(Pattern):
+    """Single keys as ``flex_drop_key_attention`` drops them under a seed: its reference.
 
-    def draw(
-        self,
-        shape: tuple[int, ...],
-        drop_ratio: float,
-        seed: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        allowed: Tensor | None,
-    ) -> Tensor:
-        """Draw the mask, see ``KeyUnit.draw``."""
-        if torch.compiler.is_compiling():  # which has masks of its own, see ``draw_seed``
-            return random_key_mask(
-                shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed
-            )
-        return hashed_key_mask(shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed)
+    The same on every device, and each key with the ratio to within 2^-32.
+    """
+
+    def dropped(self, draw: Draw) -> Tensor:
+        """Draw, see ``Pattern.dropped``; of shapes (B, H, Lq, Lk)."""
+        if torch.compiler.is_compiling():  # which has draws of its own, see ``draw_seed``
+            return draw.events(draw.shape, draw.drop_ratio)
+        words = _key_hash(draw.shape, _settings(draw.seed, draw.drop_ratio, draw.device))
+        bits = _bits(words.factors[..., None], words.offsets[..., None], words.columns)
+        return bits < words.threshold
 
 
 def _attend(

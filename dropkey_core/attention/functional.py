@@ -13,9 +13,10 @@ from torch import Tensor
 
 from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.masks import additive_mask, draw_seed
+from dropkey_core.attention.patterns import Draw, Key, Pattern
+from dropkey_core.attention.places import DROPKEY, DROPOUT, BeforeSoftmax, Unit, find_unit
 from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
 from dropkey_core.attention.schedule import check_drop_ratio
-from dropkey_core.attention.units import Key, KeyUnit, Unit, Weight, find_unit
 
 # How attention is computed when nothing is dropped any more: (logits, drop_ratio) -> weights.
 Inference = Callable[[Tensor, float], Tensor]
@@ -28,7 +29,7 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str | Unit = ...,
+    unit: str | Pattern | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
     scale: float | None = ...,
@@ -45,7 +46,7 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str | Unit = ...,
+    unit: str | Pattern | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
     scale: float | None = ...,
@@ -61,7 +62,7 @@ def drop_key_attention(
     value: Tensor,
     drop_ratio: float,
     *,
-    unit: str | Unit = "key",
+    unit: str | Pattern | Unit = "key",
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     scale: float | None = None,
@@ -83,8 +84,10 @@ def drop_key_attention(
     "column"     DropAttention(c): the same, and all queries of a head lose the same keys
     ============ ===================================================================================
 
-    and, as objects, ``units.Key(shared_over=...)``, ``units.DropAttention(window=...)``,
-    ``structured.Block(size)`` and ``structured.Cross(size)``.
+    These names are short for two choices. *What falls together* is a pattern: ``Key()``,
+    ``Key(shared_over=...)``, ``Window(length)``, ``Block(size)``, ``Cross(size)``. *Where it acts*
+    is a place: ``BeforeSoftmax(pattern)``, ``AfterSoftmax(pattern)``, ``Renormalised(pattern)``;
+    see ``places.py`` for which of them is which method. A pattern alone acts before the softmax.
 
     Without dropping (``drop_ratio`` 0 or not ``training``) it is
     ``torch.nn.functional.scaled_dot_product_attention`` and nothing else, unless ``inference`` says
@@ -99,7 +102,7 @@ def drop_key_attention(
         key: (B, H, Lk, D).
         value: (B, H, Lk, Dv).
         drop_ratio: probability in [0, 1) that a query loses a key (or weight).
-        unit: what is dropped, a name of the table or an object.
+        unit: what is dropped: a name of the table, a pattern, or a place with a pattern.
         attn_mask: (Lq, Lk) or (B, H, Lq, Lk), where axes of length 1 broadcast; as in
             ``scaled_dot_product_attention`` bool, True = may attend, or floating, added to the
             logits.
@@ -127,16 +130,16 @@ def drop_key_attention(
     ratio = drop_ratio if training else 0.0
 
     masks = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask}
-    if ratio > 0.0 and unit == Key() and flex_fits(query, key, value, **masks):
+    if ratio > 0.0 and unit == DROPKEY and flex_fits(query, key, value, **masks):
         if not need_weights:
             return flex_drop_key_attention(
                 query, key, value, ratio, draw_seed(), scale=scale, **masks
             )
-        unit = HashedKey()  # so that the mask is the same, with weights or without
+        unit = BeforeSoftmax(HashedKey())  # so that the mask is the same, with weights or without
     mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
 
     is_aligned = inference is not None and not training and drop_ratio > 0.0
-    is_fused = isinstance(unit, (KeyUnit, Weight)) or ratio == 0.0
+    is_fused = isinstance(unit, BeforeSoftmax) or unit == DROPOUT or ratio == 0.0
     if need_weights or is_aligned or not is_fused:
         logits = (query * scale) @ key.transpose(-2, -1)
         logits = logits if mask is None else logits + mask
@@ -146,13 +149,13 @@ def drop_key_attention(
         output = weights @ value.to(weights.dtype)
         return (output, weights) if need_weights else output
 
-    if ratio > 0.0 and isinstance(unit, KeyUnit):
+    if ratio > 0.0 and isinstance(unit, BeforeSoftmax):
         seed = draw_seed()
-        if unit == Key() and recomputing_pays(query, key, value, mask):
+        if unit == DROPKEY and recomputing_pays(query, key, value, mask):
             return recomputed_attention(query, key, value, ratio, seed, allowed=mask, scale=scale)
         shape = (*query.shape[:-1], key.shape[-2])
-        mask = unit.draw(shape, ratio, seed, dtype=query.dtype, device=query.device, allowed=mask)
-    dropout = ratio if isinstance(unit, Weight) else 0.0
+        mask = unit.mask(Draw(shape, ratio, seed, query.device), query.dtype, mask)
+    dropout = ratio if unit == DROPOUT else 0.0
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
 
 
@@ -160,7 +163,7 @@ def drop_key_softmax(
     logits: Tensor,
     drop_ratio: float,
     *,
-    unit: str | Unit = "key",
+    unit: str | Pattern | Unit = "key",
     training: bool = True,
     inference: Inference | None = None,
 ) -> Tensor:
@@ -192,19 +195,14 @@ def drop_key_softmax(
         return (
             _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
         )
-    if isinstance(unit, KeyUnit):
-        shape = tuple(logits.shape)
-        seed = draw_seed()
-        return _softmax(
-            unit.draw(
-                shape, drop_ratio, seed, dtype=logits.dtype, device=logits.device, allowed=logits
-            )
-        )
+    if isinstance(unit, BeforeSoftmax):
+        draw = Draw(tuple(logits.shape), drop_ratio, draw_seed(), logits.device)
+        return _softmax(unit.mask(draw, logits.dtype, allowed=logits))
     return unit.drop(_softmax(logits), drop_ratio)
 
 
 def _align(logits: Tensor, drop_ratio: float, unit: Unit, inference: Inference) -> Tensor:
-    if not isinstance(unit, Key):
+    if not (isinstance(unit, BeforeSoftmax) and isinstance(unit.pattern, Key)):
         raise ValueError(
             f"inference must be None for unit {unit}: only the expectation over dropped keys, unit "
             f'"key", is known; got inference={inference}'

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
 from dropkey_core.attention.observation import Observe, Reweigh
-from dropkey_core.attention.units import Unit
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import Unit
 
 # Where a logit or an additive mask is at or below this, the key is masked: many models add a large
 # negative number, from -1e4 to the lowest of the type, where they mean -inf.
@@ -43,7 +44,7 @@ class Interception:
     """
 
     drop_ratio: float
-    unit: str | Unit
+    unit: str | Pattern | Unit
     training: bool
     inference: Inference | None
     reweigh: Reweigh | None = None

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dropkey_core.attention.functional import Inference, drop_key_attention
 from dropkey_core.attention.masks import additive_mask
 from dropkey_core.attention.observation import Observe, Reweigh
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import Unit, find_unit
 from dropkey_core.attention.schedule import check_drop_ratio
-from dropkey_core.attention.units import Unit, find_unit
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -74,7 +75,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         dtype: torch.dtype | None = None,
         *,
         drop_ratio: float = 0.0,
-        unit: str | Unit = "key",
+        unit: str | Pattern | Unit = "key",
         inference: Inference | None = None,
     ) -> None:
         super().__init__(
@@ -210,7 +211,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         rows = [row[:length] for row, length in zip(output, lengths, strict=True)]
         return torch.nested.as_nested_tensor(rows), None
 
-    def _what_to_drop(self) -> tuple[float, str | Unit, Inference | None]:
+    def _what_to_drop(self) -> tuple[float, str | Pattern | Unit, Inference | None]:
         if self.dropout and self.drop_ratio:
             raise ValueError(
                 "one of dropout and drop_ratio must be 0, since DropKey takes the place of dropout "

@@ -1,6 +1,5 @@
 """What the field compares DropKey with, each in place, alone or together, on an equipped model."""
 
-from dropkey_core.attention.units import DropAttention
 from dropkey_core.variants.blocks import self_attention
 from dropkey_core.variants.diversification import attention_diversification
 from dropkey_core.variants.reattention import (
@@ -16,7 +15,6 @@ from dropkey_core.variants.token_pooling import (
 )
 
 __all__ = [
-    "DropAttention",
     "Reattention",
     "TokenPooling",
     "apply_reattention",

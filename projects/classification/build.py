@@ -6,12 +6,15 @@ from typing import Any
 from torch import nn
 
 from dropkey_core.attention import apply_dropkey
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import Unit
 from dropkey_core.variants import apply_reattention, apply_token_pooling
 from projects.classification.averaging import WeightAverage
 from projects.classification.classifier import Classifier
 from projects.classification.diversification import Diversification
 from projects.classification.mixing import build_mixing
 from projects.classification.network import Wanted, arguments_of, build_network, refuse_unknown
+from projects.classification.patterns import unit_at
 
 UNSETTABLE = ("network", "select")  # arguments of variants that no config can hold
 # Variants that change the network, in the order in which they are applied.
@@ -31,7 +34,7 @@ def build_model(
     pretrained_backbone: bool = False,
     drop_path: float = 0.1,
     drop_ratio: float = 0.1,
-    drop_unit: str = "key",
+    drop_unit: str | Pattern | Unit = "key",
     drop_schedule: str = "linear_decreasing",
     mixup: float = 0.0,
     cutmix: float = 0.0,
@@ -60,7 +63,8 @@ def build_model(
         drop_path: probability that a sample skips a branch of the last block (stochastic depth).
         drop_ratio: ratio at the first of all layers.
         drop_unit: what the attention drops: ``key`` (DropKey), ``weight`` (vanilla dropout) or
-            another unit that ``dropkey_core.drop_key_attention`` knows.
+            another unit that ``dropkey_core.drop_key_attention`` knows. Blocks and crosses are
+            fitted to each attention, see ``unit_at``.
         drop_schedule: how the ratio changes with depth, see ``dropkey_core.drop_ratios``.
         mixup: alpha of mixup, see ``build_mixing``; 0 is none.
         cutmix: alpha of cutmix; 0 is none.
@@ -85,7 +89,11 @@ def build_model(
     settings = checked_variants(variants)
     wanted = Wanted(num_classes, image_size, drop_path, pretrained_backbone)
     network = build_network(architecture, wanted, architecture_options or {})
-    apply_dropkey(network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised)
+    report = apply_dropkey(
+        network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised
+    )
+    for site in report.equipped:
+        network.get_submodule(site.name).unit = unit_at(network, site.name, drop_unit)
     for name, apply in NETWORK_VARIANTS.items():
         if name in settings:
             apply(network, **settings[name])

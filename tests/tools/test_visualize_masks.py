@@ -10,17 +10,17 @@ def main(load_script):
 
 def test_it_writes_the_picture_and_says_where(main, tmp_path, capsys):
     path = tmp_path / "pictures" / "masks.png"
-    arguments = ["--units", "key", "block:2", "--grid", "3x4", "--queries", "2"]
+    arguments = ["--patterns", "key", "block:2", "--grid", "3x4", "--queries", "2"]
     assert main([*arguments, "--output", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.split() == [str(path.with_suffix(".csv")), str(path)]
-    assert path.with_suffix(".csv").read_text().startswith("unit,")
+    assert path.with_suffix(".csv").read_text().startswith("pattern,")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--units", "blok:2"], "unit must be key, block:SIZE or cross:SIZE"),
+        (["--patterns", "blok:2"], "pattern must be key, block:SIZE or cross:SIZE"),
         (["--ratio", "1.5"], "drop_ratio must be in [0, 1), got 1.5"),
         (["--output", "masks.xyz"], "Format 'xyz' is not supported"),
     ],

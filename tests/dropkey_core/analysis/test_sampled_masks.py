@@ -3,43 +3,47 @@
 import pytest
 import torch
 
-from dropkey_core.analysis.sampled_masks import draw_masks, parse_unit, sample_dropped, spread_over
-from dropkey_core.attention.structured import Block, Cross
-from dropkey_core.attention.units import Key
+from dropkey_core.analysis.sampled_masks import (
+    draw_masks,
+    parse_pattern,
+    sample_dropped,
+    spread_over,
+)
+from dropkey_core.attention.patterns import Block, Cross, Key
 
 
 def test_units_by_name():
     grid = (4, 6)
-    assert parse_unit("key", grid) == Key()
-    assert parse_unit("block:3", grid) == Block(3, grid=grid)
-    assert parse_unit("cross:1", grid) == Cross(1, grid=grid)
+    assert parse_pattern("key", grid) == Key()
+    assert parse_pattern("block:3", grid) == Block(3, grid=grid)
+    assert parse_pattern("cross:1", grid) == Cross(1, grid=grid)
 
 
 @pytest.mark.parametrize("text", ["blok:2", "block", "block:", "block:-1", "cross:two", "weight"])
 def test_other_names_are_refused(text):
-    with pytest.raises(ValueError, match=f"unit must be key, block:SIZE or .*; got {text}"):
-        parse_unit(text, (4, 6))
+    with pytest.raises(ValueError, match=f"pattern must be key, block:SIZE or .*; got {text}"):
+        parse_pattern(text, (4, 6))
 
 
 def test_patterns_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="size must be at most 4 on a grid of 4 x 6, got 5"):
-        parse_unit("block:5", (4, 6))
+        parse_pattern("block:5", (4, 6))
 
 
 @pytest.mark.parametrize("text", ["key", "block:2", "cross:1"])
 def test_what_is_drawn_follows_seed_and_ratio(text):
     grid = (4, 6)
-    unit = parse_unit(text, grid)
-    dropped = sample_dropped(unit, grid, 0.5, 8, seed=1)
+    pattern = parse_pattern(text, grid)
+    dropped = sample_dropped(pattern, grid, 0.5, 8, seed=1)
     assert dropped.shape == (8, 4, 6)
-    assert torch.equal(dropped, sample_dropped(unit, grid, 0.5, 8, seed=1))
-    assert not torch.equal(dropped, sample_dropped(unit, grid, 0.5, 8, seed=2))
-    assert not sample_dropped(unit, grid, 0.0, 8, seed=1).any()
+    assert torch.equal(dropped, sample_dropped(pattern, grid, 0.5, 8, seed=1))
+    assert not torch.equal(dropped, sample_dropped(pattern, grid, 0.5, 8, seed=2))
+    assert not sample_dropped(pattern, grid, 0.0, 8, seed=1).any()
 
 
 def test_rows_of_the_grid_are_rows_of_the_picture():
     """Crosses of one patch are whole rows and columns, which a transposed grid would break."""
-    dropped = sample_dropped(parse_unit("cross:1", (3, 7)), (3, 7), 0.2, 50, seed=0)
+    dropped = sample_dropped(parse_pattern("cross:1", (3, 7)), (3, 7), 0.2, 50, seed=0)
     rows, columns = dropped.all(2), dropped.all(1)
     assert torch.equal(dropped, rows.unsqueeze(2) | columns.unsqueeze(1))
 
@@ -67,10 +71,10 @@ def test_lost_patches_are_listed(tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
     draw_masks(["key", "cross:1"], (3, 4), 0.4, 2, 5, tmp_path / "masks.png")
     header, *lines = (tmp_path / "masks.csv").read_text().splitlines()
-    assert header == "unit,query_row,query_column,row,column"
+    assert header == "pattern,query_row,query_column,row,column"
     expected = []
     for text in ("key", "cross:1"):
-        dropped = sample_dropped(parse_unit(text, (3, 4)), (3, 4), 0.4, 2, seed=5)
+        dropped = sample_dropped(parse_pattern(text, (3, 4)), (3, 4), 0.4, 2, seed=5)
         for query, (row, column) in enumerate(spread_over((3, 4), 2)):
             lost = dropped[query].nonzero().tolist()
             expected += [f"{text},{row},{column},{r},{c}" for r, c in lost]
@@ -80,4 +84,4 @@ def test_lost_patches_are_listed(tmp_path):
 def test_nothing_lost_is_an_empty_list(tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
     draw_masks(["key"], (3, 4), 0.0, 2, 0, tmp_path / "masks.png")
-    assert (tmp_path / "masks.csv").read_text() == "unit,query_row,query_column,row,column\n"
+    assert (tmp_path / "masks.csv").read_text() == "pattern,query_row,query_column,row,column\n"

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import MultiheadAttention, drop_key_attention
 from dropkey_core.attention.functional import drop_key_softmax
-from dropkey_core.attention.structured import Block, Cross
-from dropkey_core.attention.units import DropAttention, Key
+from dropkey_core.attention.patterns import Block, Cross, Key, Window
+from dropkey_core.attention.places import AfterSoftmax, Renormalised
 
 INF = torch.inf
 WIDTH, HEADS, LENGTH = 8, 2, 9
@@ -22,9 +22,10 @@ UNITS = [
     "element",
     "column",
     Key(shared_over=("heads",)),
-    DropAttention(window=2),
+    Renormalised(Window(2)),
     Block(2),
     Cross(1),
+    AfterSoftmax(Block(2)),
 ]
 
 

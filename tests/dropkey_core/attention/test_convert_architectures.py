@@ -12,21 +12,18 @@ from torch import nn
 
 from dropkey_core.attention.convert import apply_dropkey, remove_dropkey
 from dropkey_core.attention.equipped import EquippedAttention
-from dropkey_core.attention.units import Key, KeyUnit
+from dropkey_core.attention.patterns import Key
 
 
-class Witness(KeyUnit):
-    """DropKey that remembers what it dropped."""
+class Witness(Key):
+    """DropKey that remembers how many keys it dropped."""
 
-    def __init__(self):
-        self.dropped = 0
+    num_dropped = 0
 
-    def draw(self, shape, drop_ratio, seed, *, dtype, device, allowed):
-        drawn = {"dtype": dtype, "device": device}
-        self.dropped += int(
-            Key().draw(shape, drop_ratio, seed, allowed=None, **drawn).isinf().sum()
-        )
-        return Key().draw(shape, drop_ratio, seed, allowed=allowed, **drawn)
+    def dropped(self, draw):
+        dropped = super().dropped(draw)
+        object.__setattr__(self, "num_dropped", self.num_dropped + int(dropped.sum()))
+        return dropped
 
 
 def from_library(name, *args, **settings):
@@ -239,7 +236,7 @@ def test_every_site_drops_in_two_training_steps(architecture):
     assert all(torch.tensor(losses).isfinite()) and losses[0] != losses[1]
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     for name, witness in witnesses.items():
-        assert witness.dropped > 0, f"{name} has dropped nothing"
+        assert witness.num_dropped > 0, f"{name} has dropped nothing"
 
 
 def test_evaluation_keys_and_way_back_to_the_last_bit(architecture):

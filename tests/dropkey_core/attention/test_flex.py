@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import drop_key_attention
 from dropkey_core.attention import flex, functional
-from dropkey_core.attention.flex import flex_drop_key_attention, flex_fits, hashed_key_mask
+from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.masks import additive_mask, draw_seed
-from dropkey_core.attention.units import Key
+from dropkey_core.attention.patterns import Draw, Key
+from dropkey_core.attention.places import BeforeSoftmax
 
 INF = torch.inf
 SEED = 0x0123456789ABCDEF
@@ -30,6 +31,12 @@ def dropped_entries(shape, drop_ratio, seed=SEED):
     """Return 1 where the hash drops a key, before queries that lost all of them get them back."""
     words = flex._key_hash(shape, flex._settings(seed, drop_ratio, torch.device("cpu")))
     return (random_bits(words) < words.threshold).double()
+
+
+def hashed_key_mask(shape, drop_ratio, seed, dtype=torch.float32, device="cpu", allowed=None):
+    """The dense mask of the same hash."""
+    draw = Draw(shape, drop_ratio, seed, torch.device(device))
+    return BeforeSoftmax(HashedKey()).mask(draw, dtype, allowed)
 
 
 def random_bits(words):

@@ -6,20 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from dropkey_core.attention.interception import AttentionInterception, Interception
-from dropkey_core.attention.units import KeyUnit
+from dropkey_core.attention.patterns import Pattern
 
 INF = torch.inf
 LOWEST = torch.finfo(torch.float32).min
 
 
-class EveryThird(KeyUnit):
+class EveryThird(Pattern):
     """Query i loses keys j with (i + j) % 3 == 0, unless it would lose all: not random."""
 
-    def draw(self, shape, drop_ratio, seed, *, dtype, device, allowed):
-        drawn = every_third(*shape[-2:], dtype).expand(shape)
-        mask = drawn if allowed is None else drawn + allowed
-        bare = (mask == -INF).all(-1, keepdim=True)
-        return torch.where(bare, torch.zeros_like(mask) if allowed is None else allowed, mask)
+    def dropped(self, draw):
+        return (every_third(*draw.shape[-2:]) == -INF).expand(draw.shape)
 
 
 def every_third(num_queries, num_keys, dtype=torch.float64):

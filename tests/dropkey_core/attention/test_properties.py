@@ -6,14 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropkey_core import MultiheadAttention, drop_key_attention
-from dropkey_core.attention.units import UNITS, Key
+from dropkey_core.attention.patterns import Key
+from dropkey_core.attention.places import UNITS
 
 INF = torch.inf
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 lengths = st.integers(1, 9)
 ratios = st.floats(0, 0.99)
-units = st.sampled_from([*UNITS, Key(("heads",)), Key(("queries",)), Key(("heads", "queries"))])
-key_units = st.sampled_from(["key", Key(("heads",)), Key(("queries",))])
+by_heads, by_queries = Key(shared_over=("heads",)), Key(shared_over=("queries",))
+by_both = Key(shared_over=("heads", "queries"))
+units = st.sampled_from([*UNITS, by_heads, by_queries, by_both])
+key_units = st.sampled_from(["key", by_heads, by_queries])
 
 
 @st.composite

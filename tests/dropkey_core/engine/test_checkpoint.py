@@ -50,6 +50,29 @@ def test_class_head_of_another_size_stays_fresh_and_is_said(tmp_path):
     assert torch.equal(target.class_embed.weight, fresh)
 
 
+class Chooser(Net):
+    """A model that refuses a checkpoint of fewer than three epochs."""
+
+    asked = None
+
+    def checkpoint_problem(self, file, content):
+        self.asked = file
+        return "is too young: train on" if content["epoch"] < 3 else None
+
+
+def test_a_model_may_refuse_a_checkpoint_whose_weights_fit(tmp_path):
+    model, path = Chooser(), tmp_path / "w.pth"
+    fresh = model.body.weight.clone()
+    torch.save({"model": Net().state_dict(), "epoch": 2}, path)
+    with pytest.raises(UserError, match=r"w\.pth \(from --weights\) is too young: train on$"):
+        load_weights(model, path)
+    assert model.asked == path
+    assert torch.equal(model.body.weight, fresh)
+    content = {"model": Net().state_dict(), "epoch": 3}
+    assert load_weights(model, path, content=content).startswith("loaded 4 of 4 tensors from ")
+    assert torch.equal(model.body.weight, content["model"]["body.weight"])
+
+
 def test_another_architecture_lists_what_differs(tmp_path):
     state = Net(width=5).state_dict()
     state["neck.weight"] = state.pop("body.bias")

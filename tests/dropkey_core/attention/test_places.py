@@ -1,6 +1,5 @@
-"""What is dropped: keys shared over heads and queries, vanilla dropout, DropAttention."""
+"""Where dropping acts: DropKey, dropout single and structured, DropAttention."""
 
-import math
 import pickle
 
 import pytest
@@ -8,14 +7,14 @@ import torch
 
 from dropkey_core import drop_key_attention
 from dropkey_core.attention.functional import drop_key_softmax
-from dropkey_core.attention.structured import Block, Cross
-from dropkey_core.attention.units import (
+from dropkey_core.attention.masks import draw_seed
+from dropkey_core.attention.patterns import Block, Cross, Draw, Key, Window
+from dropkey_core.attention.places import (
     UNITS,
-    DropAttention,
-    Key,
+    AfterSoftmax,
+    BeforeSoftmax,
+    Renormalised,
     find_unit,
-    random_events,
-    spread_right,
 )
 
 INF = torch.inf
@@ -25,38 +24,6 @@ SHAPE = (2, 3, 5, 16)
 def random_logits(*shape, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape or SHAPE, generator=generator, dtype=dtype)
-
-
-def dropped(unit, logits, ratio=0.4):
-    torch.manual_seed(1)
-    return drop_key_softmax(logits, ratio, unit=unit) == 0
-
-
-@pytest.mark.parametrize(
-    ("shared_over", "axes"),
-    [((), []), (("heads",), [1]), (("queries",), [2]), (("heads", "queries"), [1, 2])],
-)
-@pytest.mark.parametrize("make", [Key, DropAttention])
-def test_what_shares_a_draw_loses_the_same_keys(make, shared_over, axes):
-    lost = dropped(make(shared_over=shared_over), random_logits())
-    for axis in range(3):
-        same = (lost == lost.narrow(axis, 0, 1)).all()
-        assert same == (axis in axes)
-
-
-def test_shared_keys_go_with_masks_of_more_axes():
-    """Every head has a mask of its own, the draw is shared: what is lost is the union of both."""
-    allowed = torch.zeros(SHAPE).masked_fill(torch.rand(SHAPE) < 0.2, -INF)
-    mask = Key(("heads",)).draw(
-        SHAPE, 0.4, 7, dtype=torch.float32, device=torch.device("cpu"), allowed=allowed
-    )
-    drawn = Key(("heads",)).draw(
-        SHAPE, 0.4, 7, dtype=torch.float32, device=torch.device("cpu"), allowed=None
-    )
-    assert drawn.shape == (2, 1, 5, 16)
-    expected = drawn + allowed
-    bare = (expected == -INF).all(-1, keepdim=True)
-    assert torch.equal(mask, torch.where(bare, allowed, expected))
 
 
 def test_key_is_a_softmax_over_what_is_kept():
@@ -75,7 +42,7 @@ def test_drop_attention_has_dropkeys_values_and_other_gradients():
     """
     weights = random_logits(1, 1, 1, 6, dtype=torch.float64).softmax(-1).requires_grad_()
     torch.manual_seed(1)
-    out = DropAttention().drop(weights, 0.4)
+    out = Renormalised().drop(weights, 0.4)
     kept = weights.detach() * (out != 0)
     total = kept.sum()
     assert 0 < (out == 0).sum() < 6
@@ -96,42 +63,79 @@ def test_a_row_that_loses_everything_keeps_everything(unit):
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("window", [1, 2, 5])
-def test_drop_attention_windows(window):
-    """Lost keys are runs of at least a window, but at the right edge; their share is as computed.
-
-    A key is kept if none of the ``window`` starts that reach it happens. 200,000 runs are not
-    independent within a row: 4.5 standard errors, widened by sqrt(window).
-    """
-    length, ratio = 40, 0.3
-    unit = DropAttention(window=window)
-    torch.manual_seed(0)
-    lost = unit._dropped(torch.ones(1, 1, 5000, length), ratio)[0, 0]
-    reach = torch.arange(length).add(1).clamp(max=window)
-    expected = 1 - (1 - ratio / window) ** reach
-    standard_error = (expected * (1 - expected) / 5000).sqrt()
-    assert (abs(lost.double().mean(0) - expected) < 4.5 * standard_error).all()
-    share_error = math.sqrt(ratio * (1 - ratio) * window / lost.numel())
-    assert abs(lost.double().mean() - expected.mean()) < 4.5 * share_error
+PATTERNS = [Key(), Key(shared_over=("queries",)), Window(3), Block(3), Block(5), Cross(1), Cross(3)]
+PATTERNS += [Block(2, grid=(6, 10), num_prefix_tokens=4)]
+each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
 
-def test_spread_right_by_hand():
-    starts = torch.tensor([1, 0, 0, 0, 0, 1]).bool()
-    assert spread_right(starts, 1).tolist() == starts.tolist()
-    assert spread_right(starts, 3).int().tolist() == [1, 1, 1, 0, 0, 1]
-    assert spread_right(starts, 9).all()
-
-
-def test_random_events_follow_their_seed():
-    first, again, other = (
-        random_events((50,), 0.5, seed, torch.device("cpu")) for seed in (1, 1, 2)
+def explicit_mask(pattern, shape, ratio):
+    """What the next call drops, drawn with the seed that it will draw."""
+    torch.manual_seed(1)
+    lost = pattern.dropped(
+        Draw(pattern.shared_shape(shape), ratio, draw_seed(), torch.device("cpu"))
     )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    torch.manual_seed(1)
+    return lost.expand(shape)
 
 
-ALL_UNITS = [*UNITS, Key(("heads",)), Key(("queries",)), DropAttention(window=2)]
-ALL_UNITS += [Block(2), Cross(1), Block(2, grid=(3, 5), num_prefix_tokens=1)]
+@each_pattern
+def test_structured_dropout_against_an_explicit_mask(pattern):
+    """After the softmax: dropped weights are 0, the others are divided by how likely they stay."""
+    logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
+    if pattern == Key():
+        torch.manual_seed(1)
+        lost = torch.nn.functional.dropout(torch.ones(logits.shape), 0.3) == 0
+        torch.manual_seed(1)
+    else:
+        lost = explicit_mask(pattern, tuple(logits.shape), 0.3)
+    assert lost.any(-1).float().mean() > 0.2
+    weights = drop_key_softmax(logits, 0.3, unit=AfterSoftmax(pattern))
+    keep = torch.as_tensor(pattern.keep_probability(0.3, 64)).double()
+    torch.testing.assert_close(weights, logits.softmax(-1) * ~lost / keep)
+
+
+@each_pattern
+def test_structured_dropkey_against_an_explicit_mask(pattern):
+    """Before the softmax: a softmax over the keys that are left."""
+    logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
+    torch.manual_seed(1)
+    weights = drop_key_softmax(logits, 0.3, unit=pattern)
+    lost = weights == 0 if pattern in PATTERNS[:2] else explicit_mask(pattern, logits.shape, 0.3)
+    kept = logits.exp() * ~lost
+    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
+
+
+@each_pattern
+def test_renormalised_against_an_explicit_mask(pattern):
+    logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
+    lost = explicit_mask(pattern, tuple(logits.shape), 0.3)
+    weights = drop_key_softmax(logits, 0.3, unit=Renormalised(pattern))
+    kept = logits.softmax(-1) * ~lost
+    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
+
+
+@each_pattern
+def test_weights_after_dropout_are_on_average_what_they_were(pattern):
+    """Mean of 20,000 queries: within 4.5 standard errors of each of the 64 weights."""
+    p = random_logits(1, 1, 1, 64, dtype=torch.float64).softmax(-1)
+    torch.manual_seed(0)
+    # Windows of one query overlap, and queries that share a draw are one: draw per sequence.
+    dropped = AfterSoftmax(pattern).drop(p.expand(20_000, 1, 1, 64), 0.3)
+    keep = torch.as_tensor(pattern.keep_probability(0.3, 64)).double()
+    standard_error = p * ((1 - keep) / keep / 20_000).sqrt()
+    assert (abs(dropped.mean(0) - p[0]) <= 4.5 * standard_error[0] + 1e-12).all()
+
+
+def test_half_precision_stays():
+    weights = torch.full((1, 1, 2, 16), 1 / 16, dtype=torch.bfloat16)
+    for unit in (AfterSoftmax(Block(2)), AfterSoftmax(Window(2)), Renormalised(Cross(1))):
+        assert unit.drop(weights, 0.3).dtype == torch.bfloat16
+
+
+ALL_PATTERNS = [Key(shared_over=("heads",)), Key(shared_over=("queries",)), Window(2), Block(2)]
+ALL_PATTERNS += [Cross(1), Block(2, grid=(3, 5), num_prefix_tokens=1)]
+PLACES = (BeforeSoftmax, AfterSoftmax, Renormalised)
+ALL_UNITS = [*UNITS, Block(2), *(place(pattern) for pattern in ALL_PATTERNS for place in PLACES)]
 
 
 @pytest.mark.parametrize("unit", ALL_UNITS, ids=str)
@@ -189,25 +193,25 @@ def test_inference_takes_the_place_of_the_softmax_in_evaluation_only():
     assert torch.equal(plain, drop_key_attention(query, value, value, 0.0))
     drop_key_attention(query, value, value, 0.3, inference=uniform, training=True)
     assert seen == [0.3]
-    with pytest.raises(ValueError, match=r'inference must be None for unit Weight.*"key"'):
+    with pytest.raises(ValueError, match=r'inference must be None for unit AfterSoftmax.*"key"'):
         drop_key_attention(query, value, value, 0.3, unit="weight", **given)
-
-
-@pytest.mark.parametrize("bad", [("rows",), "heads", ("heads", "batch")])
-def test_unknown_sharing_is_refused(bad):
-    with pytest.raises(ValueError, match="shared_over must be a tuple of 'heads' and 'queries'"):
-        Key(shared_over=bad)
-
-
-def test_window_below_one_is_refused():
-    with pytest.raises(ValueError, match="window must be at least 1 key, got 0"):
-        DropAttention(window=0)
 
 
 @pytest.mark.parametrize("bad", ["head", 3, None])
 def test_unknown_units_are_refused(bad):
     with pytest.raises(ValueError, match=f"unit must be one of key, .*; got {bad!r}"):
         find_unit(bad)
+
+
+def test_a_pattern_alone_acts_before_the_softmax():
+    assert find_unit(Block(3)) == BeforeSoftmax(Block(3)) != AfterSoftmax(Block(3))
+    assert find_unit("weight") == AfterSoftmax(Key())
+    assert find_unit("column") == Renormalised(Key(shared_over=("queries",)))
+
+
+def test_a_place_wants_a_pattern():
+    with pytest.raises(ValueError, match=r"pattern must be an object .*got 'block'"):
+        find_unit(AfterSoftmax("block"))
 
 
 def test_no_keys_at_all_give_no_weights():

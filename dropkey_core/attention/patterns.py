@@ -1,0 +1,282 @@
+"""What falls together when attention drops keys: single keys, windows, blocks, crosses.
+
+A pattern says which keys of a query fall in one draw. Where that acts, before or after the softmax,
+is a choice of its own: see ``places.py``.
+
+Blocks and crosses (arXiv 2208.02646, section 3.2) lie on the patch grid: the keys of an image are
+its patches, row by row. Prefix tokens, such as a class token, have no place in that grid: they come
+first, are never dropped, and as queries they lose patches like any other query. Seeds are thrown
+onto the places where a whole block or cross fits, as DropBlock (arXiv 1810.12890) does. With ratio
+r, a grid of h x w patches and size s the probability of a seed,
+
+    d_block = r * h * w / (s^2 * (h - s + 1) * (w - s + 1))
+    d_cross = r * h * w / (s * (h + w - s) * (h - s + 1) * (w - s + 1)),
+
+makes the dropped areas sum to r * h * w patches on average. Where they overlap a patch is lost only
+once, so the share of lost patches is below r: about 0.26 for r = 0.3 in either pattern.
+
+Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys; Lk = prefix tokens + h * w.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Negative, so that logits without a batch axis, or with more of them, work too.
+_AXES = {"heads": -3, "queries": -2}
+
+
+class Draw(NamedTuple):
+    """One call's draw.
+
+    Attributes:
+        shape: (B, H, Lq, Lk), or any other that ends in (Lq, Lk). Axes that share a draw have
+            length 1.
+        drop_ratio: probability in (0, 1) that a query loses a key.
+        seed: 64 bits, on which alone the draw depends; ignored in compiled code, see
+            ``masks.draw_seed``.
+        device: where random numbers are made.
+    """
+
+    shape: tuple[int, ...]
+    drop_ratio: float
+    seed: int
+    device: torch.device
+
+    def events(self, shape: tuple[int, ...], probability: float) -> Tensor:
+        """Draw independent events, each with that probability to within 2^-24.
+
+        Returns:
+            bool tensor of that shape, True = it happens
+        """
+        if torch.compiler.is_compiling():
+            return torch.rand(shape, device=self.device) < probability
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        return torch.rand(shape, generator=generator, device=self.device) < probability
+
+
+@dataclass(frozen=True)
+class Pattern(ABC):
+    """Which keys a query loses in one draw. A subclass says how they lie together.
+
+    Attributes:
+        shared_over: "heads", "queries" or both: these lose the same keys. Empty in the paper.
+            DropAttention's "columns" (arXiv 1907.11065) are ``Key(shared_over=("queries",))``.
+    """
+
+    shared_over: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.shared_over, str) or not set(self.shared_over) <= set(_AXES):
+            raise ValueError(
+                f"shared_over must be a tuple of {' and '.join(map(repr, _AXES))}, "
+                f"got {self.shared_over!r}"
+            )
+        object.__setattr__(self, "shared_over", tuple(self.shared_over))  # a YAML has lists
+
+    @abstractmethod
+    def dropped(self, draw: Draw) -> Tensor:
+        """Draw which keys each query of each head loses.
+
+        Returns:
+            bool, broadcasts to ``draw.shape``, True = lost
+        """
+
+    def keep_probability(self, drop_ratio: float, num_keys: int) -> float | Tensor:
+        """Return how likely a key is to stay: one number, or (Lk,) float32 on the CPU."""
+        return 1.0 - drop_ratio
+
+    def shared_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return ``shape`` with length 1 for the axes that share a draw."""
+        axes = {_AXES[n] % len(shape) for n in self.shared_over if len(shape) >= -_AXES[n]}
+        return tuple(1 if axis in axes else length for axis, length in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Key(Pattern):
+    """Single keys, each independent of the others."""
+
+    def dropped(self, draw: Draw) -> Tensor:
+        """Draw, see ``Pattern.dropped``."""
+        return draw.events(draw.shape, draw.drop_ratio)
+
+
+@dataclass(frozen=True)
+class Window(Pattern):
+    """Neighbouring keys fall together (DropAttention, arXiv 1907.11065).
+
+    Windows start with probability ratio / length; where they overlap or stick out at the end, a
+    little less than the ratio is lost.
+
+    Attributes:
+        length: number of keys in a window, at least 1.
+
+    Raises:
+        ValueError: ``length`` below 1.
+    """
+
+    length: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1 key, got {self.length}")
+
+    def dropped(self, draw: Draw) -> Tensor:
+        """Draw, see ``Pattern.dropped``."""
+        starts = draw.events(draw.shape, draw.drop_ratio / self.length)
+        return spread_right(starts, self.length)
+
+    def keep_probability(self, drop_ratio: float, num_keys: int) -> Tensor:
+        """Return (Lk,): a key stays if none of the windows that reach it starts."""
+        reaching = torch.arange(1, num_keys + 1).clamp(max=self.length)
+        return (1.0 - drop_ratio / self.length) ** reaching
+
+
+@dataclass(frozen=True)
+class GridPattern(Pattern):
+    """Patches that lie together on the grid fall together. See the top of the file.
+
+    Attributes:
+        size: side s of the pattern in patches, at least 1.
+        grid: (h, w), the patches in a column and in a row. None: a square of all keys that are no
+            prefix tokens.
+        num_prefix_tokens: keys before the first patch; never dropped.
+
+    Raises:
+        ValueError: ``size`` below 1, or ``num_prefix_tokens`` below 0.
+    """
+
+    size: int
+    grid: tuple[int, int] | None = None
+    num_prefix_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 patch, got {self.size}")
+        if self.num_prefix_tokens < 0:
+            raise ValueError(f"num_prefix_tokens must be at least 0, got {self.num_prefix_tokens}")
+
+    def dropped(self, draw: Draw) -> Tensor:
+        """Draw, see ``Pattern.dropped``.
+
+        Raises:
+            ValueError: the keys do not fill the grid, or the pattern does not fit into it.
+        """
+        height, width = self.find_grid(draw.shape[-1])
+        places = (*draw.shape[:-1], height - self.size + 1, width - self.size + 1)
+        seeds = draw.events(places, self.seed_probability(draw.drop_ratio, height, width))
+        return F.pad(self.grow(seeds).flatten(-2), (self.num_prefix_tokens, 0))  # (..., Lq, Lk)
+
+    def keep_probability(self, drop_ratio: float, num_keys: int) -> Tensor:
+        """Return (Lk,): a patch stays if none of the seeds that reach it is thrown.
+
+        Raises:
+            ValueError: as ``dropped``.
+        """
+        height, width = self.find_grid(num_keys)
+        missed = 1.0 - self.seed_probability(drop_ratio, height, width)
+        reaching = self.num_reaching(height, width).flatten()
+        return F.pad(missed**reaching, (self.num_prefix_tokens, 0), value=1.0)
+
+    def find_grid(self, num_keys: int) -> tuple[int, int]:
+        """Return (h, w) for that many keys, prefix tokens included.
+
+        Raises:
+            ValueError: the keys do not fill the grid, or the pattern does not fit into it.
+        """
+        num_patches = num_keys - self.num_prefix_tokens
+        side = math.isqrt(max(num_patches, 0))
+        height, width = self.grid or (side, side)
+        if height * width != num_patches or num_patches < 1:
+            wanted = f"{height} x {width} patches" if self.grid else "a square of patches"
+            raise ValueError(
+                f"{num_keys} keys are not {self.num_prefix_tokens} prefix tokens and {wanted}; "
+                "set grid=(h, w) and num_prefix_tokens"
+            )
+        if self.size > min(height, width):
+            raise ValueError(
+                f"size must be at most {min(height, width)} on a grid of {height} x {width}, "
+                f"got {self.size}"
+            )
+        return height, width
+
+    def seed_probability(self, drop_ratio: float, height: int, width: int) -> float:
+        """Return d_block or d_cross: how likely a place is the corner of a dropped pattern."""
+        places = (height - self.size + 1) * (width - self.size + 1)
+        return drop_ratio * height * width / (self.area(height, width) * places)
+
+    @abstractmethod
+    def area(self, height: int, width: int) -> int:
+        """Return the number of patches that one pattern covers."""
+
+    @abstractmethod
+    def grow(self, seeds: Tensor) -> Tensor:
+        """Turn seeds (..., h - s + 1, w - s + 1) into dropped patches (..., h, w); both bool."""
+
+    @abstractmethod
+    def num_reaching(self, height: int, width: int) -> Tensor:
+        """Return (h, w) int64: how many of the places for seeds would drop each patch."""
+
+    def _stretch(self, seeds: Tensor) -> Tensor:
+        """Let seeds (..., L - s + 1) reach over s places: (..., L)."""
+        return spread_right(F.pad(seeds, (0, self.size - 1)), self.size)
+
+    def _num_reaching_along(self, length: int) -> Tensor:
+        """Return (L,) int64: how many of the L - s + 1 stretches of s places cover each place."""
+        index = torch.arange(length)
+        most = min(self.size, length - self.size + 1)
+        return torch.minimum(index, index.flip(0)).add(1).clamp(max=most)
+
+
+@dataclass(frozen=True)
+class Block(GridPattern):
+    """Windows of s x s patches. Before the softmax they are the paper's DropKey-Block."""
+
+    def area(self, height: int, width: int) -> int:
+        """Return s * s."""
+        return self.size**2
+
+    def grow(self, seeds: Tensor) -> Tensor:
+        """Return the windows whose upper left corner is a seed."""
+        return self._stretch(self._stretch(seeds).mT).mT
+
+    def num_reaching(self, height: int, width: int) -> Tensor:
+        """Return how many windows cover each patch."""
+        rows, columns = self._num_reaching_along(height), self._num_reaching_along(width)
+        return rows[:, None] * columns
+
+
+@dataclass(frozen=True)
+class Cross(GridPattern):
+    """Stripes of s whole rows and of s whole columns: before the softmax, DropKey-Cross."""
+
+    def area(self, height: int, width: int) -> int:
+        """Return s * (h + w - s): s columns and s rows less the square where they cross."""
+        return self.size * (height + width - self.size)
+
+    def grow(self, seeds: Tensor) -> Tensor:
+        """Return the crosses whose centre square has a seed as its upper left corner."""
+        rows, columns = self._stretch(seeds.any(-1)), self._stretch(seeds.any(-2))
+        return rows.unsqueeze(-1) | columns.unsqueeze(-2)
+
+    def num_reaching(self, height: int, width: int) -> Tensor:
+        """Return how many crosses cover each patch: by their rows, by their columns, less both."""
+        rows = self._num_reaching_along(height)[:, None]
+        columns = self._num_reaching_along(width)
+        places = height - self.size + 1, width - self.size + 1
+        return rows * places[1] + columns * places[0] - rows * columns
+
+
+def spread_right(starts: Tensor, length: int) -> Tensor:
+    """Let each True of (..., L) reach over ``length`` places to the right, itself included."""
+    reached = starts
+    for distance in range(1, min(length, starts.shape[-1])):
+        reached = reached | F.pad(starts[..., :-distance], (distance, 0))
+    return reached

@@ -1,0 +1,147 @@
+"""Where dropping acts: before the softmax (DropKey), after it (dropout), or re-normalised.
+
+A place holds a pattern (``patterns.py``), so that each pattern can act at each place:
+
+=================  =========================  ========================  =========================
+pattern            ``BeforeSoftmax``          ``AfterSoftmax``          ``Renormalised``
+=================  =========================  ========================  =========================
+``Key()``          DropKey, "key"             dropout, "weight"         DropAttention(e), "element"
+shared by queries  DropKey of columns         dropout of columns        DropAttention(c), "column"
+``Window(n)``      DropKey of windows         dropout of windows        DropAttention of windows
+``Block(s)``       DropKey-Block              structured dropout        DropAttention of blocks
+``Cross(s)``       DropKey-Cross              structured dropout        DropAttention of crosses
+=================  =========================  ========================  =========================
+
+Rows and columns of the paper's Table 2 are ``BeforeSoftmax`` and ``AfterSoftmax`` of ``Key()``,
+``Block(3)``, ``Block(5)``, ``Cross(1)`` and ``Cross(3)``. A pattern alone means before the softmax.
+
+Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dropkey_core.attention.masks import draw_seed, random_key_mask, restrict
+from dropkey_core.attention.patterns import Draw, Key, Pattern
+
+
+@dataclass(frozen=True)
+class BeforeSoftmax:
+    """DropKey (arXiv 2208.02646, Eq. 12-14): keys are masked, so weights still sum to 1.
+
+    Attributes:
+        pattern: which keys fall together.
+    """
+
+    pattern: Pattern = field(default_factory=Key)
+
+    def mask(self, draw: Draw, dtype: torch.dtype, allowed: Tensor | None) -> Tensor:
+        """Draw which keys each query of each head loses.
+
+        A query that would lose every key it is allowed loses none of them this time.
+
+        Args:
+            draw: how much to drop, in which shape, from which seed.
+            dtype: floating type of the mask.
+            allowed: additive mask or logits that broadcast to the draw's shape, -inf where a query
+                may not attend. None: every query may attend to every key.
+
+        Returns:
+            ``allowed`` (or 0) where a key is kept and -inf where it is dropped; broadcasts to the
+            draw's shape
+        """
+        draw = draw._replace(shape=self.pattern.shared_shape(draw.shape))
+        if type(self.pattern) is Key:  # whose random bits become the mask without a detour
+            shape, drop_ratio, seed, device = draw
+            return random_key_mask(
+                shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed
+            )
+        dropped = self.pattern.dropped(draw)
+        mask = torch.zeros(dropped.shape, dtype=dtype, device=draw.device)
+        return restrict(mask.masked_fill_(dropped, -torch.inf), allowed, may_be_bare=True)
+
+
+@dataclass(frozen=True)
+class AfterSoftmax:
+    """Dropout of attention weights, single ones (the paper's baseline) or structured (Table 2).
+
+    A weight that stays is divided by its probability to stay, so that weights are on average what
+    they are in evaluation. For single keys that is 1 - ratio; the paper does not say how its
+    structured dropout does it.
+
+    Attributes:
+        pattern: which weights of a query fall together.
+    """
+
+    pattern: Pattern = field(default_factory=Key)
+
+    def drop(self, weights: Tensor, drop_ratio: float) -> Tensor:
+        """Drop some of the weights (B, H, Lq, Lk), each with about that probability in (0, 1)."""
+        if self == DROPOUT:
+            return F.dropout(weights, drop_ratio)
+        kept = weights.masked_fill(_dropped(self.pattern, weights, drop_ratio), 0.0)
+        keep = self.pattern.keep_probability(drop_ratio, weights.shape[-1])
+        return kept / (keep.to(weights) if isinstance(keep, Tensor) else keep)
+
+
+@dataclass(frozen=True)
+class Renormalised:
+    """DropAttention (arXiv 1907.11065): after the softmax, and what is left is made to sum to 1.
+
+    In the forward pass a row is divided by what is left of it, so that it sums to 1 again, as in
+    DropKey. In the backward pass that sum counts as a constant, which is what sets the two apart:
+    DropKey's gradient knows that a larger weight leaves less for the others.
+
+    A row that would lose all its weight loses none of it this time.
+
+    Attributes:
+        pattern: which weights of a query fall together.
+    """
+
+    pattern: Pattern = field(default_factory=Key)
+
+    def drop(self, weights: Tensor, drop_ratio: float) -> Tensor:
+        """Drop some of the weights (B, H, Lq, Lk), each with about that probability in (0, 1)."""
+        kept = weights.masked_fill(_dropped(self.pattern, weights, drop_ratio), 0.0)
+        total = kept.detach().sum(-1, keepdim=True)
+        tiny = torch.finfo(total.dtype).tiny
+        return torch.where(total > 0, kept / total.clamp_min(tiny), weights)
+
+
+def _dropped(pattern: Pattern, weights: Tensor, drop_ratio: float) -> Tensor:
+    shape = pattern.shared_shape(tuple(weights.shape))
+    return pattern.dropped(Draw(shape, drop_ratio, draw_seed(), weights.device))
+
+
+Unit = BeforeSoftmax | AfterSoftmax | Renormalised
+
+DROPKEY, DROPOUT = BeforeSoftmax(), AfterSoftmax()
+UNITS: dict[str, Unit] = {
+    "key": DROPKEY,
+    "weight": DROPOUT,
+    "element": Renormalised(),
+    "column": Renormalised(Key(shared_over=("queries",))),
+}
+
+
+def find_unit(unit: str | Pattern | Unit) -> Unit:
+    """Return the unit of that name, a pattern before the softmax, or the unit itself.
+
+    Raises:
+        ValueError: neither a name in ``UNITS`` nor a pattern nor a place with a pattern.
+    """
+    if isinstance(unit, Pattern):
+        return BeforeSoftmax(unit)
+    if isinstance(unit, Unit):
+        if not isinstance(unit.pattern, Pattern):
+            raise ValueError(f"pattern must be an object such as Block(3), got {unit.pattern!r}")
+        return unit
+    if not isinstance(unit, str) or unit not in UNITS:
+        raise ValueError(
+            f"unit must be one of {', '.join(UNITS)}, a pattern such as Block(3), or a place with "
+            f"a pattern such as AfterSoftmax(Block(3)); got {unit!r}"
+        )
+    return UNITS[unit]
