@@ -31,7 +31,8 @@ def add_qpic(commands: Any) -> None:
 
 def convert_qpic(arguments: argparse.Namespace) -> list[str]:
     """Do what ``add_qpic``'s arguments ask for; return what was done, a line each."""
-    from dropkey_core.engine.checkpoint import convert_checkpoint
+    from dropkey_core.engine.checkpoint import convert_checkpoint, find_checkpoint, read_checkpoint
+    from projects.detr.releases import release_of
     from projects.qpic.convert import qpic_from_detr
 
     def convert(state: dict[str, Any]) -> Any:
@@ -39,7 +40,15 @@ def convert_qpic(arguments: argparse.Namespace) -> list[str]:
             state, arguments.num_object_classes, arguments.num_verb_classes, arguments.seed
         )
 
-    return convert_checkpoint(arguments.input, arguments.output, convert)
+    said = convert_checkpoint(arguments.input, arguments.output, convert)
+    file = find_checkpoint(arguments.input, "INPUT")
+    release = release_of(file, read_checkpoint(file, "INPUT"))
+    if release is not None and release.dilation:
+        said.append(
+            "the feature map of this DETR has stride 16, which nothing in OUTPUT says: train with "
+            "model.dilation=true"
+        )
+    return said
 
 
 def add_metro(commands: Any) -> None:

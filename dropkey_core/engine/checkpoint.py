@@ -32,13 +32,21 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
     Raises:
         UserError: if it is missing, unreadable, holds code, or is not a dict.
     """
-    source = f"the checkpoint {path} (from {setting})"
+    return read_content(find_checkpoint(path, setting), f"the checkpoint {path} (from {setting})")
+
+
+def find_checkpoint(path: str | Path, setting: str) -> Path:
+    """Return where a checkpoint lies on the disk; what a URL names is fetched if it is not there.
+
+    Raises:
+        UserError: it is missing, or cannot be fetched.
+    """
     if str(path).startswith(("http://", "https://")):
-        return read_content(_fetched(str(path), source), source)
+        return _fetched(str(path), f"the checkpoint {path} (from {setting})")
     file = Path(path).expanduser()
     if not file.exists():
         raise UserError(f"no checkpoint at {path} (from {setting})")
-    return read_content(file, source)
+    return file
 
 
 def _fetched(url: str, source: str) -> Path:
@@ -99,25 +107,39 @@ def convert_checkpoint(
     return said
 
 
-def load_weights(model: nn.Module, path: str | Path, setting: str = "--weights") -> str:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    setting: str = "--weights",
+    content: Mapping[str, Any] | None = None,
+) -> str:
     """Load the weights of a checkpoint into ``model``, by name and strictly.
 
     Args:
         model: its class may name ``reinitialised_on_mismatch``, prefixes of keys such as
             ``class_embed`` that depend on the data: where only their shapes differ they keep their
-            fresh values.
+            fresh values. It may have a method ``checkpoint_problem``, which is given the file and
+            its content and returns why that is not for this model although names and shapes may
+            fit, or None.
         path: file or URL of ours, of official DETR or detectron2 (``{"model": state_dict}``), or a
             bare state dict.
         setting: where the path comes from, for errors.
+        content: what :func:`read_checkpoint` returned of it, if it was read before.
 
     Returns:
         One line that says what was loaded and what was not.
 
     Raises:
-        UserError: listing missing, unexpected and mis-shaped keys if the architectures differ.
+        UserError: listing missing, unexpected and mis-shaped keys if the architectures differ, or
+            the model refuses it.
     """
-    content = read_checkpoint(path, setting)
-    return load_state(model, content.get("model", content), f"{path} (from {setting})")
+    if content is None:
+        content = read_checkpoint(path, setting)
+    source = f"{path} (from {setting})"
+    judge: Any = getattr(model, "checkpoint_problem", None)
+    if judge is not None and (problem := judge(find_checkpoint(path, setting), content)):
+        raise UserError(f"{source} {problem}")
+    return load_state(model, content.get("model", content), source)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:

@@ -115,6 +115,7 @@ class ResNetBackbone(nn.Module):
         if pretrained:
             body.load_state_dict(_imagenet_weights(name), strict=norm == "batch")
         self.stages = STAGES[:num_stages]
+        self.dilation = dilation
         self.num_channels: int = 64 * 2 ** (num_stages - 1) * block.expansion
         for unused in ("avgpool", "fc", *STAGES[num_stages:]):
             delattr(body, unused)

@@ -4,7 +4,8 @@ Shapes: B images, H x W pixels, h x w cells of the feature map, L = h w, Q queri
 D embedding channels, N decoder layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from projects.detr.losses import DetectionLoss
+from projects.detr.releases import dilation_problem, release_of
 from projects.detr.transformer import Transformer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,7 +28,8 @@ class DetrBody(nn.Module):
     slot 1 is the position encoding, which has no parameters.
 
     Args:
-        backbone: (B, 3, H, W) -> (B, ``num_channels``, h, w); has the attribute ``num_channels``.
+        backbone: (B, 3, H, W) -> (B, ``num_channels``, h, w); has the attributes ``num_channels``
+            and ``dilation``.
         position_encoding: (B, h, w) padding mask -> (B, h, w, D).
         transformer: encoder and decoder.
         embed_dim: D.
@@ -49,6 +52,18 @@ class DetrBody(nn.Module):
         # Non-persistent: official checkpoints hold no such entries.
         self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
+
+    def checkpoint_problem(self, file: Path, content: Mapping[str, Any]) -> str | None:
+        """Why a checkpoint was trained on another feature map; None if it was not, or who knows.
+
+        ``load_weights`` asks it, since names and shapes are the same for each.
+
+        Args:
+            file: the checkpoint.
+            content: what is in it.
+        """
+        backbone: Any = self.backbone[0]
+        return dilation_problem(release_of(file, content), backbone.dilation)
 
     def batch(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Normalise images and pad them to one size, at the right and at the bottom.

@@ -15,8 +15,13 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import nms
 
 from dropkey_core.analysis.figure import say_saved
-from dropkey_core.engine import UserError, dataset_path, instantiate, read_checkpoint
-from dropkey_core.engine.checkpoint import load_state
+from dropkey_core.engine import (
+    UserError,
+    dataset_path,
+    instantiate,
+    load_weights,
+    read_checkpoint,
+)
 from dropkey_core.engine.image_file import read_image
 from dropkey_core.engine.image_list import find_images, spread, unique_stems
 from dropkey_core.engine.run_folder import make_picture_folder
@@ -113,7 +118,7 @@ def load_detector(config: DictConfig, weights: str, annotations: str) -> Detecto
     config.model.num_classes = num_classes
     config.model.pretrained_backbone = False
     model = instantiate(config.model, "model").eval()
-    print(load_state(model, state, weights))
+    print(load_weights(model, weights, content=content))
     use_gpu = config.train.device == "cuda" and torch.cuda.is_available()
     return Detector(
         model.to("cuda" if use_gpu else "cpu"),

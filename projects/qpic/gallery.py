@@ -12,8 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dropkey_core.analysis.figure import say_saved
-from dropkey_core.engine import UserError, dataset_path, instantiate, read_checkpoint
-from dropkey_core.engine.checkpoint import load_state
+from dropkey_core.engine import (
+    UserError,
+    dataset_path,
+    instantiate,
+    load_weights,
+    read_checkpoint,
+)
 from dropkey_core.engine.image_list import find_images, spread, unique_stems
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.gallery import read_as_array
@@ -110,7 +115,7 @@ def load_finder(config: DictConfig, weights: str) -> Finder:
     config.model.num_verb_classes = num_verbs
     config.model.pretrained_backbone = False
     model = instantiate(config.model, "model").eval()
-    print(load_state(model, state, weights))
+    print(load_weights(model, weights, content=content))
     use_gpu = config.train.device == "cuda" and torch.cuda.is_available()
     object_names, verb_names = class_names(config, num_objects, num_verbs)
     return Finder(

@@ -1,3 +1,4 @@
+import argparse
 import pickle
 
 import pytest
@@ -38,6 +39,20 @@ def test_writes_a_start_and_says_how(main, detr_file, tmp_path, capsys):
     assert set(content) == {"model"}
     assert content["model"]["obj_class_embed.weight"].shape == (81, 16)
     assert content["model"]["verb_class_embed.bias"].shape == (117,)
+
+
+@pytest.mark.parametrize("dilation", [False, True])
+def test_a_start_from_detr_dc5_is_said_to_need_dilation(
+    main, detr_file, tmp_path, capsys, dilation
+):
+    content = torch.load(detr_file, weights_only=True)
+    settings = argparse.Namespace(dilation=dilation, backbone="resnet50")
+    torch.save({**content, "args": settings}, detr_file)
+    assert main(["qpic", str(detr_file), str(tmp_path / "start.pth")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = "the feature map of this DETR has stride 16, which nothing in OUTPUT says: train with "
+    assert (f"{told}model.dilation=true" in lines) == dilation
+    assert len(lines) == 5 + dilation
 
 
 def test_other_numbers_of_classes(main, detr_file, tmp_path):

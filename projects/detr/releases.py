@@ -1,0 +1,75 @@
+"""Which feature map a DETR's weights were trained on: stride 32, or 16 (DETR-DC5).
+
+Both have the same names and shapes, so that either fits the other's model. What tells them apart is
+not in the weights: the published files are known by their content, and training checkpoints of the
+official code hold its command line.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dropkey_core.engine.outside_file import MEGABYTE
+
+
+class Release(NamedTuple):
+    """Whose weights a file holds.
+
+    Attributes:
+        name: of the model.
+        backbone: its ResNet; empty if it is not known.
+        dilation: whether its last stage is dilated, so that the feature map has stride 16.
+    """
+
+    name: str
+    backbone: str
+    dilation: bool
+
+
+# By the beginning of the file's SHA-256, which ends its published name, as in detr-r50-e632da11.pth
+# (hubconf.py of github.com/facebookresearch/detr).
+RELEASES = {
+    "e632da11": Release("DETR", "resnet50", dilation=False),
+    "f0fb7ef5": Release("DETR-DC5", "resnet50", dilation=True),
+    "2c7b67e5": Release("DETR", "resnet101", dilation=False),
+    "a2e86def": Release("DETR-DC5", "resnet101", dilation=True),
+}
+
+
+def release_of(file: Path, content: Mapping[str, Any]) -> Release | None:
+    """Whose weights a checkpoint holds, if it is a published file or says it itself.
+
+    Args:
+        file: the checkpoint; it is read through, which takes half a second for 160 MB.
+        content: what ``read_checkpoint`` returned of it.
+    """
+    settings = content.get("args")  # of the official code's training
+    if isinstance(settings, argparse.Namespace):
+        dilation, backbone = (getattr(settings, name, None) for name in ("dilation", "backbone"))
+        if isinstance(dilation, bool):
+            name = f"a model {'with' if dilation else 'without'} dilation"
+            return Release(name, backbone if isinstance(backbone, str) else "", dilation)
+    return RELEASES.get(sha256(file)[:8])
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content in hex digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(MEGABYTE):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def dilation_problem(release: Release | None, dilation: bool) -> str | None:
+    """What is wrong with a release's weights for a model of this ``dilation``, and what to do."""
+    if release is None or release.dilation == dilation:
+        return None
+    backbone = f" (model.backbone={release.backbone})" if release.backbone else ""
+    return (
+        f"holds weights of {release.name}, whose feature map has stride "
+        f"{16 if release.dilation else 32}: set model.dilation={str(release.dilation).lower()}"
+        f"{backbone}"
+    )

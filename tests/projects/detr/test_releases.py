@@ -1,0 +1,123 @@
+import argparse
+import hashlib
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dropkey_core.engine import UserError, load_weights
+from projects.detr.gallery import load_detector
+from projects.detr.releases import RELEASES, Release, release_of
+
+DC5 = Release("DETR-DC5", "resnet50", dilation=True)
+PLAIN = Release("DETR", "resnet101", dilation=False)
+STRIDE_16 = (
+    "holds weights of DETR-DC5, whose feature map has stride 16: set model.dilation=true "
+    "(model.backbone=resnet50)"
+)
+STRIDE_32 = (
+    "holds weights of DETR, whose feature map has stride 32: set model.dilation=false "
+    "(model.backbone=resnet101)"
+)
+
+
+@pytest.fixture
+def write(small_detr, tmp_path, monkeypatch):
+    """Writes a tiny DETR's weights, as a published file if a release is given; returns the path."""
+
+    def written(release=None, **more):
+        path = tmp_path / "renamed.pth"
+        torch.save({"model": small_detr().state_dict(), **more}, path)
+        if release:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            monkeypatch.setitem(RELEASES, digest[:8], release)
+        return path
+
+    return written
+
+
+@pytest.fixture
+def detr(small_detr):
+    """Builds a DETR of the same names and shapes, dilated or not.
+
+    The small ResNet has no blocks that can be dilated, so it only says that it is.
+    """
+
+    def build(dilation):
+        model = small_detr()
+        model.backbone[0].dilation = dilation
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize(("release", "text"), [(DC5, STRIDE_16), (PLAIN, STRIDE_32)])
+def test_a_release_of_the_other_stride_is_refused_under_any_name(write, detr, release, text):
+    path = write(release)
+    with pytest.raises(UserError) as error:
+        load_weights(detr(not release.dilation), path)
+    assert str(error.value) == f"{path} (from --weights) {text}"
+    assert load_weights(detr(release.dilation), path).startswith("loaded ")
+
+
+@pytest.mark.parametrize("dilation", [False, True])
+def test_weights_that_say_nothing_of_it_are_loaded(write, detr, dilation):
+    assert load_weights(detr(dilation), write()).startswith("loaded ")
+    path = write(args=argparse.Namespace(lr=1e-4))
+    assert load_weights(detr(dilation), path).startswith("loaded ")
+    path = write(args={"dilation": not dilation})  # nobody's, so it says nothing
+    assert load_weights(detr(dilation), path).startswith("loaded ")
+
+
+@pytest.mark.parametrize(
+    ("dilation", "text"),
+    [
+        (True, f"with dilation, {STRIDE_16.partition(', ')[2]}"),
+        (False, f"without dilation, {STRIDE_32.partition(', ')[2]}"),
+    ],
+)
+def test_training_checkpoints_of_the_official_code_say_it_themselves(write, detr, dilation, text):
+    backbone = "resnet50" if dilation else "resnet101"
+    path = write(args=argparse.Namespace(dilation=dilation, backbone=backbone, lr=1e-4))
+    with pytest.raises(UserError, match=re.escape(f"holds weights of a model {text}")):
+        load_weights(detr(not dilation), path)
+    assert load_weights(detr(dilation), path).startswith("loaded ")
+
+
+def test_a_fetched_release_is_refused_too(write, detr, tmp_path, monkeypatch):
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    write(DC5).rename(hub / "detr.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"^https://x\.org/detr\.pth \(from .*\) holds weights of"):
+        load_weights(detr(False), "https://x.org/detr.pth")
+
+
+def test_pictures_refuse_it_too(write):
+    path = write(DC5)
+    sizes = {"num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "ffn_dim": 48}
+    model = {"_target_": "projects.detr.build_model", "backbone": "resnet10", "num_queries": 5}
+    mapper = {"_target_": "projects.detr.DetrMapper", "training": False}
+    config = OmegaConf.create(
+        {
+            "model": {**model, **sizes, "embed_dim": 32},
+            "dataloader": {"test": {"mapper": mapper}},
+            "train": {"device": "cpu"},
+        }
+    )
+    with pytest.raises(UserError, match=re.escape(STRIDE_16)):
+        load_detector(config, str(path), "nowhere.json")
+
+
+def test_the_published_files_are_known_by_what_their_names_end_in():
+    assert set(RELEASES) == {"e632da11", "f0fb7ef5", "2c7b67e5", "a2e86def"}
+    assert RELEASES["f0fb7ef5"] == DC5
+    assert RELEASES["2c7b67e5"] == PLAIN
+
+
+def test_a_backbone_that_is_no_name_is_left_out(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"anything")
+    said = release_of(path, {"args": argparse.Namespace(dilation=True, backbone=[1] * 1000)})
+    assert said == Release("a model with dilation", "", dilation=True)
