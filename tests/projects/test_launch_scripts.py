@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from dropkey_core.engine import load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
 
 SCRIPTS = sorted(path for path in PROJECT_ROOT.glob("projects/*/launch/*") if path.is_file())
@@ -55,6 +56,29 @@ def test_script_runs_the_project_with_settings_that_exist(script, commands, load
     else:
         number = {"eight_gpus.sh": "8", "one_gpu.sh": "1"}[script.name]
         assert arguments[arguments.index("--num-gpus") + 1] == number
+
+
+ONE_GPU = [path for path in SCRIPTS if path.name == "one_gpu.sh"]
+
+
+def images_until(config):
+    """How many images are seen in all, and from one evaluation and checkpoint to the next."""
+    train = config.train
+    steps = (train.max_iter, train.eval_period, train.checkpointer.period)
+    return [config.dataloader.train.total_batch_size * number for number in steps]
+
+
+@pytest.mark.parametrize("script", ONE_GPU, ids=lambda path: path.parts[-3])
+def test_one_gpu_sees_as_many_images_as_eight(script, commands):
+    assert start(script, commands).wait(timeout=30) == 0
+    told = notes(commands)
+    path = told[told.index("--config") + 1]
+    published = load_config(path)
+    smaller = load_config(path, [word for word in told if "=" in word])
+    assert images_until(smaller) == images_until(published)
+    rates = [c.optimizer.lr / c.dataloader.train.total_batch_size for c in (smaller, published)]
+    assert rates[0] == pytest.approx(rates[1])
+    assert smaller.optimizer.lr < published.optimizer.lr
 
 
 def test_slurm_saves_and_requeues_before_the_time_limit(commands):
