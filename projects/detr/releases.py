@@ -42,7 +42,7 @@ def release_of(file: Path, content: Mapping[str, Any]) -> Release | None:
     """Whose weights a checkpoint holds, if it is a published file or says it itself.
 
     Args:
-        file: the checkpoint; it is read through, which takes half a second for 160 MB.
+        file: the checkpoint; it is read through unless its content says it.
         content: what ``read_checkpoint`` returned of it.
     """
     settings = content.get("args")  # of the official code's training
