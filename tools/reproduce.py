@@ -2,8 +2,9 @@
 """Run what a table of the paper lacks, and report it beside the paper's numbers.
 
 tools/reproduce.py configs/paper/table1.yaml --scale demo
-tools/reproduce.py configs/paper/table1.yaml --rows cifar10_decreasing --seeds 0 --num-gpus 8
+tools/reproduce.py configs/paper/table1.yaml --rows c10_t2t14_dropkey_falling --seeds 0
 tools/reproduce.py configs/paper/table1.yaml --list
+tools/reproduce.py configs/paper/table6.yaml --commands
 
 Stop it at any time: the same command goes on. The same command in another terminal shares the work.
 """
@@ -31,14 +32,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--overwrite", action="store_true", help="run again what other settings made"
     )
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--list", action="store_true", help="show what is done, run nothing")
+    only.add_argument(
+        "--list", action="store_true", help="show the paper's numbers and what is done"
+    )
+    only.add_argument("--commands", action="store_true", help="print the command of each row")
     only.add_argument("--report", action="store_true", help="write the reports, run nothing")
     return parser.parse_intermixed_args(argv)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from dropkey_core.tables import Plan, list_jobs, report, reproduce
+    from dropkey_core.tables import Plan, list_commands, list_rows, report, reproduce
 
     plan = Plan(
         arguments.scale,
@@ -48,7 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
         tuple(arguments.overrides),
     )
     if arguments.list:
-        print(list_jobs(arguments.table, plan))
+        print(list_rows(arguments.table, plan))
+    elif arguments.commands:
+        print(list_commands(arguments.table, plan, arguments.num_gpus))
     elif arguments.report:
         report(arguments.table, plan)
     else:

@@ -14,7 +14,7 @@ from dropkey_core.engine.paths import PROJECT_ROOT
 
 LARGEST_YAML = 2**18  # bytes
 DEEPEST_YAML = 20
-MOST_REFERENCES = 20  # lists of references to lists of references ... grow like 3^(n / 3)
+MOST_REPEATED = 5_000  # lists of references to lists of references ... grow like 3^(n / 3)
 
 
 def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
@@ -70,16 +70,32 @@ def check_structure(text: str, path: Path) -> None:
         UserError: it does.
         yaml.YAMLError: it is no YAML.
     """
-    depth = references = 0
+    anchors: list[str | None] = []  # of the collections that are open: their &name
+    counts = [0]  # of the document and of each open collection: its values, references resolved
+    sizes: dict[str, int] = {}  # by anchor, of what is closed
+    repeated = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if depth == 0 and isinstance(event, yaml.ScalarEvent) and event.value:
-            raise UserError(
-                f"{path} must be a mapping, it is the single value {shown(event.value)}"
-            )
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        references += isinstance(event, yaml.AliasEvent)
-        if depth > DEEPEST_YAML:
-            raise UserError(f"{path} nests more than {DEEPEST_YAML} levels deep")
-        if references > MOST_REFERENCES:
-            raise UserError(f"{path} has more than {MOST_REFERENCES} references (*name)")
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+            counts.append(1)
+            if len(anchors) > DEEPEST_YAML:
+                raise UserError(f"{path} nests more than {DEEPEST_YAML} levels deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = anchors.pop(), counts.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+            if not anchors and event.value:
+                raise UserError(
+                    f"{path} must be a mapping, it is the single value {shown(event.value)}"
+                )
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor, 0)
+            repeated += size
+            if repeated > MOST_REPEATED:
+                raise UserError(f"{path} repeats more than {MOST_REPEATED} values by *name")
+        else:
+            continue
+        counts[-1] += size
+        if anchor:
+            sizes[anchor] = size

@@ -3,7 +3,17 @@
 from dropkey_core.tables.job import Plan
 from dropkey_core.tables.measurement import aligned, occluded
 from dropkey_core.tables.reading import read_table
-from dropkey_core.tables.reproduction import list_jobs, report, reproduce
+from dropkey_core.tables.reproduction import list_commands, list_rows, report, reproduce
 from dropkey_core.tables.table import Table
 
-__all__ = ["Plan", "Table", "aligned", "list_jobs", "occluded", "read_table", "report", "reproduce"]
+__all__ = [
+    "Plan",
+    "Table",
+    "aligned",
+    "list_commands",
+    "list_rows",
+    "occluded",
+    "read_table",
+    "report",
+    "reproduce",
+]

@@ -65,7 +65,11 @@ class Plan:
         for name in self.rows:
             if name not in table.rows:
                 raise UserError(f"{table.path} has no row {name!r}{suggestion(name, table.rows)}")
-        return [row for row in table.rows.values() if not self.rows or row.id in self.rows]
+        return [
+            row
+            for row in table.rows.values()
+            if (row.id in self.rows if self.rows else row.reported)
+        ]
 
     def seeds_of(self, table: Table, row: Row) -> Sequence[int]:
         """The seeds wanted of a row."""
@@ -110,6 +114,12 @@ class Job:
         """What it does."""
         return self.table.setups[self.row.setup][self.plan.scale]
 
+    @property
+    def overrides(self) -> list[str]:
+        """What a training changes in its setup's config, but for weights, seed and folder."""
+        stage = self.table.stages[self.row.stage][self.plan.scale] if self.row.stage else []
+        return [*self.setup.overrides, *self.row.overrides, *stage, *self.plan.overrides]
+
     @cached_property
     def config(self) -> DictConfig:
         """The resolved config of a training.
@@ -117,8 +127,8 @@ class Job:
         Raises:
             UserError: for a config or an override that is wrong, naming the row.
         """
-        overrides = [*self.setup.overrides, *self.row.overrides, *self.plan.overrides]
-        overrides += [f"train.seed={self.seed}", f"train.output_dir={self.folder}"]
+        placed = [f"train.seed={self.seed}", f"train.output_dir={self.folder}"]
+        overrides = [*self.overrides, *placed]
         if self.parent:
             overrides.append(f"train.init_checkpoint={self.parent.folder / LAST}")
         try:

@@ -42,7 +42,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def paper_is_known(table: Table, rows: Sequence[RowSummary]) -> list[bool]:
-    """For each metric: whether the paper's number is at hand for any row."""
+    """For each metric: whether the paper has a number in any row."""
     return [
         any(summary.cells[position].paper is not None for summary in rows)
         for position in range(len(table.metrics))

@@ -5,7 +5,7 @@ Configs, overrides and ``_target_``s are checked when jobs are planned, which is
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dropkey_core.engine.errors import UserError, first_line, suggestion, unknown_key
 from dropkey_core.engine.yaml_file import find_yaml, read_yaml
-from dropkey_core.tables.schema import Metric, Row, Setup, TableFile
+from dropkey_core.tables.schema import Metric, Quoted, Row, Setup, TableFile
 from dropkey_core.tables.table import Table
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def _read(path: Path, known: dict[str, Table]) -> Table:
 def _table(path: Path, node: DictConfig, siblings: Mapping[str, Table]) -> Table:
     content = convert(TableFile, node, "")
     # An interpolation may have put anything there.
-    for name in ("seeds", "setups", "scale_notes"):
+    for name in ("seeds", "setups", "stages", "scale_notes"):
         _mapping(getattr(content, name), name)
     rows = [convert(Row, row, _key_of_row(row, i)) for i, row in enumerate(content.rows)]
     metrics = [convert(Metric, m, f"metrics.{i}") for i, m in enumerate(content.metrics)]
@@ -66,6 +66,7 @@ def _table(path: Path, node: DictConfig, siblings: Mapping[str, Table]) -> Table
         }
         for name, scales in content.setups.items()
     }
+    rows = [stage for row in rows for stage in _stages_of(_with_quotes(row))]
     _check_unique("rows", [row.id for row in rows])
     _check_unique("metrics", [metric.name for metric in metrics])
     return Table(
@@ -77,9 +78,33 @@ def _table(path: Path, node: DictConfig, siblings: Mapping[str, Table]) -> Table
         seeds=content.seeds,
         scale_notes=content.scale_notes,
         setups=setups,
+        stages=content.stages,
         rows={row.id: row for row in rows},
         siblings=siblings,
     )
+
+
+def _with_quotes(row: Row) -> Row:
+    """Return a row with the paper's numbers as such, none of them null."""
+    known = {name: said for name, said in row.paper.items() if said is not None}
+    quotes = {name: _quoted(said, f"rows.{row.id}.paper.{name}") for name, said in known.items()}
+    return replace(row, paper=quotes)
+
+
+def _quoted(said: Any, key: str) -> Quoted:
+    numbers = said if isinstance(said, list) else [said]
+    if len(numbers) not in (1, 2) or not all(type(n) in (int, float) for n in numbers):
+        raise UserError(f"{key} must be a number, or [number, its ±], got {said!r}")
+    return Quoted(*map(float, numbers))
+
+
+def _stages_of(row: Row) -> list[Row]:
+    """Return a row, after the first training that a row with a stage of its own has."""
+    if not row.stage or row.weights_of:
+        return [row]
+    label = f"{row.label}, before {row.stage}"
+    first = replace(row, id=f"{row.id}.first", label=label, stage="", paper={}, reported=False)
+    return [first, replace(row, weights_of=first.id)]
 
 
 def convert(kind: type[T], node: Any, key: str) -> T:
@@ -169,7 +194,7 @@ def _check_way(table: Table, row: Row, key: str) -> None:
         said = " and ".join(ways) or "none"
         raise UserError(f"{key} needs exactly one of {', '.join(WAYS)}, it has {said}")
     if not row.setup:
-        for name in ("overrides", "weights_of"):
+        for name in ("overrides", "stage", "weights_of"):
             if getattr(row, name):
                 raise UserError(f"{key}.{name} has no use with {ways[0]}")
         return
@@ -180,8 +205,12 @@ def _check_way(table: Table, row: Row, key: str) -> None:
     if table.measures(row):
         if not row.weights_of:
             raise UserError(f"{key}.weights_of is missing: {row.setup} measures weights of a row")
-        if row.overrides:
-            raise UserError(f"{key}.overrides has no use: {row.setup} measures, it does not train")
+        for name in ("overrides", "stage"):
+            if getattr(row, name):
+                raise UserError(f"{key}.{name} has no use: {row.setup} measures, it does not train")
+    elif row.stage:
+        _check_names([row.stage], table.stages, f"{key}.stage")
+        _check_names(table.seeds, table.stages[row.stage], f"stages.{row.stage}")
 
 
 def _check_chain(table: Table, row: Row) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.tables.job import Plan, plan_jobs
+from dropkey_core.tables.listing import commands, listing
 from dropkey_core.tables.markdown import markdown
 from dropkey_core.tables.page import page
 from dropkey_core.tables.reading import read_table
-from dropkey_core.tables.running import Outcome, check_jobs, run_jobs
-from dropkey_core.tables.summary import states, summarise, write_csv
+from dropkey_core.tables.running import Outcome, begun, check_jobs, run_jobs
+from dropkey_core.tables.summary import summarise, write_csv
 from dropkey_core.tables.table import Table
 
 MARKDOWN, PAGE, RAW = "table.md", "table.html", "results.csv"
@@ -63,15 +64,26 @@ def report(path: str | Path, plan: Plan) -> list[Path]:
     return written
 
 
-def list_jobs(path: str | Path, plan: Plan) -> str:
-    """Return one line per job: how far it is.
+def list_rows(path: str | Path, plan: Plan) -> str:
+    """Return the paper's numbers and how far each row is, see ``listing``.
 
     Raises:
         UserError: a wrong table or outdated results.
     """
-    jobs = plan_jobs(read_table(path), plan)
-    check_jobs(jobs)
-    return states(jobs)
+    table = read_table(path)
+    check_jobs(begun(plan_jobs(table, plan)))
+    return listing(table, plan)
+
+
+def list_commands(path: str | Path, plan: Plan, num_gpus: int | None = None) -> str:
+    """Return the command behind each row, see ``commands``.
+
+    Raises:
+        UserError: a wrong table or outdated results.
+    """
+    table = read_table(path)
+    check_jobs(begun(plan_jobs(table, plan)))
+    return commands(table, plan, num_gpus)
 
 
 def write_reports(table: Table, plan: Plan, failed: dict[str, str] | None = None) -> list[Path]:

@@ -54,6 +54,11 @@ class Outcome:
             raise UserError(f"{len(self.failed)} of the jobs failed, first {name}: {reason}")
 
 
+def begun(jobs: list[Job]) -> list[Job]:
+    """Return the jobs that have left something in their folder."""
+    return [job for job in jobs if read_record(job)]
+
+
 def check_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     """Check all settings, and that what the folders hold was made with them.
 

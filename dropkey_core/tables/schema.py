@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import MISSING
 
@@ -12,6 +12,18 @@ class Better(Enum):
 
     higher = "↑"
     lower = "↓"
+
+
+class Quoted(NamedTuple):
+    """A number of the paper.
+
+    Attributes:
+        value: as printed.
+        spread: what stands after its ±; None if the paper gives none.
+    """
+
+    value: float
+    spread: float | None = None
 
 
 @dataclass
@@ -59,18 +71,25 @@ class Row:
 
     Rows are named by their ``id``, rows of another table in the same folder by ``table/id``.
 
+    A row with a ``stage`` and without ``weights_of`` is trained twice: first without the stage,
+    which is a row of its own, ``<id>.first``, that the report leaves out; then on from those
+    weights with it, which gives the row's numbers.
+
     Attributes:
         id: name of the row and of its folder.
         label: its name in the report.
         group: heading that it stands under with the rows before and after it of the same group.
         setup: name of one of the table's setups.
         overrides: what sets this row apart from others that train its setup, at every scale.
+        stage: name of one of the table's stages, whose overrides come after the row's own.
         weights_of: the row whose last weights are used, seed by seed.
         same_as: the row that this one repeats.
         left_out: why nothing is run.
         seeds: by scale, in place of the table's.
-        paper: the paper's numbers by metric; null where they are not at hand.
+        paper: the paper's numbers by metric, ``82.04`` or with its ± ``[82.04, 0.14]``; null or
+            absent where it has none.
         note: what a reader of the row should know.
+        reported: whether the row is in the report, and run for its own sake.
     """
 
     id: str = MISSING
@@ -78,12 +97,14 @@ class Row:
     group: str = ""
     setup: str = ""
     overrides: list[str] = field(default_factory=list)
+    stage: str = ""
     weights_of: str = ""
     same_as: str = ""
     left_out: str = ""
     seeds: dict[str, list[int]] = field(default_factory=dict)
-    paper: dict[str, float | None] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    reported: bool = True
 
 
 @dataclass
@@ -98,6 +119,7 @@ class TableFile:
         seeds: by scale, ``{full: [0, 1, 2], demo: [0, 1]}``. Its keys are the table's scales.
         scale_notes: by scale, what its numbers mean.
         setups: :class:`Setup` by name and scale.
+        stages: overrides by name and scale: what a second training changes in the first one's.
         rows: each a :class:`Row`, in the order of the report.
     """
 
@@ -108,4 +130,5 @@ class TableFile:
     seeds: dict[str, list[int]] = MISSING
     scale_notes: dict[str, str] = field(default_factory=dict)
     setups: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     rows: list[Any] = MISSING

@@ -19,7 +19,7 @@ def common_range(cells: Sequence[Cell], with_paper: bool) -> tuple[float, float]
     values = [value for cell in cells for value in cell.values]
     for cell in cells:
         if with_paper and cell.paper is not None:
-            values.append(cell.paper)
+            values.append(cell.paper.value)
         if cell.mean is not None and cell.spread is not None:
             values += [cell.mean - cell.spread, cell.mean + cell.spread]
     if not values:
@@ -57,7 +57,7 @@ def draw(cell: Cell, axis: tuple[float, float], with_paper: bool) -> str:
         ]
         parts.append(f'<path class="mean" d="M{middle:.1f} 4V{HEIGHT - 4}"/>')
     if with_paper and cell.paper is not None:
-        at = place(cell.paper)
+        at = place(cell.paper.value)
         parts.append(
             f'<path class="paper" d="M{at:.1f} {MIDDLE - 6}l6 6l-6 6l-6 -6z"/>',
         )

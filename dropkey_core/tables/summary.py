@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.tables.job import Job, Plan, jobs_of_row
-from dropkey_core.tables.record import Metrics, State, metrics_of, state_of
-from dropkey_core.tables.schema import Metric, Row
+from dropkey_core.tables.record import Metrics, metrics_of
+from dropkey_core.tables.schema import Metric, Quoted, Row
 from dropkey_core.tables.table import Table
 
 NONE = "-"
@@ -20,12 +20,12 @@ class Cell:
 
     Attributes:
         metric: the column.
-        paper: the paper's number, if it is at hand.
+        paper: the paper's number, if it has one.
         values: ours, one per seed that is done.
     """
 
     metric: Metric
-    paper: float | None
+    paper: Quoted | None
     values: tuple[float, ...]
 
     @property
@@ -40,8 +40,11 @@ class Cell:
 
     @property
     def paper_text(self) -> str:
-        """The paper's number, or a dash."""
-        return self.number(self.paper)
+        """The paper's number with its ± if it has one, or a dash."""
+        if self.paper is None:
+            return NONE
+        value, spread = self.paper
+        return self.number(value) + ("" if spread is None else f" ± {self.number(spread)}")
 
     @property
     def ours_text(self) -> str:
@@ -122,14 +125,6 @@ def _cell(metric: Metric, row: Row, found: list[tuple[Job, Metrics]]) -> Cell:
             )
     values = tuple(metric.factor * metrics[metric.name] for _, metrics in found)
     return Cell(metric, row.paper.get(metric.name), values)
-
-
-def states(jobs: list[Job]) -> str:
-    """Return one line per job: how far it is."""
-    width = max((len(job.name) for job in jobs), default=0)
-    marks = {State.missing: " ", State.unfinished: "~", State.done: "x"}
-    found = [(job, state_of(job)) for job in jobs]
-    return "\n".join(f"[{marks[s]}] {job.name:<{width}}  {s.value}" for job, s in found)
 
 
 def write_csv(path: Path, table: Table, plan: Plan) -> Path:

@@ -21,6 +21,7 @@ class Table:
         seeds: by scale.
         scale_notes: by scale, what its numbers mean.
         setups: by name and scale.
+        stages: overrides by name and scale.
         rows: by id, in the order of the report.
         siblings: the tables of the same folder that rows refer to, by name.
     """
@@ -33,6 +34,7 @@ class Table:
     seeds: Mapping[str, list[int]]
     scale_notes: Mapping[str, str]
     setups: Mapping[str, Mapping[str, Setup]]
+    stages: Mapping[str, Mapping[str, list[str]]]
     rows: Mapping[str, Row]
     siblings: Mapping[str, "Table"]
 

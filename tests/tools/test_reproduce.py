@@ -42,25 +42,6 @@ def test_headed_by_its_command(path):
     assert f"tools/reproduce.py configs/{path.parent.name}/{path.name} --scale demo" in header
 
 
-def test_numbers_known_of_the_paper():
-    """As in the notes they come from; whoever changes one shall see it here."""
-    papers = {}
-    for path in TABLES:
-        for row in read_table(path).rows.values():
-            known = [value for value in row.paper.values() if value is not None]
-            papers.setdefault(path.stem, []).extend(known)
-    assert papers == {
-        "small_t2t": [], "small_t2t_occlusion": [],
-        "table1": [96.6, 97.4, 97.6, 77.2, 78.6, 79.2],
-        "table2": [], "table3": [], "table4": [],
-        "table5": [81.65, 82.04, 82.68, 82.94, 84.35, 84.53, 85.22, 85.38, 81.91, 82.25,
-                   81.90, 82.27],
-        "table6": [41.9, 42.2, 42.9],
-        "table7": [57.8, 51.5, 39.9, 57.9, 51.6, 39.7, 57.1, 51.0, 39.5],
-        "table8": [32.42, 33.21],
-    }  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """One for all tables: they use each other's runs."""
@@ -93,7 +74,9 @@ def toys(reproduce, toy_folder):
 
 def test_from_first_to_last(toys, capsys):
     assert toys(["toys.yaml", "--list"]) == 0
-    assert "[ ] toys/none, seed 0   not run" in capsys.readouterr().out
+    assert "none      -0.500  not run   none" in capsys.readouterr().out
+    assert toys(["toys.yaml", "--commands", "--rows", "none", "--num-gpus", "2"]) == 0
+    assert "--config toy.yaml --num-gpus 2 train.max_iter=4" in capsys.readouterr().out
     assert toys(["toys.yaml", "--rows", "none", "--seeds", "1"]) == 0
     assert "1 seed" in capsys.readouterr().out
     assert toys(["toys.yaml"]) == 0

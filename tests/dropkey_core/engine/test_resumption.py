@@ -132,7 +132,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (lambda c: c.update(metrics=[]), r"its metrics is \[\]"),
         (lambda c: c.update(optimizer={"state": {}}), "cannot be resumed from: 'param_groups'"),
         (lambda c: c.update(config="a: ["), "its config is not YAML: while parsing"),
-        (lambda c: c.update(config=LAUGHS), r"more than \d+ references"),
+        (lambda c: c.update(config=LAUGHS), r"repeats more than \d+ values"),
     ],
 )
 def test_what_no_run_would_have_saved_is_refused_in_one_line(toy_folder, change, message):

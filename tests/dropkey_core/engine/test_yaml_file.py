@@ -13,7 +13,7 @@ TRIPLES = "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdef
     [
         ("[" * 5000, r"nests more than 20 levels deep"),
         ("a: " + "{b: " * 30, r"nests more than 20 levels deep"),
-        ("a: &a [1]\n" + TRIPLES, r"has more than 20 references \(\*name\)"),
+        ("a: &a [1]\n" + TRIPLES, r"repeats more than 5000 values by \*name"),
         ("a: &a [*a]", "is not valid YAML here: "),
         ("a: !!int x", r"is not valid YAML here: invalid literal for int"),
         ("a: !!float x", r"is not valid YAML here: could not convert string to float"),
@@ -33,3 +33,9 @@ def test_what_no_such_file_holds_is_refused_in_one_line(tmp_path, text, message)
     with pytest.raises(UserError, match=rf"odd.yaml {message}") as caught:
         read_yaml(path, ["model"])
     assert "\n" not in str(caught.value)
+
+
+def test_many_references_to_little_are_read(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text("a: &a [1, 2]\nrows: [" + "*a, " * 400 + "]")
+    assert read_yaml(path, ["a", "rows"]).rows[399] == [1, 2]

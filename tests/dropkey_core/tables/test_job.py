@@ -45,6 +45,22 @@ def test_config_of_a_training(table):
     assert tuned.config.optimizer.lr == 0.5
 
 
+def test_stage_goes_on_from_the_weights_before_it(staged, write_table):
+    plan = Plan("demo", rows=("twice", "pure"))
+    first, second = plan_jobs(read_table(write_table(staged)), plan)
+    assert names([first, second]) == ["toys/twice.first, seed 0", "toys/twice, seed 0"]
+    assert first.config.train.max_iter == 2
+    assert second.config.train.max_iter == 1
+    assert second.config.train.init_checkpoint == f"{first.folder}/last.pth"
+    assert first.config.model.drop_ratio == second.config.model.drop_ratio == 0.25
+
+
+def test_rows_that_are_not_reported_are_run_for_others_only(staged, write_table):
+    table = read_table(write_table(staged))
+    assert "twice.first" not in [row.id for row in Plan().rows_of(table)]
+    assert [row.id for row in Plan(rows=("twice.first",)).rows_of(table)] == ["twice.first"]
+
+
 def test_settings_leave_out_where_and_how_it_runs(table, tmp_path):
     """A run counts as the same on another device, in another folder, logged more often."""
     overrides = ("train.log_period=3", "dataloader.test.num_workers=2", "train.device=cuda")

@@ -7,7 +7,7 @@ from dropkey_core.tables import Plan, read_table
 from dropkey_core.tables.job import plan_jobs
 from dropkey_core.tables.page import page
 from dropkey_core.tables.record import Record
-from dropkey_core.tables.schema import Metric
+from dropkey_core.tables.schema import Metric, Quoted
 from dropkey_core.tables.strip import MARGIN, WIDTH, common_range, draw
 from dropkey_core.tables.summary import Cell, summarise
 
@@ -81,7 +81,7 @@ def test_many_columns_are_not_drawn(content, write_table):
 
 def test_drawing_lies_on_the_common_axis():
     """Values 2 and 6, mean 4, s.d. 2.83: the axis ends at 1.17 and, by the paper's 10, at 10."""
-    cell = Cell(AP, 10.0, (2.0, 6.0))
+    cell = Cell(AP, Quoted(10.0), (2.0, 6.0))
     low, high = common_range([cell], with_paper=True)
     assert (low, high) == (pytest.approx(4.0 - 8.0**0.5), 10.0)
     inner = WIDTH - 2 * MARGIN
@@ -95,4 +95,4 @@ def test_drawing_lies_on_the_common_axis():
 
 def test_axis_of_a_single_number():
     assert common_range([Cell(AP, None, (5.0,))], True) == (pytest.approx(4.9), pytest.approx(5.1))
-    assert common_range([Cell(AP, 3.0, ())], with_paper=False) is None
+    assert common_range([Cell(AP, Quoted(3.0), ())], with_paper=False) is None

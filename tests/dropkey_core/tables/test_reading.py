@@ -2,7 +2,7 @@ import pytest
 
 from dropkey_core.engine import UserError
 from dropkey_core.tables import read_table
-from dropkey_core.tables.schema import Better
+from dropkey_core.tables.schema import Better, Quoted
 
 
 def test_what_is_written_is_read(content, write_table):
@@ -10,7 +10,7 @@ def test_what_is_written_is_read(content, write_table):
     table = read_table(write_table(content))
     assert table.name == "toys"
     assert list(table.rows) == ["none", "tuned", "again", "repeated", "absent"]
-    assert table.rows["none"].paper == {"bbox/AP": -0.5}
+    assert table.rows["none"].paper == {"bbox/AP": Quoted(-0.5)}
     assert table.metrics[0].better is Better.lower
     assert table.metrics[0].digits == 3
     assert table.setups["toy"]["demo"].overrides == ["train.max_iter=2"]
@@ -21,6 +21,20 @@ def test_seeds_of_a_row_replace_those_of_the_table(content, write_table):
     table = read_table(write_table(content))
     assert table.seeds_of(table.rows["none"], "full") == [7]
     assert table.seeds_of(table.rows["none"], "demo") == [0]
+
+
+def test_row_with_a_stage_is_trained_twice(staged, write_table):
+    table = read_table(write_table(staged))
+    first, second = table.rows["twice.first"], table.rows["twice"]
+    assert (first.reported, first.stage, first.paper, first.weights_of) == (False, "", {}, "")
+    assert (second.reported, second.stage, second.weights_of) == (True, "shorter", "twice.first")
+    assert first.overrides == second.overrides == ["model.drop_ratio=0.25"]
+    assert second.paper == {"bbox/AP": Quoted(-0.125, 0.5)}
+
+
+def test_null_is_no_number(content, write_table):
+    content["rows"][0]["paper"] = {"bbox/AP": None}
+    assert read_table(write_table(content)).rows["none"].paper == {}
 
 
 def change(path, value):
@@ -50,6 +64,19 @@ WRONG = {
         r"unknown key 'setups.toy.demo.confg'",
     ),
     "wrong type": (change(["rows", 0, "paper", "bbox/AP"], "high"), r"rows.none.paper.*'high'"),
+    "± that is none": (change(["rows", 0, "paper", "bbox/AP"], [1.0, "x"]), r"its ±\], got \[1.0"),
+    "three numbers": (change(["rows", 0, "paper", "bbox/AP"], [1, 2, 3]), r"got \[1, 2, 3\]"),
+    "stages that are none": (change(["stages"], {"short": ["a=1"]}), r"stages"),
+    "unknown stage": (
+        change(["rows", 0, "stage"], "shoter"),
+        "rows.none.stage: 'shoter' is not in this table; nearest is 'shorter'",
+    ),
+    "stage without scale": (
+        change(["stages", "shorter", "demo"], None),
+        "stages.shorter: 'demo' is not in this table",
+    ),
+    "stage of a measurement": (change(["rows", 2, "stage"], "shorter"), "count measures, it does"),
+    "stage without use": (change(["rows", 3, "stage"], "shorter"), "no use with same_as"),
     "missing title": (change(["title"], None), r"title: .*missing mandatory value: title"),
     "missing label": (change(["rows", 0, "label"], None), r"rows.none.label: .*missing"),
     "row that is no mapping": (change(["rows", 0], 5), r"rows.0 must be a mapping, got 5"),
@@ -92,10 +119,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_mistakes_are_named(case, content, write_table):
+def test_mistakes_are_named(case, staged, write_table):
     spoil, message = WRONG[case]
-    spoil(content)
-    path = write_table(content)
+    spoil(staged)
+    path = write_table(staged)
     with pytest.raises(UserError, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value)

@@ -7,8 +7,8 @@ from dropkey_core.engine import UserError
 from dropkey_core.tables import Plan, read_table
 from dropkey_core.tables.job import plan_jobs
 from dropkey_core.tables.record import Record
-from dropkey_core.tables.schema import Metric
-from dropkey_core.tables.summary import Cell, states, summarise, write_csv
+from dropkey_core.tables.schema import Metric, Quoted
+from dropkey_core.tables.summary import Cell, summarise, write_csv
 
 AP = Metric("bbox/AP", "AP", 2)
 
@@ -26,11 +26,12 @@ def finish(table, values, plan=None):
 
 def test_mean_and_spread_by_hand():
     """1, 2, 6: mean 3, squares of the differences 4 + 1 + 9, over n - 1 = 2 is 7."""
-    cell = Cell(AP, 2.5, (1.0, 2.0, 6.0))
+    cell = Cell(AP, Quoted(2.5), (1.0, 2.0, 6.0))
     assert cell.mean == 3.0
     assert cell.spread == pytest.approx(math.sqrt(7.0))
     assert cell.ours_text == "3.00 ± 2.65"
     assert cell.paper_text == "2.50"
+    assert Cell(AP, Quoted(2.5, 0.125), ()).paper_text == "2.50 ± 0.12"
 
 
 @pytest.mark.parametrize(("values", "text"), [((), "-"), ((1.0,), "1.00 ± -")])
@@ -42,11 +43,11 @@ def test_rows_tell_how_many_seeds_they_stand_on(table):
     finish(table, [-0.5, -0.25, -1.0])
     none, tuned, again, repeated, absent = summarise(table, Plan())
     assert none.cells[0].values == (-0.5, -0.25)
-    assert none.cells[0].paper == -0.5
+    assert none.cells[0].paper == Quoted(-0.5)
     assert (none.state, tuned.state, again.state) == ("2 seeds", "1 of 2 seeds", "not run")
     assert repeated.cells[0].values == none.cells[0].values
     assert repeated.cells[0].paper is None
-    assert (absent.state, absent.cells[0].paper) == ("left out", -0.25)
+    assert (absent.state, absent.cells[0].paper) == ("left out", Quoted(-0.25))
 
 
 def test_factor_makes_per_cent_of_parts(content, write_table):
@@ -54,7 +55,7 @@ def test_factor_makes_per_cent_of_parts(content, write_table):
     table = read_table(write_table(content))
     finish(table, [0.25])
     cell = summarise(table, Plan())[0].cells[0]
-    assert (cell.values, cell.paper) == ((25.0,), -0.5)
+    assert (cell.values, cell.paper) == ((25.0,), Quoted(-0.5))
 
 
 def test_single_seed(table):
@@ -84,13 +85,3 @@ def test_every_number_in_the_csv(table, tmp_path):
         ("tuned", "0", "bbox/AP", "-1.0"),
         ("repeated", "0", "bbox/AP", "-0.5"), ("repeated", "1", "bbox/AP", "-0.1"),
     ]  # fmt: skip
-
-
-def test_states(table):
-    finish(table, [-0.5])
-    Record({}, None, None).write(plan_jobs(table, Plan())[1].folder)
-    assert states(plan_jobs(table, Plan())).splitlines()[:3] == [
-        "[x] toys/none, seed 0   done",
-        "[~] toys/none, seed 1   unfinished",
-        "[ ] toys/tuned, seed 0  not run",
-    ]
