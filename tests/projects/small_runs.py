@@ -1,7 +1,36 @@
-"""What makes a run of any config small: tiny sets (see ``conftest.py``), networks and few steps."""
+"""What makes a run of any config small: tiny sets (see ``conftest.py``), networks and few steps.
+
+Also each project's recipe, and the rows of the paper's tables as overrides of it.
+"""
 
 from pathlib import Path
 
+from dropkey_core.engine.paths import PROJECT_ROOT
+
+RECIPES = {  # by project; of classification one of several
+    "detr": PROJECT_ROOT / "projects/detr/dropkey.yaml",
+    "qpic": PROJECT_ROOT / "projects/qpic/dropkey.yaml",
+    "metro": PROJECT_ROOT / "projects/metro/dropkey.yaml",
+    "classification": PROJECT_ROOT / "projects/classification/cifar_scratch.yaml",
+}
+FEW_PARAMETERS = [  # DETR's body, whose checkpoints take long to write
+    "model.backbone=resnet10",
+    "model.num_encoder_layers=2",
+    "model.num_decoder_layers=2",
+    "model.embed_dim=32",
+    "model.ffn_dim=32",
+]
+ROWS = {
+    "nothing": ["model.drop_ratio=0"],
+    "dropout": ["model.drop_unit=weight"],
+    "published": ["model.drop_unit=weight", "model.drop_ratio=0.1", "model.drop_schedule=constant"],
+}
+CONSTANT_RATE = {  # by project
+    "detr": ["lr_multiplier.gamma=1"],
+    "qpic": ["lr_multiplier.gamma=1"],
+    "metro": ["lr_multiplier.gamma=1"],
+    "classification": ["lr_multiplier.final=1", "lr_multiplier.warmup=0"],
+}
 DATA = {  # by project: small sets that are made here
     "detr": [
         "dataset.train.images=shapes/train",
@@ -55,7 +84,7 @@ SMALL_CLASSIFIERS = {  # by config, at real size
         "model.image_size=32",
         "model.num_classes=2",
     ],
-    "cifar": ["model.architecture=t2t_vit_7", "model.image_size=32"],
+    "cifar_scratch": ["model.architecture=t2t_vit_7", "model.image_size=32"],
 }
 SMALL = [
     "dataloader.train.total_batch_size=2",
@@ -75,3 +104,14 @@ def small_overrides(path: Path) -> list[str]:
     if project == "classification":
         small += [*SMALL_CLASSIFIERS.get(name, []), *DATA_OF_CLASSIFIERS.get(name, [])]
     return small
+
+
+def small_recipe(project: str) -> list[str]:
+    """What makes the recipe of a project smaller still, for runs of many rows."""
+    fewer = FEW_PARAMETERS if project in ("detr", "qpic") else []
+    return [*small_overrides(RECIPES[project]), *fewer]
+
+
+def second_stage(project: str) -> list[str]:
+    """The paper's second stage: without DropKey, at a constant rate; its weights go before."""
+    return ["model.drop_ratio=0", "optimizer.lr=1.0e-5", *CONSTANT_RATE[project]]

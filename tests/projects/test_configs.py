@@ -1,12 +1,23 @@
-"""Every YAML of every project: plain enough for both engines, and two steps through the tool."""
+"""Every YAML of every project, and every row of overrides: two steps through the tool."""
 
+import csv
 import re
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from hydra.utils import instantiate
 
+from dropkey_core.engine import load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.projects.small_runs import small_overrides
+from tests.projects.small_runs import (
+    RECIPES,
+    ROWS,
+    second_stage,
+    small_overrides,
+    small_recipe,
+)
 
 CONFIGS = sorted(PROJECT_ROOT.glob("projects/*/*.yaml"))
 SAID = {  # by project: the head of its table of results
@@ -25,18 +36,57 @@ def train_net(load_script, small_sets):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_two_steps(path, train_net, tmp_path, capsys):
     project = path.parent.name
-    small = small_overrides(path)
-    start = []
-    if path.stem == "finetune":  # its first stage comes first
-        assert train_net(["--config", f"projects/{project}/dropkey.yaml", *small]) == 0
-        start = [f"train.init_checkpoint=output/{project}/dropkey/best.pth"]
     config = f"projects/{project}/{path.name}"
-    assert train_net(["--config", config, *small, *start, "train.output_dir=run"]) == 0
+    assert train_net(["--config", config, *small_overrides(path), "train.output_dir=run"]) == 0
     said = capsys.readouterr().out
     assert SAID[project] in said
     for name in ("config.yaml", "last.pth", "best.pth", "metrics.csv", "tensorboard"):
         assert (tmp_path / "run" / name).exists()
         assert f"run/{name}" in said
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("project", RECIPES)
+def test_every_row_is_overrides(project, row, train_net):
+    arguments = ["--config", str(RECIPES[project]), *small_recipe(project), *ROWS[row]]
+    assert train_net([*arguments, "train.log_period=1", "train.output_dir=run"]) == 0
+    assert len(logged("run", "loss")) == 2
+
+
+@pytest.mark.parametrize("project", RECIPES)
+def test_second_stage_starts_from_the_first(project, train_net):
+    arguments = ["--config", str(RECIPES[project]), *small_recipe(project)]
+    first = [
+        *arguments,
+        "train.seed=1",
+        "train.output_dir=first",
+    ]  # other weights than the second's
+    assert train_net(first) == 0
+    second = [*arguments, "--weights", "first/last.pth", *second_stage(project)]
+    assert train_net([*second, "train.log_period=1", "train.output_dir=second"]) == 0
+    assert [float(rate) for rate in logged("second", "lr")] == [1e-5, 1e-5]
+    before, after = (matrices(f"{run}/last.pth") for run in ("first", "second"))
+    assert before.keys() == after.keys()
+    furthest = max(float((after[name] - before[name]).abs().max()) for name in before)
+    assert 0 < furthest < 3e-5  # two steps of Adam
+
+
+@pytest.mark.parametrize("project", RECIPES)
+def test_second_stage_keeps_its_rate(project, small_sets):
+    config = load_config(RECIPES[project], second_stage(project))
+    multiplier = instantiate(config.lr_multiplier)
+    assert {multiplier(part / 100) for part in range(100)} == {1.0}
+
+
+def logged(run, column):
+    with (Path(run) / "metrics.csv").open() as file:
+        return [row[column] for row in csv.DictReader(file) if row["loss"]]
+
+
+def matrices(checkpoint):
+    """Tensors that gradients alone change: those of batch norms, of one dimension, are left out."""
+    model = torch.load(checkpoint, weights_only=True)["model"]
+    return {name: tensor for name, tensor in model.items() if tensor.dim() > 1}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")

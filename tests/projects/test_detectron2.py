@@ -16,7 +16,13 @@ import torch
 
 from dropkey_core.engine import evaluate, load_config, train
 from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.projects.small_runs import small_overrides
+from tests.projects.small_runs import (
+    RECIPES,
+    ROWS,
+    second_stage,
+    small_overrides,
+    small_recipe,
+)
 from tests.projects.test_configs import CONFIGS
 
 VARIABLE = "DROPKEY_DETECTRON2"
@@ -117,6 +123,20 @@ def test_every_config_trains_evaluates_and_resumes(path, theirs):
     assert_same(evaluate(load_config(path, trained)), after_training)
     theirs(path, "--resume", *small, "train.max_iter=3")
     assert [*theirs.steps] == [2]
+
+
+@pytest.mark.parametrize("row", [*ROWS, "second stage"])
+@pytest.mark.parametrize("project", RECIPES)
+def test_every_row_runs(project, row, theirs):
+    path, small = RECIPES[project], [*small_recipe(project), "train.log_period=1"]
+    if row == "second stage":
+        theirs(path, *small, "train.output_dir=first")
+        settings = [*second_stage(project), "train.init_checkpoint=first/model_final.pth"]
+    else:
+        settings = ROWS[row]
+    theirs(path, *small, *settings, "train.output_dir=run")
+    assert [*theirs.steps] == [0, 1]
+    assert all(math.isfinite(loss) for loss, _ in theirs.steps.values())
 
 
 @pytest.mark.parametrize("project", DEMOS)
