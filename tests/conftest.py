@@ -1,7 +1,12 @@
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
+
+# Read when torch is imported. On a busy machine threads that spin while they wait take the cores
+# from those that they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 from hypothesis import HealthCheck, settings

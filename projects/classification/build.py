@@ -57,7 +57,8 @@ def build_model(
             ``depth``, ``num_heads``, ``mlp_ratio``, ``splits`` and so on; for timm's networks
             keyword arguments of ``timm.create_model``. timm cannot change the sizes of the VOLOs
             that have a number: ``volo`` takes all of them (``layers``, ``embed_dims``,
-            ``num_heads``, of four stages each, and so on).
+            ``num_heads``, of four stages each, and so on). One that is null is left out, so that
+            an override can take away what a YAML sets.
         pretrained_backbone: start a timm network from its published weights, fetched once from the
             Hugging Face hub; a head of other classes begins anew. T2T-ViT's are not there.
         drop_path: probability that a sample skips a branch of the last block (stochastic depth).
@@ -88,7 +89,8 @@ def build_model(
     """
     settings = checked_variants(variants)
     wanted = Wanted(num_classes, image_size, drop_path, pretrained_backbone)
-    network = build_network(architecture, wanted, architecture_options or {})
+    options = {k: v for k, v in (architecture_options or {}).items() if v is not None}
+    network = build_network(architecture, wanted, options)
     report = apply_dropkey(
         network, drop_ratio, drop_schedule, unit=drop_unit, select=is_regularised
     )

@@ -48,7 +48,7 @@ INDEX, TRAIN, TEST = "index.npz", "train_subjects.txt", "test_subjects.txt"
 LEFT_OUT = "left_out.txt"
 PARTS = ".prepare_humbi"  # folder of the part files, gone when all is done
 
-# Subjects in the paper's split (arXiv 2208.02646, section 4.4), which does not name them.
+# Subjects in the paper's split (arXiv 2208.02646, Table 7), which does not name them.
 NUM_TRAIN, NUM_TEST = 294, 120
 
 END_OF_JPEG = b"\xff\xd9"

@@ -23,6 +23,11 @@ def test_the_ratio_falls_over_the_blocks(tiny):
     }
 
 
+def test_an_option_that_is_null_is_as_good_as_absent(tiny):
+    """So that an override takes away what another network's YAML sets."""
+    assert len(drops(tiny({"depth": None, "embed_dim": None}).network)) == 14  # T2T-ViT-14's
+
+
 def test_vanilla_dropout_is_one_of_the_settings(tiny):
     model = tiny(drop_unit="weight", drop_ratio=0.1, drop_schedule="constant")
     assert set(drops(model).values()) == {(0.1, "weight")}
