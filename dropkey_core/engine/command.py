@@ -1,5 +1,6 @@
 """How every command of ``tools/`` ends."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +14,8 @@ def exit_code(
 ) -> int:
     """Run a command and return its exit code.
 
-    It is 0, 2 for a user's error, which is printed as one line on stderr, 130 after Ctrl-C, or
-    what a stopped run asks for.
+    It is 0, 2 for a user's error, which is printed as one line on stderr, 130 after Ctrl-C, 141
+    where nobody reads what is printed any more (``| head``), or what a stopped run asks for.
 
     Args:
         command: what to do.
@@ -22,6 +23,10 @@ def exit_code(
     """
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to print
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {error.one_line()}", file=sys.stderr)
         return 2

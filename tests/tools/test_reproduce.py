@@ -1,5 +1,7 @@
 import csv
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,18 @@ def test_from_first_to_last(toys, capsys):
     assert "output/tables/toys/full/table.html" in capsys.readouterr().out
     assert toys(["toys.yaml", "optimizer.lr=0.5"]) == 2
     assert "optimizer.lr 0.01 there, 0.5 here" in capsys.readouterr().err
+
+
+def test_nobody_reads_on(toy_folder):
+    """As in ``tools/reproduce.py ... --commands | head``: no traceback."""
+    shutil.copy(TOYS, toy_folder)
+    script = str(PROJECT_ROOT / "tools/reproduce.py")
+    command = [sys.executable, script, "toys.yaml", "--commands", "--seeds", *map(str, range(900))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"# none")
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize(
