@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import dataset_path
 from dropkey_core.engine.command import exit_code
-from projects.metro.body_model import write_body
-from projects.metro.smpl_release import DOWNSAMPLING_FILE, H36M_FILE, read_release
+from projects.metro.body.model import write_body
+from projects.metro.body.release import DOWNSAMPLING_FILE, H36M_FILE, read_release
 
 
 def convert(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path, output: Path) -> None:

@@ -42,7 +42,7 @@ def info_in(path: Path) -> Any:
     Raises:
         UserError: the file cannot be read, or is no JSON.
     """
-    from dropkey_core.engine.json_file import read_json
+    from dropkey_core.engine.files.json_file import read_json
 
     document = read_json(path)
     return document.get("info") if isinstance(document, dict) else None

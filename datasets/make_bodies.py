@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from generated_set import SetSettings, run_command
 from make_shapes import textured_background, vivid_colour, with_noise
+from mannequin import make_mannequin
 
-from dropkey_core.engine.json_file import read_json
-from projects.metro.body_model import Body, BodyModel, write_body
+from dropkey_core.engine.files.json_file import read_json
+from projects.metro.body.model import Body, BodyModel, write_body
 from projects.metro.geometry import in_camera
-from projects.metro.humbi_files import (
+from projects.metro.humbi.files import (
     Camera,
     Fit,
     body_folder,
@@ -44,9 +45,8 @@ from projects.metro.humbi_files import (
     write_keypoints,
     write_vertices,
 )
-from projects.metro.humbi_release import INDEX, Rules, prepare
-from projects.metro.mannequin import make_mannequin
-from projects.metro.rasteriser import render
+from projects.metro.humbi.prepare import INDEX, Rules, prepare
+from projects.metro.pictures.rasteriser import render
 
 INFO = "made.json"
 GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mannequin import make_mannequin
+
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.command import exit_code
-from projects.metro.body_model import read_body, read_origin, write_body
-from projects.metro.mannequin import make_mannequin
+from projects.metro.body.model import read_body, read_origin, write_body
 
 ORIGIN = "mannequin made by datasets/make_body_model.py, version 1"  # raise it with every change
 

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torchvision.io import encode_jpeg
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.array_file import write_arrays
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.image_file import read_image
+from dropkey_core.engine.files.arrays import write_arrays
+from dropkey_core.engine.files.images import read_image
 from projects.classification.image_folder import ImageFiles, load_image_folder
 
 FOLDERS = {"train": ("train",), "test": ("test", "val")}  # names that a split's folder may have

@@ -1,4 +1,9 @@
 """DropKey (arXiv 2208.02646): dropout for self-attention that masks keys before the softmax."""
 
+from dropkey_core import attention, equip
 from dropkey_core.attention import *  # noqa: F403
-from dropkey_core.attention import __all__ as __all__
+from dropkey_core.equip import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += attention.__all__
+__all__ += equip.__all__

@@ -87,9 +87,9 @@ def add_query(study: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     from dropkey_core.analysis import corruptions, focus_study, maps_study, studies
-    from dropkey_core.analysis.trained import find_sources
     from dropkey_core.engine.errors import UserError
     from dropkey_core.engine.run_folder import make_picture_folder
+    from projects.paper.figures.trained import find_sources
 
     if arguments.num_images is not None and arguments.num_images < 1:
         raise UserError(f"--num-images must be at least 1, got {arguments.num_images}")

@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dropkey_core.analysis import alignment_benchmark as benchmark
-    from dropkey_core.analysis.outputs import check_outputs
     from dropkey_core.engine.errors import UserError
+    from projects.paper.figures.outputs import check_outputs
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

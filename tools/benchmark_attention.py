@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dropkey_core.analysis import attention_benchmark as benchmark
-    from dropkey_core.analysis.outputs import check_outputs
     from dropkey_core.engine.errors import UserError
+    from projects.paper.figures.outputs import check_outputs
 
     if arguments.threads is not None:
         if arguments.threads < 1:

@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from dropkey_core.tables import Plan, list_commands, list_rows, report, reproduce
+    from projects.paper.tables import Plan, list_commands, list_rows, report, reproduce
 
     plan = Plan(
         arguments.scale,

@@ -45,8 +45,8 @@ def grid(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from dropkey_core.analysis.sampled_masks import draw_masks
     from dropkey_core.engine.errors import UserError
+    from projects.paper.figures.sampled_masks import draw_masks
 
     try:
         draw_masks(

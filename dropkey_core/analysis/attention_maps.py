@@ -4,48 +4,12 @@ Shapes: B images of H x W pixels, h x w patches.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from dropkey_core.analysis.figure import (
-    CAPTION,
-    FONT_SIZE,
-    MARGIN,
-    add_axes,
-    new_figure,
-    write,
-    write_within,
-)
 from dropkey_core.analysis.layers import class_token_layers, look, short_names
-
-COLOURS = "magma"
-SIDE = 150  # pixels of a map's longer side on the figure
-LABEL_WIDTH = 130  # pixels for the names of the rows
-GAP = 6  # pixels between maps
-LEAST_WIDTH = 900  # pixels of a figure, so that its heading fits
-
-
-@dataclass(frozen=True)
-class ImageMaps:
-    """The class token's attention to the patches of one image.
-
-    Attributes:
-        name: of the image.
-        image: (H, W, 3) uint8 RGB.
-        maps: layer -> (heads, h, w) float32; with what the class token gives itself they sum to 1.
-    """
-
-    name: str
-    image: np.ndarray
-    maps: Mapping[str, np.ndarray]
 
 
 def class_attention_maps(model: nn.Module, inputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -96,97 +60,3 @@ def grid_of(num_patches: int, size: tuple[int, int]) -> tuple[int, int]:
             "(width x height)"
         )
     return best, num_patches // best
-
-
-def draw_maps(
-    images: Mapping[str, Sequence[ImageMaps]],
-    layers: Sequence[str] | None = None,
-    head: int | None = None,
-) -> Figure:
-    """Draw for each image a row per model: the image, then the map of each layer.
-
-    In a column of an image all models have the same colours, from 0 to the greatest weight there,
-    by the square root of the weight.
-
-    Args:
-        images: model -> its maps, the same images for each.
-        layers: which; None: all that the first model has.
-        head: which; None: the mean over heads.
-
-    Raises:
-        ValueError: a layer or head that a model has not.
-    """
-    labels = list(images)
-    layers = list(images[labels[0]][0].maps) if layers is None else list(layers)
-    picked = {
-        label: [[_pick(of_image, name, head, label) for name in layers] for of_image in of_model]
-        for label, of_model in images.items()
-    }
-    first = images[labels[0]]
-    height, width = first[0].image.shape[:2]
-    cell_width = round(SIDE * width / max(width, height))
-    cell_height = round(SIDE * height / max(width, height))
-    page_width = MARGIN + LABEL_WIDTH + (len(layers) + 1) * (cell_width + GAP) + MARGIN
-    block = CAPTION + len(labels) * (cell_height + GAP) + MARGIN
-    top = 80
-    figure = new_figure(max(page_width, LEAST_WIDTH), top + len(first) * block)
-    which = "mean of its heads" if head is None else f"head {head}"
-    write(figure, MARGIN, 26, f"Attention of the class token to the patches, {which}", 10.5)
-    scale = (
-        "black: 0; lightest: the greatest weight in the column of this image, the same for all "
-        "rows; in between by the square root"
-    )
-    write_within(figure, MARGIN, 54, max(page_width, LEAST_WIDTH) - 2 * MARGIN, scale)
-    for number, of_image in enumerate(first):
-        y = top + number * block
-        _draw_captions(figure, of_image.name, layers, y, cell_width)
-        greatest = [
-            max(picked[label][number][column].max() for label in labels)
-            for column in range(len(layers))
-        ]
-        for row, label in enumerate(labels):
-            row_y = y + CAPTION + row * (cell_height + GAP)
-            write_within(figure, MARGIN, row_y + cell_height / 2, LABEL_WIDTH - MARGIN, label)
-            cells = [images[label][number].image]
-            for weights, most in zip(picked[label][number], greatest, strict=True):
-                cells.append(overlay(of_image.image, np.sqrt(weights / max(most, 1e-12))))
-            for column, cell in enumerate(cells):
-                x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
-                axes = add_axes(figure, x, row_y, cell_width, cell_height)
-                axes.imshow(cell, interpolation="nearest", aspect="auto")
-    return figure
-
-
-def _draw_captions(
-    figure: Figure, name: str, layers: Sequence[str], y: float, cell_width: int
-) -> None:
-    for column, text in enumerate([f"image {name}", *(f"layer {layer}" for layer in layers)]):
-        x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
-        write_within(figure, x, y + CAPTION / 2, cell_width, text, 0.9 * FONT_SIZE)
-
-
-def _pick(of_image: ImageMaps, layer: str, head: int | None, label: str) -> np.ndarray:
-    """(h, w)."""
-    if layer not in of_image.maps:
-        raise ValueError(f"{label} has no layer {layer}; it has {', '.join(of_image.maps)}")
-    weights = of_image.maps[layer]
-    if head is None:
-        mean: np.ndarray = weights.mean(axis=0)
-        return mean
-    if not 0 <= head < len(weights):
-        raise ValueError(f"{label} has heads 0 to {len(weights) - 1} in layer {layer}, not {head}")
-    one: np.ndarray = weights[head]
-    return one
-
-
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Colour a grey version of an image (H, W, 3) uint8 by heat (h, w) in [0, 1]."""
-    height, width = image.shape[:2]
-    factor = max(1, math.ceil(SIDE / max(height, width)))
-    size = (width * factor, height * factor)
-    heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    colours = colormaps[COLOURS](heat)[..., :3]  # (., ., 3)
-    grey = cv2.resize(image.mean(axis=2) / 255, size, interpolation=cv2.INTER_CUBIC)[..., None]
-    # The image is what makes brightness vary by up to a half within a patch.
-    mixed = colours * (0.5 + 0.5 * grey.clip(0, 1)) + 0.1 * grey
-    return np.rint(255 * mixed.clip(0, 1)).astype(np.uint8)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.attention.convert import attention_that_drops
+from dropkey_core.equip.apply import attention_that_drops
 
 
 @contextmanager

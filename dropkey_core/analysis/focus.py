@@ -4,7 +4,6 @@ Vision transformers tend to over-focus: a few tokens get nearly all, and where c
 those, much is lost (TAP and ADL, arXiv 2303.11126). Shapes: B images, H heads, Lk keys.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,7 +20,6 @@ from dropkey_core.analysis.layers import (
     over_batches,
     short_names,
 )
-from dropkey_core.engine.evaluation import Evaluator, flatten_results
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,9 @@ def attention_focus(
     loader: Iterable[Any],
     top: int = 5,
     query: str = "class",
-    evaluator: Evaluator | None = None,
-    after_batch: Callable[[], None] = lambda: None,
-) -> tuple[list[LayerFocus], dict[str, float]]:
-    """Measure the share of the ``top`` most attended tokens, and on the way the usual metrics.
+    after_batch: Callable[[Any, Any], None] = lambda batch, outputs: None,
+) -> list[LayerFocus]:
+    """Measure the share of the ``top`` most attended tokens.
 
     Args:
         model: with equipped attention; it is called on each batch in eval mode.
@@ -76,11 +73,11 @@ def attention_focus(
         query: ``class``: what the class token gives them, in the layers that have one; ``all``:
             what all queries together give them. Most attended are others in each head; the mean
             over heads is taken.
-        evaluator: sees batches and outputs, too; it is copied.
-        after_batch: called after each batch.
+        after_batch: called with each batch and the model's outputs for it, for instance the
+            ``process`` of an evaluator.
 
     Returns:
-        a result for each layer, and the evaluator's metrics by name, empty without one
+        a result for each layer
 
     Raises:
         ValueError: ``top`` below 1, another ``query``, nothing is equipped, no class token, no
@@ -90,27 +87,22 @@ def attention_focus(
         raise ValueError(f"top must be at least 1, got {top}")
     if query not in QUERIES:
         raise ValueError(f"query must be class or all, got {query!r}")
-    evaluator = copy.deepcopy(evaluator)
-    if evaluator is not None:
-        evaluator.reset()
     shares: dict[str, list[Tensor]] = defaultdict(list)
     num_keys: dict[str, int] = {}
-    for batch, outputs, layers in over_batches(model, loader, after_batch):
-        if evaluator is not None:
-            evaluator.process(batch, outputs)
+    for batch, outputs, layers in over_batches(model, loader):
+        after_batch(batch, outputs)
         for layer in class_token_layers(layers) if query == "class" else layers:
             shares[layer.name].append(_per_image(layer, query, top, len(batch)).cpu())
             num_keys[layer.name] = layer.weights.shape[-1]
     if not shares:
         raise ValueError("there are no images to measure the focus on")
-    metrics = {} if evaluator is None else flatten_results(evaluator.evaluate() or {})
     results = []
     for short, (name, parts) in zip(short_names(shares), shares.items(), strict=True):
         joined = torch.cat(parts).double()
         std = joined.std().item() if len(joined) > 1 else math.nan
         even = min(top / num_keys[name], 1.0)
         results.append(LayerFocus(name, short, joined.mean().item(), std, len(joined), even))
-    return results, metrics
+    return results
 
 
 def _per_image(layer: LayerAttention, query: str, top: int, num_images: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dropkey_core.analysis.capture import captured_attention
-from dropkey_core.analysis.tokens import captured_dimensions, num_prefix_tokens
+from dropkey_core.variants.tokens import captured_dimensions, num_prefix_tokens
 
 
 @dataclass(frozen=True)

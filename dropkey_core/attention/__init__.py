@@ -1,4 +1,4 @@
-"""Attention that drops keys: what is dropped, how much, in one's own models and in others'."""
+"""Attention that drops keys, to build with: what is dropped, how much, and the attention itself."""
 
 from dropkey_core.attention.alignment import (
     Expected,
@@ -6,12 +6,6 @@ from dropkey_core.attention.alignment import (
     expected_attention,
     monte_carlo_attention,
     smoothing_coefficients,
-)
-from dropkey_core.attention.convert import (
-    apply_dropkey,
-    remove_dropkey,
-    set_drop_ratio,
-    set_inference,
 )
 from dropkey_core.attention.functional import drop_key_attention, drop_key_softmax
 from dropkey_core.attention.modules import MultiheadAttention
@@ -30,14 +24,10 @@ __all__ = [
     "MultiheadAttention",
     "Renormalised",
     "Window",
-    "apply_dropkey",
     "drop_key_attention",
     "drop_key_softmax",
     "drop_ratios",
     "expected_attention",
     "monte_carlo_attention",
-    "remove_dropkey",
-    "set_drop_ratio",
-    "set_inference",
     "smoothing_coefficients",
 ]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.engine.checkpoint_file import read_content
 from dropkey_core.engine.errors import UserError, shown
-from dropkey_core.engine.whole_file import whole_file
+from dropkey_core.engine.files.atomic_write import whole_file
+from dropkey_core.engine.files.checkpoints import read_content
 
 _SHOWN = 5  # keys of a kind that an error lists
 # The beginning of its SHA-256, which many publishers put into a file's name.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.interruption import TrainingStopped
+from dropkey_core.engine.signals import TrainingStopped
 
 
 def exit_code(

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dropkey_core.engine.errors import UserError, first_line, suggestion, unknown_key
+from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
 from dropkey_core.engine.train_settings import TrainSettings
-from dropkey_core.engine.yaml_file import find_yaml, read_yaml
 
 SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
 REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")

@@ -15,7 +15,7 @@ from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.interruption import TrainingStopped
+from dropkey_core.engine.signals import TrainingStopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
+from dropkey_core.engine.distributed import Processes, started_from_outside
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.joint_end import JointEnd
 from dropkey_core.engine.precision import mixed_precision
-from dropkey_core.engine.processes import Processes, started_from_outside
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

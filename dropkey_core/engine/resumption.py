@@ -11,9 +11,9 @@ from torch import nn
 
 from dropkey_core.engine.checkpoint import load_state, read_checkpoint
 from dropkey_core.engine.errors import UserError, shown
+from dropkey_core.engine.files.yaml_file import check_structure
 from dropkey_core.engine.run_folder import BEST, numbered_checkpoints
 from dropkey_core.engine.versions import versions
-from dropkey_core.engine.yaml_file import check_structure
 
 NEEDED: dict[str, type | tuple[type, ...]] = {
     "model": Mapping,

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.whole_file import remove_unfinished, whole_file, writing
+from dropkey_core.engine.files.atomic_write import remove_unfinished, whole_file, writing
 
 LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
 FAILED = "failed_step_[0-9]*.pth"

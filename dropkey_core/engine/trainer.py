@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from dropkey_core.engine.checkpoint import load_weights, write_checkpoint
 from dropkey_core.engine.config import instantiate, locate
+from dropkey_core.engine.data import start_at
+from dropkey_core.engine.distributed import Processes, is_first_process
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
 from dropkey_core.engine.failed_step import (
@@ -27,12 +29,9 @@ from dropkey_core.engine.failed_step import (
     keep_failed_step,
     not_finite_gradients,
 )
-from dropkey_core.engine.interruption import StopRequests, TrainingStopped
+from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
 from dropkey_core.engine.launch import check_launch, launch
-from dropkey_core.engine.loaders import start_at
-from dropkey_core.engine.metrics_log import MetricsLog
 from dropkey_core.engine.precision import measure_overflow
-from dropkey_core.engine.processes import Processes, is_first_process
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.randomness import seed_step
 from dropkey_core.engine.resumption import (
@@ -50,9 +49,10 @@ from dropkey_core.engine.run_folder import (
     prepare_folder,
     write_config,
 )
+from dropkey_core.engine.run_log import MetricsLog
+from dropkey_core.engine.signals import StopRequests, TrainingStopped
 from dropkey_core.engine.train_settings import BestMode, check_train_settings
 from dropkey_core.engine.versions import versions
-from dropkey_core.engine.whole_file import WriteError, link_file, writing
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

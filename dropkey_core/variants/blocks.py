@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from dropkey_core.attention.convert import attention_that_drops
-from dropkey_core.attention.depth import block_around
+from dropkey_core.equip.apply import attention_that_drops
+from dropkey_core.equip.depth import block_around
 
 Select = Callable[[str, nn.Module], bool]
 

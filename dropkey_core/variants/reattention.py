@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dropkey_core.attention.depth import layers_of_stacks
+from dropkey_core.equip.depth import layers_of_stacks
 from dropkey_core.variants.blocks import Select, block_name, class_name, self_attention
 from dropkey_core.variants.scale_adjustment import adjust_scale, remove_scale_adjustment
 

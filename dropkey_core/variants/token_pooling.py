@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropkey_core.analysis.tokens import num_prefix_tokens as count_prefix_tokens
 from dropkey_core.variants.blocks import Select, block_name, class_name, self_attention
 from dropkey_core.variants.hooks import remove_hooks
+from dropkey_core.variants.tokens import num_prefix_tokens as count_prefix_tokens
 
 # What blocks call the normalisation before their attention.
 _NORMS = ("norm1", "ln_1", "layernorm_before")

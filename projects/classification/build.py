@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from dropkey_core.attention import apply_dropkey
 from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit
+from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import apply_reattention, apply_token_pooling
 from projects.classification.averaging import WeightAverage
 from projects.classification.classifier import Classifier

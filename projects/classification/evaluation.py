@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.files.atomic_write import whole_file, writing
 from dropkey_core.engine.samplers import rank_and_world_size
-from dropkey_core.engine.whole_file import whole_file, writing
 
 PREDICTIONS_FILE = "predictions.csv"
 

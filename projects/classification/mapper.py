@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.image_file import read_image
+from dropkey_core.engine.files.images import read_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.array_file import Layout, layout_problem, read_arrays
+from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.classification.labelled_images import LabelledImages, check_split
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.errors import shown
-from dropkey_core.engine.json_file import read_json
+from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 
 # What must be there for the set to be used, and its type.

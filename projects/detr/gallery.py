@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import nms
 
-from dropkey_core.analysis.figure import say_saved
 from dropkey_core.engine import (
     UserError,
     dataset_path,
@@ -22,8 +21,8 @@ from dropkey_core.engine import (
     load_weights,
     read_checkpoint,
 )
-from dropkey_core.engine.image_file import read_image
-from dropkey_core.engine.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.files.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.files.images import read_image
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr import visualize
 from projects.detr.annotation_file import read_annotation_file
@@ -32,6 +31,7 @@ from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
 from projects.detr.picture import FOUND_IOU, Box, Picture
 from projects.detr.visualize import Reference
+from projects.figure import say_saved
 
 NUM_POINTS = 4  # looked from where none are given
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from dropkey_core.engine.image_file import read_image
+from dropkey_core.engine.files.images import read_image
 from projects.detr.coco import XYWH_ABS
 
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.optimizer import param_groups
+from dropkey_core.engine.optim import param_groups
 from projects.detr.detr import Detr
 
 

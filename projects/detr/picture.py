@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from dropkey_core.analysis.figure import DPI, FONT_SIZE, SMALL_FONT_SIZE, escaped
+from projects.figure import DPI, FONT_SIZE, SMALL_FONT_SIZE, escaped
 
 Place = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 

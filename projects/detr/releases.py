@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dropkey_core.engine.outside_file import MEGABYTE
+from dropkey_core.engine.files.outside import MEGABYTE
 
 
 class Release(NamedTuple):

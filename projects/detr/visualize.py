@@ -18,15 +18,6 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from dropkey_core.analysis.capture import captured_attention, captured_shape
-from dropkey_core.analysis.figure import (
-    CAPTION,
-    FONT_SIZE,
-    MARGIN,
-    add_axes,
-    add_legend,
-    new_figure,
-    write,
-)
 from projects.detr.detr import Detr
 from projects.detr.picture import (
     DASHED,
@@ -35,6 +26,15 @@ from projects.detr.picture import (
     TRUE,
     Picture,
     draw_boxes,
+)
+from projects.figure import (
+    CAPTION,
+    FONT_SIZE,
+    MARGIN,
+    add_axes,
+    add_legend,
+    new_figure,
+    write,
 )
 
 # Okabe and Ito's palette, whose colours stay apart for every kind of colour vision.

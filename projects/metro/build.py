@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dropkey_core.attention import MultiheadAttention, drop_ratios
 from dropkey_core.engine import UserError
 from projects.metro.backbone import Backbone
-from projects.metro.body_model import read_body
+from projects.metro.body.model import read_body
+from projects.metro.body.skeleton import JOINTS
 from projects.metro.encoder import EncoderBlock, PostNormLayer
 from projects.metro.losses import MeshLoss
 from projects.metro.masking import TokenMasking
 from projects.metro.metro import Metro
-from projects.metro.skeleton import JOINTS
 
 COORDINATES = 3  # x, y, z: what a token begins and ends with besides the image's channels
 

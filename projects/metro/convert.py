@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dropkey_core.engine import UserError
 from projects.metro.backbone import Backbone
+from projects.metro.body.skeleton import JOINTS
 from projects.metro.metro import CAMERA_DIM
-from projects.metro.skeleton import JOINTS
 
 POSITIONS = re.compile(r"trans_encoder\.\d+\.bert\.position_embeddings\.weight")
 LAYER = re.compile(r"trans_encoder\.(\d+)\.bert\.encoder\.layer\.(\d+)\.")

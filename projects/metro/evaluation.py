@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.files.atomic_write import whole_file, writing
 from dropkey_core.engine.samplers import rank_and_world_size
-from dropkey_core.engine.whole_file import whole_file, writing
-from projects.metro.body_model import read_body
+from projects.metro.body.model import read_body
+from projects.metro.body.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe
-from projects.metro.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 
 logger = logging.getLogger(__name__)
 

@@ -13,29 +13,29 @@ from matplotlib import colormaps
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dropkey_core.analysis.figure import say_saved
 from dropkey_core.engine import UserError, instantiate, read_checkpoint
 from dropkey_core.engine.checkpoint import load_state
-from dropkey_core.engine.image_file import read_image
-from dropkey_core.engine.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.files.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.files.images import read_image
 from dropkey_core.engine.run_folder import make_picture_folder
-from projects.metro.attention import (
+from projects.figure import say_saved
+from projects.metro.body.model import Body, read_body
+from projects.metro.body.skeleton import H36M_PELVIS, JOINTS
+from projects.metro.geometry import crop_map
+from projects.metro.mapper import warped
+from projects.metro.metrics import mpjpe
+from projects.metro.metro import Metro
+from projects.metro.pictures.attention import (
     MOST,
     NUM_LINES,
     attended_vertices,
     draw_attention,
     recover_with_attention,
 )
-from projects.metro.body_model import Body, read_body
-from projects.metro.export import MESH_SUFFIXES, Solid, import_trimesh, write_mesh
-from projects.metro.geometry import crop_map
-from projects.metro.mapper import warped
-from projects.metro.metrics import mpjpe
-from projects.metro.metro import Metro
-from projects.metro.page import write_page
-from projects.metro.picture import PREDICTED, TRUE, Row, draw_mesh, draw_rows, resized
-from projects.metro.skeleton import H36M_PELVIS, JOINTS
-from projects.metro.view import View, predicted_view, side_view
+from projects.metro.pictures.mesh_files import MESH_SUFFIXES, Solid, import_trimesh, write_mesh
+from projects.metro.pictures.page import write_page
+from projects.metro.pictures.rows import PREDICTED, TRUE, Row, draw_mesh, draw_rows, resized
+from projects.metro.pictures.view import View, predicted_view, side_view
 
 MM = 1000.0  # per metre
 FILES = ("html", *MESH_SUFFIXES)  # what a mesh can be written as besides a picture

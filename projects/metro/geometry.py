@@ -8,7 +8,7 @@ degrees and positive counter-clockwise as one sees the picture. Everything is nu
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from projects.metro.skeleton import SMPL_MIRROR
+from projects.metro.body.skeleton import SMPL_MIRROR
 
 Array = NDArray[np.float64]
 

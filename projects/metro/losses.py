@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dropkey_core.engine import per_total, total_over_processes
-from projects.metro.skeleton import root_relative
+from projects.metro.body.skeleton import root_relative
 
 
 def weak_perspective(points: Tensor, camera: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dropkey_core.engine.image_file import read_image
-from projects.metro.body_model import BodyModel, read_body
+from dropkey_core.engine.files.images import read_image
+from projects.metro.body.model import BodyModel, read_body
+from projects.metro.body.skeleton import H36M_PELVIS, JOINTS_FROM_H36M, JOINTS_MIRROR
 from projects.metro.geometry import (
     MIRROR,
     Array,
@@ -22,7 +23,6 @@ from projects.metro.geometry import (
     project,
     relative_positions,
 )
-from projects.metro.skeleton import H36M_PELVIS, JOINTS_FROM_H36M, JOINTS_MIRROR
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 
 from dropkey_core.engine.benchmark import Measurement, measure
 from dropkey_core.engine.errors import UserError
-from projects.metro.body_model import read_body
+from projects.metro.body.model import read_body
+from projects.metro.body.skeleton import JOINTS
 from projects.metro.evaluation import MeshEvaluator
 from projects.metro.metrics import procrustes_align
-from projects.metro.rasteriser import render
-from projects.metro.skeleton import JOINTS
-from projects.metro.view import predicted_view
+from projects.metro.pictures.rasteriser import render
+from projects.metro.pictures.view import predicted_view
 
 PICTURE_SIZE = 224  # METRO's crop
 OURS, OFFICIAL = "procrustes_align", "METRO's loop"

@@ -7,7 +7,7 @@ any number of batch dimensions, also none. All is computed in double precision, 
 import torch
 from torch import Tensor
 
-from projects.metro.skeleton import root_relative
+from projects.metro.body.skeleton import root_relative
 
 
 def mpve(pred: Tensor, target: Tensor) -> Tensor:

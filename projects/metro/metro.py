@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from dropkey_core.engine import UserError
 from projects.metro.backbone import Backbone
-from projects.metro.body_model import Body
+from projects.metro.body.interpolation import interpolation_weights
+from projects.metro.body.model import Body
+from projects.metro.body.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 from projects.metro.encoder import EncoderBlock
-from projects.metro.interpolation import interpolation_weights
 from projects.metro.losses import MeshLoss
 from projects.metro.masking import TokenMasking
-from projects.metro.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dropkey_core.analysis.capture import captured_attention, captured_shape
-from dropkey_core.analysis.figure import (
+from projects.detr.picture import Picture
+from projects.detr.visualize import draw_map
+from projects.figure import (
     CAPTION,
     FONT_SIZE,
     MARGIN,
@@ -21,8 +23,6 @@ from dropkey_core.analysis.figure import (
     new_figure,
     write,
 )
-from projects.detr.picture import Picture
-from projects.detr.visualize import draw_map
 from projects.qpic.picture import Pair, draw_pair
 from projects.qpic.qpic import Qpic
 

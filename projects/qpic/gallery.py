@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dropkey_core.analysis.figure import say_saved
 from dropkey_core.engine import (
     UserError,
     dataset_path,
@@ -19,11 +18,12 @@ from dropkey_core.engine import (
     load_weights,
     read_checkpoint,
 )
-from dropkey_core.engine.image_list import find_images, spread, unique_stems
+from dropkey_core.engine.files.image_list import find_images, spread, unique_stems
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.gallery import read_as_array
 from projects.detr.picture import Picture
 from projects.detr.visualize import cell_span, draw_page, draw_picture
+from projects.figure import say_saved
 from projects.qpic.attention import draw_attention_maps, find_with_attention
 from projects.qpic.classes import read_classes
 from projects.qpic.interaction_file import NO_OBJECT

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import dataset_path
-from dropkey_core.engine.image_file import image_size
+from dropkey_core.engine.files.images import image_size
 from projects.detr.coco import check_files, image_folder, path_inside
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.json_file import read_json
-from dropkey_core.engine.outside_file import MEGABYTE, check_file
+from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.outside import MEGABYTE, check_file
 
 LARGEST_FILE = 256 * MEGABYTE
 LARGEST_OUTPUT = 1024 * MEGABYTE

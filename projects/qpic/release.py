@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.array_file import read_npy
 from dropkey_core.engine.errors import said_by, shown
-from dropkey_core.engine.json_file import read_json
-from dropkey_core.engine.outside_file import MEGABYTE, check_file
+from dropkey_core.engine.files.arrays import read_npy
+from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.outside import MEGABYTE, check_file
 from projects.detr.annotation_file import is_coordinate
 from projects.qpic import mat_file
 from projects.qpic.classes import is_integer

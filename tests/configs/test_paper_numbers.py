@@ -3,8 +3,8 @@
 import pytest
 
 from dropkey_core.engine.paths import PROJECT_ROOT
-from dropkey_core.tables import Plan, read_table
-from dropkey_core.tables.summary import summarise
+from projects.paper.tables import Plan, read_table
+from projects.paper.tables.summary import summarise
 
 FOLDER = PROJECT_ROOT / "configs/paper"
 TOP1 = "cls/top1"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from projects.metro.body_model import read_body, read_origin
+from projects.metro.body.model import read_body, read_origin
 from tests.projects.metro import smpl_like
 
 

@@ -5,18 +5,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mannequin import make_mannequin
 
 from projects.metro import MetroMapper, load_humbi
-from projects.metro.body_model import BodyModel, read_body
+from projects.metro.body.model import BodyModel, read_body
 from projects.metro.geometry import in_camera, project
-from projects.metro.humbi_files import (
+from projects.metro.humbi.files import (
     frames_of,
     read_cameras,
     read_fit,
     read_keypoints,
     read_vertices,
 )
-from projects.metro.mannequin import make_mannequin
 
 
 @pytest.fixture(scope="module")

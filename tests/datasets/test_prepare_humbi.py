@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from projects.metro.humbi_files import NUM_VERTICES
-from projects.metro.humbi_index import read_index
+from projects.metro.humbi.files import NUM_VERTICES
+from projects.metro.humbi.index import read_index
 from tests.projects.metro.humbi_set import write_subject
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_humbi.py"
@@ -91,7 +91,7 @@ def test_nothing_left_ends_with_two(prepare, source):
 # The script, with a third subject whose mesh takes for ever to be read.
 STUCK = """
 import multiprocessing, runpy, sys, time
-from projects.metro import humbi_files
+from projects.metro.humbi.records import files as humbi_files
 
 read = humbi_files.read_vertices
 

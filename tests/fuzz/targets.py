@@ -20,11 +20,17 @@ import torch
 from PIL import Image
 from scipy import sparse
 
-from dropkey_core.engine import array_file, checkpoint, config, image_file, json_file
-from dropkey_core.tables import reading
+from dropkey_core.engine import checkpoint, config
+from dropkey_core.engine.files import arrays as array_file
+from dropkey_core.engine.files import images as image_file
+from dropkey_core.engine.files import json_file
 from projects.detr import annotation_file, coco
-from projects.metro import humbi, humbi_files, inert_arrays, inert_pickle, smpl_release
-from projects.metro.skeleton import SMPL_PARENTS
+from projects.metro.body import inert_arrays, inert_pickle
+from projects.metro.body import release as smpl_release
+from projects.metro.body.skeleton import SMPL_PARENTS
+from projects.metro.humbi.records import files as humbi_files
+from projects.metro.humbi.records import records as humbi
+from projects.paper.tables import reading
 from projects.qpic import classes, interaction_file, mat_file, release
 from tests.fuzz.archive_inputs import mutate_archive
 from tests.fuzz.image_inputs import mutate_image

@@ -1,7 +1,7 @@
 import pytest
+from mannequin import make_mannequin
 
 from projects.classification import cifar
-from projects.metro.mannequin import make_mannequin
 from tests.projects.classification.image_files import (
     write_cifar10,
     write_image_folder,

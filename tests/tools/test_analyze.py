@@ -5,9 +5,9 @@ import cv2
 import pytest
 import torch
 
-from dropkey_core.analysis.corruptions import STRENGTHS
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
+from projects.paper.figures.corruptions import STRENGTHS
 
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
 
@@ -131,7 +131,7 @@ def test_a_users_errors_are_one_line(main, runs, tmp_path, capsys, words, messag
 
 
 def test_a_selection_is_random_and_always_the_same(runs):
-    from dropkey_core.analysis.trained import find_sources, load_trained
+    from projects.paper.figures.trained import find_sources, load_trained
 
     (source,) = find_sources([Path(runs[0])], None, None, None, ["dataset.test.per_class=null"])
     trained = load_trained(source)

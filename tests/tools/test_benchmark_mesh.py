@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from projects.metro.body_model import Body, write_body
-from projects.metro.skeleton import SMPL_PARENTS
+from projects.metro.body.model import Body, write_body
+from projects.metro.body.skeleton import SMPL_PARENTS
 
 SMALL = ["--skeletons", "20", "--batches", "2", "--repeats", "2"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dropkey_core.engine.paths import PROJECT_ROOT
-from dropkey_core.tables import Plan, read_table
-from dropkey_core.tables.job import plan_jobs
-from dropkey_core.tables.running import check_jobs
+from projects.paper.tables import Plan, read_table
+from projects.paper.tables.job import plan_jobs
+from projects.paper.tables.running import check_jobs
 
 TOYS = Path(__file__).parents[1] / "toy" / "toys.yaml"
 TABLES = sorted(PROJECT_ROOT.glob("configs/*/*.yaml"))

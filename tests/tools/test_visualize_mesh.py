@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mannequin import make_mannequin
 
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
-from projects.metro.mannequin import make_mannequin
 
 pytest.importorskip("smplx", reason="the set's people are posed with smplx")
 pytest.importorskip("trimesh", reason="it writes pages and mesh files")

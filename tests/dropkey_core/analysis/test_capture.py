@@ -7,7 +7,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from dropkey_core.analysis.capture import captured_attention, captured_shape
-from dropkey_core.attention import MultiheadAttention, apply_dropkey
+from dropkey_core.attention import MultiheadAttention
+from dropkey_core.equip import apply_dropkey
 
 
 class FusedAttention(nn.Module):

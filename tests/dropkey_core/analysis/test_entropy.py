@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from dropkey_core.analysis.entropy import attention_entropy, entropy
 from dropkey_core.analysis.layers import look, short_names
-from dropkey_core.attention import apply_dropkey
+from dropkey_core.equip import apply_dropkey
 
 
 @pytest.fixture(scope="module")

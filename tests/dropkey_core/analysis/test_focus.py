@@ -7,7 +7,7 @@ from dropkey_core.analysis.attention_maps import class_attention_maps, grid_of
 from dropkey_core.analysis.focus import attention_focus, share_of_top
 from dropkey_core.analysis.layers import look
 from dropkey_core.analysis.similarity import cosine_similarity, layer_similarity
-from dropkey_core.attention import apply_dropkey
+from dropkey_core.equip import apply_dropkey
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_share_of_top():
 
 
 def test_focus_of_the_class_token(vit, images):
-    results, metrics = attention_focus(vit, [images[:3], images[3:]], top=2)
+    results = attention_focus(vit, [images[:3], images[3:]], top=2)
     _, layers = look(vit, images)
     for result, layer in zip(results, layers, strict=True):
         largest = layer.weights[:, :, 0].sort(dim=-1, descending=True).values[..., :2]
@@ -38,31 +38,18 @@ def test_focus_of_the_class_token(vit, images):
         assert result.mean == pytest.approx(shares.mean().item(), rel=1e-5)
         assert result.std == pytest.approx(shares.std().item(), rel=1e-3)
         assert (result.num_images, result.even) == (4, 2 / 7)
-    assert metrics == {}
 
 
 def test_focus_of_all_queries(vit, images):
-    results, _ = attention_focus(vit, [images], top=1, query="all")
+    results = attention_focus(vit, [images], top=1, query="all")
     received = look(vit, images)[1][1].weights.mean(2)  # (B, H, Lk)
     assert results[1].mean == pytest.approx(received.amax(-1).mean().item(), rel=1e-5)
 
 
-def test_the_evaluator_sees_everything(vit, images):
-    class Count:
-        seen = 0
-
-        def reset(self):
-            self.seen = 0
-
-        def process(self, inputs, outputs):
-            self.seen += len(outputs)
-
-        def evaluate(self):
-            return {"cls": {"seen": self.seen}}
-
-    count = Count()
-    assert attention_focus(vit, [images, images], evaluator=count)[1] == {"cls/seen": 8}
-    assert count.seen == 0
+def test_batches_and_outputs_are_shown(vit, images):
+    seen = []
+    attention_focus(vit, [images, images[:1]], after_batch=lambda *both: seen.append(both))
+    assert [(len(batch), outputs.shape) for batch, outputs in seen] == [(4, (4, 3)), (1, (1, 3))]
 
 
 def test_similarity_of_columns():

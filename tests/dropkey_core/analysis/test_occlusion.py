@@ -5,11 +5,11 @@ from torch.testing import assert_close
 
 from dropkey_core.analysis.occlusion import (
     PatchOrder,
-    occlusion_curve,
+    occluded_forward,
     with_empty_patches,
     without_patches,
 )
-from dropkey_core.attention import apply_dropkey
+from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import apply_token_pooling
 
 
@@ -33,17 +33,6 @@ class Classifier(nn.Module):
         return [{"logits": logits} for logits in x[:, 0]]
 
 
-class Collected:
-    def reset(self):
-        self.logits = []
-
-    def process(self, inputs, outputs):
-        self.logits += [output["logits"].sum().item() for output in outputs]
-
-    def evaluate(self):
-        return {"cls": {"first": self.logits[0], "number": len(self.logits)}}
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -61,7 +50,7 @@ def data(batch_size):
 def test_patches_leave_the_sequence_and_the_class_token_stays(model):
     batches = data(3)
     model.seen.clear()
-    occlusion_curve(model, batches[:1], Collected(), [0.3], num_runs=1)
+    occluded_forward(model, batches[0], 0.3, PatchOrder(0))
     (seen,) = model.seen
     assert seen.shape == (3, 8, 8)
     assert_close(seen[:, :1], model.cls_token.expand(3, 1, 8))
@@ -75,7 +64,7 @@ def test_pooled_patches_stay_on_their_grid():
     apply_dropkey(model, 0.0)
     apply_token_pooling(model, 2, grid=(2, 5), num_prefix_tokens=1)
     batch = data(3)[0]
-    occlusion_curve(model, [batch], Collected(), [0.3], num_runs=1)
+    occluded_forward(model, batch, 0.3, PatchOrder(0))
     (seen,) = model.seen
     assert_close(seen[:, :1], model.cls_token.expand(3, 1, 8))
     for kept, sample in zip(seen[:, 1:], batch, strict=True):
@@ -94,24 +83,9 @@ def test_each_image_and_run_loses_others_and_less_is_part_of_more(model):
     assert not torch.equal(PatchOrder(1)(4, 10), first)
 
 
-def test_results_are_those_of_the_seed_whatever_the_batch_size(model):
-    curves = [occlusion_curve(model, data(size), Collected(), [0, 0.5], 2) for size in (2, 3)]
-    for one, other in zip(*curves, strict=True):
-        assert (one.ratio, one.run) == (other.ratio, other.run)
-        assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
-        assert one.metrics["cls/number"] == 6
-    whole, again, occluded, differently = (point.metrics["cls/first"] for point in curves[0])
-    assert whole == again
-    assert len({whole, occluded, differently}) == 3
-    other_seed = occlusion_curve(model, data(2), Collected(), [0.5], 1, seed=1)
-    assert other_seed[0].metrics["cls/first"] != occluded
-
-
-def test_mode_and_hooks_are_put_back(model):
+def test_hooks_are_taken_away_again(model):
     before = sum(len(module._forward_pre_hooks) for module in model.modules())
-    model.train()
-    occlusion_curve(model, data(3), Collected(), [0.5], 1)
-    assert model.training
+    occluded_forward(model, data(3)[0], 0.5, PatchOrder(0))
     assert sum(len(module._forward_pre_hooks) for module in model.modules()) == before
 
 
@@ -126,14 +100,3 @@ def test_a_grid_stays_complete():
     tokens = torch.ones(1, 2, 3, 2)
     empty = with_empty_patches(tokens, 1 / 3, torch.tensor([[5, 0, 1, 2, 3, 4]]))
     assert empty[..., 0].tolist() == [[[0, 1, 1], [1, 1, 0]]]
-
-
-@pytest.mark.parametrize("ratios", [[1.0], [-0.1], [], [0.5, 0.5]])
-def test_bad_ratios_are_refused(model, ratios):
-    with pytest.raises(ValueError, match="occlusion ratio"):
-        occlusion_curve(model, data(2), Collected(), ratios)
-
-
-def test_no_run_is_refused(model):
-    with pytest.raises(ValueError, match=r"num_runs must be at least 1, got 0"):
-        occlusion_curve(model, data(2), Collected(), [0.5], 0)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from dropkey_core.attention import MultiheadAttention, apply_dropkey, remove_dropkey
+from dropkey_core.attention import MultiheadAttention
+from dropkey_core.equip import apply_dropkey, remove_dropkey
 
 
 class Halve(nn.Module):

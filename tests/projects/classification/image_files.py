@@ -8,7 +8,7 @@ import torch
 from torchvision import datasets
 from torchvision.io import encode_jpeg, write_jpeg, write_png
 
-from dropkey_core.engine.array_file import write_arrays
+from dropkey_core.engine.files.arrays import write_arrays
 
 
 def noise(seed, size=(12, 16)):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from dropkey_core.attention.equipped import drops_keys
 from dropkey_core.engine import UserError
+from dropkey_core.equip.equipped import drops_keys
 from dropkey_core.variants import Reattention, TokenPooling
 from projects.classification import build_model, network
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dropkey_core.attention import apply_dropkey
+from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import attention_diversification
 from projects.classification import build_model
 from projects.classification.diversification import Diversification

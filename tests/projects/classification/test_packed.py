@@ -4,7 +4,7 @@ import torch
 from torchvision.io import decode_jpeg
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.array_file import write_arrays
+from dropkey_core.engine.files.arrays import write_arrays
 from projects.classification import load_packed
 from tests.projects.classification.image_files import write_packed
 

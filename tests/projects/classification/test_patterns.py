@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dropkey_core.attention import AfterSoftmax, BeforeSoftmax, Block, Cross, Key
-from dropkey_core.attention.equipped import drops_keys
+from dropkey_core.equip.equipped import drops_keys
 from projects.classification import build_model
 
 SMALL_VOLO = {

@@ -4,7 +4,6 @@ import torch
 from matplotlib.colors import to_rgb
 from torch.testing import assert_close
 
-from dropkey_core.analysis.figure import save
 from projects.detr import build_model
 from projects.detr.picture import PREDICTED, TRUE, Box, Picture, common_area, label_place
 from projects.detr.visualize import (
@@ -17,6 +16,7 @@ from projects.detr.visualize import (
     draw_page,
     draw_picture,
 )
+from projects.figure import save
 
 
 def pixels(figure):

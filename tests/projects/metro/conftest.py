@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy.spatial import ConvexHull
 
-from projects.metro.body_model import Body, write_body
+from projects.metro.body.model import Body, write_body
+from projects.metro.body.skeleton import SMPL_PARENTS
 from projects.metro.build import build_model
-from projects.metro.skeleton import SMPL_PARENTS
 
 NUM_VERTICES = (60, 20, 8)
 

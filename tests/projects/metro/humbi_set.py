@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from projects.metro.humbi_files import (
+from projects.metro.humbi.files import (
     Camera,
     Fit,
     body_folder,

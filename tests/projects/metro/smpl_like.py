@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 from scipy import sparse
 
-from projects.metro.body_model import Body
-from projects.metro.skeleton import SMPL_PARENTS
+from projects.metro.body.model import Body
+from projects.metro.body.skeleton import SMPL_PARENTS
 
 V, COARSE = 6890, (1723, 431)
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from dropkey_core.engine import UserError
 from projects.metro import evaluation
-from projects.metro.body_model import write_body
+from projects.metro.body.model import write_body
 from projects.metro.evaluation import ERRORS_FILE, MEAN_POSE, MEANS_FILE, MeshEvaluator
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,8 +16,8 @@ from projects.metro.gallery import (
     name_of,
     plain_sample,
 )
-from projects.metro.picture import PREDICTED, SIDE, TRUE
-from projects.metro.view import View
+from projects.metro.pictures.rows import PREDICTED, SIDE, TRUE
+from projects.metro.pictures.view import View
 from tests.projects.metro.conftest import SMALL
 
 SIZE = SMALL["image_size"]

@@ -4,6 +4,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
+from projects.metro.body.skeleton import SMPL_JOINTS
 from projects.metro.geometry import (
     MIRROR,
     camera_after,
@@ -16,7 +17,6 @@ from projects.metro.geometry import (
     rotation_in_plane,
     square_around,
 )
-from projects.metro.skeleton import SMPL_JOINTS
 
 K = np.array([[500.0, 0, 320], [0, 400, 240], [0, 0, 1]])
 

@@ -8,10 +8,10 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("smplx", reason="the mapper poses bodies with smplx")
 
 from dropkey_core.engine import UserError
-from projects.metro.body_model import Body, BodyModel, write_body
+from projects.metro.body.model import Body, BodyModel, write_body
+from projects.metro.body.skeleton import JOINTS, SMPL_MIRROR, mirrored
 from projects.metro.geometry import crop_map, project
 from projects.metro.mapper import Augmentation, MetroMapper, coloured, warped
-from projects.metro.skeleton import JOINTS, SMPL_MIRROR, mirrored
 
 H36M_MIRROR = [0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13]
 SIZE = 128  # of the crop

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from projects.metro.body.skeleton import JOINTS
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe, procrustes_align
-from projects.metro.skeleton import JOINTS
 
 METRO = os.environ.get("DROPKEY_METRO", "")  # a checkout of microsoft/MeshTransformer
 

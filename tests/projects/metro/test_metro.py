@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
+from projects.metro.body.skeleton import JOINTS_FROM_H36M
 from projects.metro.metro import CameraHead, Upsampling, template_tokens
-from projects.metro.skeleton import JOINTS_FROM_H36M
 
 LOSSES = {"loss_joints_3d", "loss_mesh_joints_3d", "loss_joints_2d", "loss_mesh_joints_2d"}
 LOSSES |= {"loss_vertices", "loss_vertices_1", "loss_vertices_2"}

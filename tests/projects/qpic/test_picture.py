@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from dropkey_core.analysis.figure import add_axes, new_figure
 from projects.detr.picture import Picture
+from projects.figure import add_axes, new_figure
 from projects.qpic.picture import (
     HUMAN,
     OBJECT,

@@ -1,0 +1,1 @@
+"""Reading the files of strangers, in bounded time and memory; writing ours whole."""

@@ -1,0 +1,197 @@
+"""Which modules of a model are softmax attention, and which only look like it.
+
+``torch.nn.MultiheadAttention`` and its subclasses are recognised by their type. Of other modules
+one is equipped if
+
+1. it looks like attention: its class is called so (``NAME``), or the code of its class calls
+   ``scaled_dot_product_attention``;
+2. it computes attention: the code of its class, or a function that this calls, takes a softmax or
+   calls ``scaled_dot_product_attention`` or one of transformers' attention functions;
+3. it is the innermost module of which both hold;
+4. its class is none of ``LOOKALIKES``, whose softmax does not run over keys.
+
+What looks like attention and is not equipped is reported with the reason.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+
+import torch
+from torch import nn
+
+from dropkey_core.attention.modules import MultiheadAttention
+from dropkey_core.equip.equipped import SETTINGS, EquippedAttention, drops_keys
+
+# What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA ...
+NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$")
+# Names in the code of a class that tell that it computes attention.
+_FUSED = "scaled_dot_product_attention"
+_COMPUTING = {_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
+# How many calls away from the methods of the class a function may be to count as their code.
+_CALLS = 2
+
+_COMPUTES_NOTHING = "no softmax over keys was found in its code"
+_HAS_DROPOUT = "it has dropout, whose place DropKey takes: set its dropout to 0 first"
+_BESIDE = "it computes attention beside the attention inside it, which is equipped"
+_CHANNELS = "its softmax runs over channels, not over keys"
+_LINEAR = "no query has weights over the keys: it is linear in their number"
+_TWO_MAPS = "it mixes two maps after their softmax: what one drops, the other keeps"
+_SAMPLES = "its softmax runs over points sampled around each query, not over keys"
+_NO_KEYS = "its softmax weighs branches or groups, not keys"
+_NO_VALUES = "it returns its map and averages no values"
+
+# Class names -> why modules of such a class, or of one derived from it, are not equipped.
+LOOKALIKES: dict[str, str] = {
+    "XCA|CrossCovarianceAttn": _CHANNELS,  # XCiT, EdgeNeXt
+    r"Channel(Self)?Att(n|ention)\w*": _CHANNELS,  # DaViT
+    r"\w*Linear(Self)?Attention": _LINEAR,  # MobileViT v2
+    "FactorAttnConvRelPosEnc": _LINEAR,  # CoaT
+    r"Nystromformer\w*Attention": _LINEAR,
+    "GPSA": _TWO_MAPS,  # ConViT
+    r"Diff(erential)?Att(n|ention)|DiffParallelScalingBlock": _TWO_MAPS,
+    r"\w*Deformable(Self|Cross)?Att(n|ention)": _SAMPLES,  # Deformable DETR and its kin
+    "SelectiveKernelAttn|GroupViTAssignAttention": _NO_KEYS,
+    r"\w*MHAttentionMap": _NO_VALUES,  # the mask head of DETR
+}
+
+# Implementations of transformers that compute attention in one call of their own.
+_OPAQUE = re.compile(r"flash|flex|paged|/")
+
+_NAMES: dict[tuple[type, int], frozenset[str]] = {}  # what names() has found before
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A module that looks like attention and is not equipped.
+
+    Attributes:
+        name: its name in the model.
+        class_name: the name of its class.
+        reason: why it is left out, and what to do if something can be done.
+    """
+
+    name: str
+    class_name: str
+    reason: str
+
+
+def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut]]:
+    """Return the attention that can be equipped, or is already, and what only looks like it.
+
+    Args:
+        model: any module; it may be attention itself.
+
+    Returns:
+        the modules by name, and those left out; both in the order in which they were registered
+    """
+    looking = {name: m for name, m in model.named_modules() if looks_like_attention(type(m))}
+    reasons = {name: why_not(module) for name, module in looking.items()}
+    outer = {o for o in looking for name in looking if _is_inside(name, o) and not reasons[name]}
+    found = {n: m for n, m in looking.items() if reasons[n] is None and n not in outer}
+    left_out = []
+    for name, reason in reasons.items():
+        if name in found or any(_is_inside(name, other) for other in found):
+            continue
+        cls = type(looking[name])
+        if any(_is_inside(inner, name) for inner in looking) and not _COMPUTING & names(cls):
+            continue  # it only wraps attention
+        left_out.append(LeftOut(name, cls.__name__, reason or _BESIDE))
+    return found, left_out
+
+
+def looks_like_attention(cls: type) -> bool:
+    """Return whether the name of a class, its ancestry or its code speaks of attention."""
+    is_known = issubclass(cls, nn.MultiheadAttention | EquippedAttention)
+    return is_known or NAME.search(cls.__name__) is not None or _FUSED in names(cls)
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Return why a module that looks like attention is not equipped; None if it can be."""
+    if drops_keys(module):
+        is_ours = isinstance(module, MultiheadAttention) and not isinstance(
+            module, EquippedAttention
+        )
+        return _HAS_DROPOUT if is_ours and module.dropout else None
+    cls = type(module)
+    reason = why_not_class(cls)
+    implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if reason is None and isinstance(implementation, str) and _OPAQUE.search(implementation):
+        advice = 'call model.set_attn_implementation("sdpa") first'
+        return f'the implementation "{implementation}" cannot be equipped: {advice}'
+    taken = [name for name in SETTINGS if hasattr(module, name)]
+    if reason is None and taken:
+        return f"it has an attribute {taken[0]} of its own"
+    return reason
+
+
+def why_not_class(cls: type) -> str | None:
+    """Return why modules of a class that looks like attention are not equipped; None if they are.
+
+    It depends on the class alone; ``why_not`` looks at the module, too.
+    """
+    if issubclass(cls, nn.MultiheadAttention):
+        inherits = cls.forward is nn.MultiheadAttention.forward
+        return None if inherits else "it overrides forward of torch.nn.MultiheadAttention"
+    if issubclass(cls, torch.jit.ScriptModule):
+        return "it is compiled by TorchScript: equip the model before scripting"
+    if not _COMPUTING & names(cls, _CALLS):
+        return _COMPUTES_NOTHING
+    for pattern, reason in LOOKALIKES.items():
+        if any(re.fullmatch(pattern, base.__name__) for base in cls.__mro__):
+            return reason
+    return None
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    return name != outer and (not outer or name.startswith(f"{outer}."))
+
+
+def names(cls: type, calls: int = 0) -> frozenset[str]:
+    """Return the names that the methods of a class use, other than those inherited from torch.
+
+    Args:
+        cls: any class.
+        calls: names used by functions that many calls away count too.
+    """
+    if (cls, calls) in _NAMES:
+        return _NAMES[cls, calls]
+    used: set[str] = set()
+    functions = set(_methods(cls))
+    seen: set[FunctionType] = set()
+    for _ in range(calls + 1):
+        seen |= functions
+        found = {function: set(_names(function.__code__)) for function in functions}
+        used = used.union(*found.values())
+        functions = {
+            called
+            for function, its_names in found.items()
+            for name in its_names
+            if (called := _as_function(function.__globals__.get(name))) and called not in seen
+        }
+    return _NAMES.setdefault((cls, calls), frozenset(used))
+
+
+def _methods(cls: type) -> Iterator[FunctionType]:
+    for name in dir(cls):
+        method = inspect.getattr_static(cls, name)
+        method = getattr(method, "__func__", method)  # of static and class methods
+        function = _as_function(getattr(method, "fget", method))  # of properties
+        if function:
+            yield function
+
+
+def _as_function(x: object) -> FunctionType | None:
+    """Return x without its decorators if it is a function that is not torch's, else None."""
+    x = inspect.unwrap(x) if callable(x) else x
+    is_foreign = isinstance(x, FunctionType) and x.__module__.split(".")[0] != "torch"
+    return x if is_foreign else None  # type: ignore[return-value]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # of a function inside the function
+            yield from _names(constant)

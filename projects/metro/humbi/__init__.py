@@ -1,0 +1,1 @@
+"""HUMBI: its own files, the index made of them, and the records to train on."""

@@ -1,0 +1,499 @@
+"""From HUMBI's folders to an index: everything is checked, and what is broken is left out and told.
+
+A subject is indexed at a time, by as many processes as one likes, into a part file of its own; so
+a run that was stopped goes on where it was. The index, the lists of subjects and the list of what
+was left out are written when all parts are there.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dropkey_core.engine import UserError
+from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
+from dropkey_core.engine.files.images import image_size
+from dropkey_core.engine.files.links import check_inside, places_of
+from projects.metro.geometry import in_camera, project, square_around
+from projects.metro.humbi.files import (
+    NUM_VERTICES,
+    Array,
+    Camera,
+    Fit,
+    body_folder,
+    cameras_of,
+    frame_folder,
+    frames_of,
+    image_file,
+    numbered,
+    parameter_file,
+    read_fit,
+    read_sound_cameras,
+    read_vertices,
+    vertex_file,
+)
+from projects.metro.humbi.index import LAYOUT, HumbiIndex, joined, stored, write_index
+from projects.metro.humbi.records import write_subjects
+
+INDEX, TRAIN, TEST = "index.npz", "train_subjects.txt", "test_subjects.txt"
+LEFT_OUT = "left_out.txt"
+PARTS = ".prepare_humbi"  # folder of the part files, gone when all is done
+
+# Subjects in the paper's split (arXiv 2208.02646, Table 7), which does not name them.
+NUM_TRAIN, NUM_TEST = 294, 120
+
+END_OF_JPEG = b"\xff\xd9"
+PADDING = 64  # bytes that a camera may have put after it, all zero
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is kept.
+
+    Attributes:
+        num_vertices: rows of a mesh.
+        least_inside: a view is left out if a smaller share of the mesh's vertices is in the
+            picture.
+        box_factor: the square box is so many times as wide as the mesh on the picture; METRO's for
+            3DPW.
+    """
+
+    num_vertices: int = NUM_VERTICES
+    least_inside: float = 0.5
+    box_factor: float = 1.2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is left out: where it lies, of what kind the reason is, and the details."""
+
+    path: str
+    kind: str
+    details: str = ""
+
+    def line(self) -> str:
+        """The problem as a line of the list."""
+        return f"{self.path}\t{self.kind}" + (f": {self.details}" if self.details else "")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A subject's body session: its id and its folder relative to the set's."""
+
+    subject: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What became of one session: its views as an index, and what was left out of it."""
+
+    index: HumbiIndex
+    problems: list[Problem]
+
+
+# ---- the whole set -------------------------------------------------------------------------------
+def prepare(
+    source: Path,
+    train_subjects: Sequence[int] | None = None,
+    test_subjects: Sequence[int] | None = None,
+    *,
+    rules: Rules | None = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> HumbiIndex:
+    """Check a set and write its index and its lists of subjects into its folder.
+
+    Args:
+        source: folder of the bundles (``Body_1_80`` and so on).
+        train_subjects: ids to train on; None: those that are not tested on. If that is None, too,
+            both lists are drawn with ``seed`` from the subjects that can be used: 294 and 120, as
+            many as in the paper, and whoever is left is in neither; of fewer than 414 all, in that
+            proportion. The paper does not name its subjects: the draw is ours.
+        test_subjects: ids to test on; None: all others, or drawn, see above.
+        rules: what is kept; None: the usual.
+        num_workers: processes; 0 works in this one.
+        seed: of the drawn split.
+        say: takes the lines of the summary.
+
+    Returns:
+        The index, as it is in ``source / INDEX``.
+
+    Raises:
+        UserError: there is no subject at ``source``, nothing is left, or the lists have a subject
+            in common or leave a split empty. Then no index is written.
+    """
+    sessions, problems = find_sessions(source)
+    # Before the work, which takes hours; what it finds decides only how long the lists become.
+    split([session.subject for session in sessions], train_subjects, test_subjects, seed)
+    parts = []
+    for part in indexed(source, sessions, rules or Rules(), num_workers, say):
+        problems += part.problems
+        parts.append(part.index)
+    shutil.rmtree(source / PARTS, ignore_errors=True)  # next time files may have been mended
+    tell_problems(source, problems, say)
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        raise UserError(f"nothing in {source} can be used; {source / LEFT_OUT} says why")
+    index = joined(sorted(parts, key=lambda part: int(part.subject_ids[0])))
+    chosen = split(index.subject_ids.tolist(), train_subjects, test_subjects, seed)
+    if train_subjects is None and test_subjects is None:
+        say(about_draw(len(index.subject_ids), chosen, seed))
+    write_lists(source, index, chosen, say)
+    write_index(source / INDEX, index)
+    say(
+        f"{source / INDEX}: {len(index.subject_ids):,} subjects, {len(index.camera_ids):,} cameras,"
+        f" {len(index.frame_numbers):,} frames, {len(index):,} views, "
+        f"{(source / INDEX).stat().st_size / 1e6:,.1f} MB"
+    )
+    return index
+
+
+def find_sessions(source: Path) -> tuple[list[Session], list[Problem]]:
+    """The body sessions below a folder of bundles, by subject, and what is none.
+
+    Raises:
+        UserError: there is no such folder, or no subject in it.
+    """
+    if not source.is_dir():
+        raise UserError(f"no such folder: {source}; it should hold HUMBI's bundles, Body_1_80 ...")
+    found: dict[int, Session] = {}
+    problems = []
+    for bundle in sorted(path for path in source.iterdir() if path.is_dir()):
+        for subject in numbered(bundle, r"subject_(\d{1,9})"):
+            body = body_folder(bundle, subject)
+            if not body.is_dir():
+                problems.append(Problem(str(body.parent), "subject has no body session"))
+            elif subject in found:
+                other = f"the first is {found[subject].folder}"
+                problems.append(Problem(str(body), "subject is there twice", other))
+            else:
+                found[subject] = Session(subject, body.relative_to(source).as_posix())
+    if not found:
+        raise UserError(
+            f"{source} has no <bundle>/subject_<id>/body; give the folder that HUMBI's bundles "
+            "(Body_1_80 ...) were unpacked into"
+        )
+    return [found[subject] for subject in sorted(found)], problems
+
+
+def tell_problems(source: Path, problems: list[Problem], say: Callable[[str], None]) -> None:
+    """Write the list of what is left out, and say how much of what kind it is."""
+    path = source / LEFT_OUT
+    lines = sorted(problem.line() for problem in problems)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    counts = Counter(problem.kind for problem in problems)
+    first = {problem.kind: problem.path for problem in reversed(problems)}
+    for kind, count in counts.most_common():
+        say(f"left out: {count:,} x {kind} (first: {first[kind]})")
+    say(f"{path}: {len(problems):,} lines" if problems else "nothing was left out")
+
+
+def split(
+    subjects: list[int], train: Sequence[int] | None, test: Sequence[int] | None, seed: int
+) -> tuple[list[int], list[int]]:
+    """Subjects to train and to test on; see ``prepare``.
+
+    Raises:
+        UserError: the two lists have a subject in common.
+    """
+    if train is None and test is None:
+        return draw_split(subjects, seed)
+    if train is None:
+        train = [subject for subject in subjects if subject not in set(test or ())]
+    if test is None:
+        test = [subject for subject in subjects if subject not in set(train)]
+    if common := sorted(set(train) & set(test)):
+        raise UserError(
+            f"{len(common)} subjects are both to train and to test on, first: {common[0]}"
+        )
+    return list(train), list(test)
+
+
+def draw_split(subjects: list[int], seed: int) -> tuple[list[int], list[int]]:
+    """As many subjects as the paper trains and tests on; fewer are shared in that proportion."""
+    order = np.random.default_rng(seed).permutation(subjects).tolist()
+    total = NUM_TRAIN + NUM_TEST
+    count = NUM_TRAIN
+    if len(order) < total:
+        count = min(max(round(NUM_TRAIN / total * len(order)), 1), max(len(order) - 1, 1))
+    return sorted(order[:count]), sorted(order[count:total])
+
+
+def about_draw(total: int, chosen: tuple[list[int], list[int]], seed: int) -> str:
+    """The line that tells whose split a draw from ``total`` subjects is."""
+    train, test = map(len, chosen)
+    if (train, test) != (NUM_TRAIN, NUM_TEST):
+        return (
+            f"this is not the paper's split ({NUM_TRAIN} subjects to train on, {NUM_TEST} to test "
+            f"on), because there are only {total}: drawn in that proportion with seed {seed}, "
+            f"{train} and {test}"
+        )
+    rest = total - train - test
+    return (
+        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, as many as in "
+        "the paper, which does not name them"
+        + (f"; {rest:,} more are in neither list" if rest else "")
+    )
+
+
+def write_lists(
+    source: Path,
+    index: HumbiIndex,
+    chosen: tuple[list[int], list[int]],
+    say: Callable[[str], None],
+) -> None:
+    """Write the lists of subjects to train and to test on, without those that have no view.
+
+    Raises:
+        UserError: one of them would be empty; then none is written.
+    """
+    there = set(index.subject_ids.tolist())
+    lists = {
+        source / name: [subject for subject in subjects if subject in there]
+        for name, subjects in zip((TRAIN, TEST), chosen, strict=True)
+    }
+    for path, kept in lists.items():
+        if not kept:
+            raise UserError(f"{path} would be empty: no subject of that split has a view")
+    for (path, kept), subjects in zip(lists.items(), chosen, strict=True):
+        write_subjects(path, kept)
+        less = len(subjects) - len(kept)
+        say(f"{path}: {len(kept):,} subjects" + (f"; {less:,} more have no view" if less else ""))
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+PROBLEMS: Layout = {"problems": ("U", ("P", 3)), "made_with": ("U", ())}
+
+
+def indexed(
+    source: Path,
+    sessions: list[Session],
+    rules: Rules,
+    num_workers: int,
+    say: Callable[[str], None],
+) -> Iterator[Part]:
+    """The parts of all sessions, in any order; those that are there already are only read."""
+    wanted = {session: source / PARTS / f"{session.subject}.npz" for session in sessions}
+    missing = []
+    for session, path in wanted.items():
+        part = read_part(path, rules)
+        if part is None:
+            missing.append((source, session, rules, path))
+        else:
+            yield part
+    done = len(sessions) - len(missing)
+    for path in told(made(missing, num_workers), len(sessions), done, say):
+        part = read_part(path, rules)
+        assert part is not None, path
+        yield part
+
+
+def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> Iterator[Path]:
+    """Make part files; gives their paths one by one as they are ready."""
+    if num_workers == 0:
+        for arguments in missing:
+            yield make_part(*arguments)
+        return
+    workers = ProcessPoolExecutor(min(num_workers, len(missing) or 1), initializer=ignore_ctrl_c)
+    try:
+        for future in as_completed([workers.submit(make_part, *one) for one in missing]):
+            yield future.result()
+    except BaseException:  # Ctrl-C, or the caller wants no more: a half-made part is nobody's
+        for process in active_children():
+            process.terminate()
+        raise
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+
+
+def ignore_ctrl_c() -> None:
+    """Leave Ctrl-C, which the terminal sends to all processes, to the one that began them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def told(
+    parts: Iterator[Path], total: int, done: int, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """The same, with a bar in a terminal and ten lines in all elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(parts, "subjects", total, initial=done, dynamic_ncols=True)
+        return
+    if done:
+        say(f"{done}/{total} subjects were done before")
+    for count, part in enumerate(parts, done + 1):
+        if count * 10 // total > (count - 1) * 10 // total:
+            say(f"{count}/{total} subjects")
+        yield part
+
+
+def make_part(source: Path, session: Session, rules: Rules, path: Path) -> Path:
+    """Index a session and write its part file; returns its path."""
+    part = index_session(source, session, rules)
+    problems = [(problem.path, problem.kind, problem.details) for problem in part.problems]
+    write_arrays(
+        path,
+        {
+            **{name: getattr(part.index, name) for name in LAYOUT},
+            "problems": np.array(problems, dtype=np.str_).reshape(-1, 3),
+            "made_with": np.array(repr(rules)),
+        },
+    )
+    return path
+
+
+def read_part(path: Path, rules: Rules) -> Part | None:
+    """Read a part file; None if there is none, or one that other rules made."""
+    if not path.is_file():
+        return None
+    layout = {**LAYOUT, **PROBLEMS}
+    arrays = read_arrays(path, layout)
+    if layout_problem(arrays, layout) or str(arrays["made_with"]) != repr(rules):
+        return None
+    return Part(stored(arrays), [Problem(*map(str, row)) for row in arrays["problems"]])
+
+
+# ---- one session ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class View:
+    """A frame seen by a camera: image (height, width), box centre (2,) and side, all in pixels."""
+
+    frame: int
+    camera: int
+    image_size: tuple[int, int]
+    centre: Array
+    box_side: float
+
+
+def index_session(source: Path, session: Session, rules: Rules) -> Part:
+    """Check a session's cameras, frames, meshes and pictures."""
+    body = source / session.folder
+    places = places_of(source, source / Path(session.folder).parts[0])
+    try:
+        cameras, unsound = read_sound_cameras(body)
+    except UserError as error:
+        return part_of(session, {}, {}, [], [Problem(str(body), "cameras unusable", str(error))])
+    problems = [Problem(str(body), "camera unusable", line) for line in unsound]
+    fits: dict[int, Fit] = {}
+    views: list[View] = []
+    without_camera: Counter[int] = Counter()
+    for frame in frames_of(body):
+        try:
+            for path in (parameter_file(body, frame), vertex_file(body, frame)):
+                check_inside(path, places)
+            fit = read_fit(parameter_file(body, frame))
+            vertices = read_vertices(vertex_file(body, frame), rules.num_vertices)
+        except UserError as error:
+            problems.append(Problem(str(frame_folder(body, frame)), "mesh unusable", str(error)))
+            continue
+        pictures = cameras_of(body, frame)
+        if not pictures:
+            problems.append(Problem(str(frame_folder(body, frame)), "frame has no picture"))
+        without_camera.update(set(pictures) - cameras.keys())
+        for camera in cameras.keys() & pictures:
+            found = check_view(body, frame, camera, cameras[camera], vertices, rules, places)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                views.append(found)
+                fits[frame] = fit
+    for camera, count in sorted(without_camera.items()):
+        details = f"camera {camera}, {count} pictures"
+        problems.append(Problem(str(body), "pictures of a camera without calibration", details))
+    if not views:
+        problems.append(Problem(str(body), "subject has no view that can be used"))
+    return part_of(session, cameras, fits, views, problems)
+
+
+def check_view(
+    body: Path,
+    frame: int,
+    camera: int,
+    calibration: Camera,
+    vertices: Array,
+    rules: Rules,
+    places: tuple[str, ...],
+) -> View | Problem:
+    """The view of a mesh (V, 3) in world units by a camera, or why there is none."""
+    path = image_file(body, frame, camera)
+    try:
+        check_inside(path, places)
+        height, width = jpeg_size(path)
+    except UserError as error:
+        return Problem(str(path), "picture unusable", str(error))
+    points = in_camera(vertices, calibration.R, calibration.C)
+    if points[:, 2].min() <= 0:
+        return Problem(str(path), "person is not in front of the camera")
+    pixels = project(points, calibration.K)
+    x, y = pixels.T
+    inside = ((x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)).mean()
+    if inside < rules.least_inside:
+        return Problem(str(path), "person is out of the picture", f"{inside:.0%} of the mesh in it")
+    centre, side = square_around(pixels, rules.box_factor)
+    return View(frame, camera, (height, width), centre, side)
+
+
+def jpeg_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a JPEG file that is there to its end; its pixels are not decoded.
+
+    Raises:
+        UserError: it cannot be read, is no JPEG file or was cut short.
+    """
+    size = image_size(path, ["JPEG"])
+    with path.open("rb") as file:
+        file.seek(-min(PADDING, path.stat().st_size), os.SEEK_END)
+        ends = file.read().rstrip(b"\0").endswith(END_OF_JPEG)
+    if not ends:
+        raise UserError(f"{path} is cut short")
+    return size
+
+
+def part_of(
+    session: Session,
+    cameras: dict[int, Camera],
+    fits: dict[int, Fit],
+    views: list[View],
+    problems: list[Problem],
+) -> Part:
+    """The part of a session, of the frames that have a view and all cameras that can be used."""
+    frames = sorted({view.frame for view in views})
+    views = sorted(views, key=lambda view: (view.frame, view.camera))
+    ids = sorted(cameras) if views else []
+    calibrations, meshes = [cameras[camera] for camera in ids], [fits[frame] for frame in frames]
+
+    def column(values: Iterable, *shape: int) -> np.ndarray:
+        return np.array(list(values), dtype=np.float64).reshape(-1, *shape)
+
+    index = stored(
+        {
+            "subject_ids": np.array([session.subject]),
+            "subject_folders": np.array([session.folder]),
+            "camera_subjects": np.zeros(len(ids)),
+            "camera_ids": np.array(ids),
+            "K": column((one.K for one in calibrations), 3, 3),
+            "R": column((one.R for one in calibrations), 3, 3),
+            "C": column((one.C for one in calibrations), 3),
+            "frame_subjects": np.zeros(len(frames)),
+            "frame_numbers": np.array(frames),
+            "scales": column(one.scale for one in meshes),
+            "translations": column((one.translation for one in meshes), 3),
+            "poses": column((one.pose for one in meshes), 72),
+            "betas": column((one.betas for one in meshes), 10),
+            "view_frames": np.searchsorted(frames, [view.frame for view in views]),
+            "view_cameras": np.searchsorted(ids, [view.camera for view in views]),
+            "image_sizes": column((view.image_size for view in views), 2),
+            "centres": column((view.centre for view in views), 2),
+            "box_sides": column(view.box_side for view in views),
+        }
+    )
+    return Part(index, problems)

@@ -1,0 +1,1 @@
+"""Pictures of meshes: rasteriser, views, pages and mesh files."""

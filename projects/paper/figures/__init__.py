@@ -1,0 +1,1 @@
+"""The paper's figures: studies of trained runs, and their plots."""

@@ -1,0 +1,164 @@
+"""Trained models to look at: what a training left behind, with its test set and evaluator."""
+
+import copy
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dropkey_core.engine.checkpoint import load_weights
+from dropkey_core.engine.config import load_config
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.evaluation import Evaluator
+from dropkey_core.engine.run_folder import find_run_files
+from dropkey_core.engine.samplers import TestBatchSampler
+from dropkey_core.engine.trainer import build_evaluation, build_model
+from projects.paper.figures.corruptions import Corruption
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        label: what it is called in figures; models of equal label are repetitions, as of several
+            seeds.
+        place: the folder or file it is from, for CSV files.
+        config: loaded.
+        weights: path of a checkpoint.
+    """
+
+    label: str
+    place: str
+    config: DictConfig
+    weights: str
+
+
+def find_sources(
+    runs: Sequence[Path],
+    labels: Sequence[str] | None,
+    config: str | None,
+    weights: str | None,
+    overrides: Sequence[str],
+) -> list[Source]:
+    """Find the models that a command line names.
+
+    Args:
+        runs: folders of trainings; none: the model of ``config`` and ``weights``.
+        labels: one for each run; None: the folders' names.
+        config: a config, for all the runs too if there are some.
+        weights: a checkpoint, where there is at most one run.
+        overrides: changes to all configs.
+
+    Raises:
+        UserError: labels or weights that do not fit the runs, or as ``find_run_files`` says.
+    """
+    places: list[Path | None] = [*runs] or [None]
+    if labels is not None and len(labels) != len(places):
+        raise UserError(f"--labels must name each run: {len(places)} runs, {len(labels)} labels")
+    if weights is not None and len(runs) > 1:
+        raise UserError("--weights is for one model; each of several --runs has its own")
+    names = labels or [(place or Path(weights or "model")).absolute().stem for place in places]
+    sources = []
+    for name, place in zip(names, places, strict=True):
+        path, checkpoint, _ = find_run_files(place, config, weights, None)
+        loaded = load_config(path, overrides)
+        # A test set's evaluator writes predictions where those of the training lie.
+        if OmegaConf.select(loaded, "dataloader.evaluator.output_dir") is not None:
+            loaded.dataloader.evaluator.output_dir = None
+        sources.append(Source(name, str(place or checkpoint), loaded, checkpoint))
+    return sources
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in eval mode, where the config wants it or on the CPU if that is not there.
+
+    Attributes:
+        source: where it is from.
+        model: with its weights.
+        loader: all of its test set.
+        evaluator: of the test set.
+    """
+
+    source: Source
+    model: nn.Module
+    loader: Any
+    evaluator: Evaluator
+
+    def batches(
+        self, num_images: int | None = None, corruption: Corruption | None = None
+    ) -> "DataLoader[Any]":
+        """The test set in batches, all of it or a random selection, corrupted or not.
+
+        Args:
+            num_images: at most so many, the same in each call; None: all.
+            corruption: changes the pixels after they were cut to size and before they are
+                normalised.
+
+        Raises:
+            UserError: another kind of loader or mapper than those of this project.
+        """
+        sampler = getattr(self.loader, "batch_sampler", None)
+        if not isinstance(sampler, TestBatchSampler):
+            raise UserError("dataloader.test must be dropkey_core.engine.build_test_loader")
+        records = self.loader.dataset
+        if corruption is not None:
+            records = _with_corruption(records, corruption)
+        draws = [draw for batch in sampler for draw in batch]
+        if num_images is not None and num_images < len(draws):
+            # Not every n-th: in sets whose classes take turns that may be one class only.
+            order = torch.randperm(len(draws), generator=torch.Generator().manual_seed(0))
+            draws = [draws[i] for i in sorted(order[:num_images].tolist())]
+        size = sampler.batch_size
+        groups = [draws[start : start + size] for start in range(0, len(draws), size)]
+        return DataLoader(
+            records,
+            batch_sampler=groups,
+            num_workers=self.loader.num_workers,
+            collate_fn=list,
+            worker_init_fn=self.loader.worker_init_fn,
+        )
+
+
+def load_trained(source: Source) -> Trained:
+    """Build a model and load its weights.
+
+    Raises:
+        UserError: for bad settings or input.
+    """
+    config = source.config
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, weights_follow=True)
+    said = load_weights(model, source.weights)
+    loader, evaluator = build_evaluation(config)
+    use_gpu = config.train.device == "cuda" and torch.cuda.is_available()
+    print(f"{source.label}: {said}", flush=True)
+    return Trained(source, model.to("cuda" if use_gpu else "cpu").eval(), loader, evaluator)
+
+
+def _with_corruption(records: Any, corruption: Corruption) -> Any:
+    """A copy of mapped records whose mapper corrupts the pixels that it is about to normalise."""
+    mapper: Any = getattr(records, "mapper", None)
+    if not isinstance(getattr(mapper, "pixels", None), list):
+        raise UserError(
+            "corrupted images need a mapper with a list `pixels` of steps on uint8 images, as that "
+            f"of projects.classification; dataloader.test.mapper is a {type(mapper).__name__}"
+        )
+    mapper = copy.copy(mapper)
+    mapper.pixels = [*mapper.pixels, corruption]
+    changed = copy.copy(records)
+    changed.mapper = mapper
+    return changed
+
+
+def with_progress(batches: Iterable[Any], what: str) -> Iterable[Any]:
+    """The same batches, with a bar in a terminal."""
+    return tqdm(batches, desc=what, leave=False, disable=not sys.stderr.isatty())

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from mannequin import make_mannequin
+from mannequin.anatomy import person
+
+from projects.metro.body.model import arrays_of, read_body, write_body
+from tests.datasets.mannequin.conftest import SMALL
+from tests.datasets.mannequin.meshes import angles, assert_closed, volume
+
+
+def test_the_meshes_are_closed_and_nested(small_mannequin):
+    body = small_mannequin
+    assert_closed(body.faces, 1000)
+    for kept, faces, size in zip(body.coarse_vertices, body.coarse_faces, (300, 100), strict=True):
+        assert len(set(kept.tolist())) == size
+        assert_closed(faces, size)
+        assert volume(body.template[kept], faces) > 0.6 * volume(body.template, body.faces)
+    assert set(body.coarse_vertices[1].tolist()) < set(body.coarse_vertices[0].tolist())
+
+
+def test_it_has_a_persons_size_and_stands_on_the_floor(small_mannequin):
+    points = small_mannequin.template
+    low, high = points.min(axis=0), points.max(axis=0)
+    np.testing.assert_allclose(high - low, [1.75, 1.715, 0.28], atol=0.03)
+    np.testing.assert_allclose(low[1], -1.178, atol=0.01)
+    assert 0.05 < volume(points, small_mannequin.faces) < 0.07  # cubic metres, that is 50 to 70 kg
+    assert abs(person().distance(points)).max() < 1e-4
+
+
+def test_it_is_read_as_it_was_written(small_mannequin, tmp_path):
+    write_body(tmp_path / "body.npz", small_mannequin)
+    found = arrays_of(read_body(tmp_path / "body.npz"))
+    for name, array in arrays_of(small_mannequin).items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [(10**6, 300, 100), (300, 300, 100), (300, 100, 3)])
+def test_sizes_that_cannot_be_are_refused(sizes):
+    with pytest.raises(ValueError, match="sizes must decrease from at most"):
+        make_mannequin(sizes, cell=0.025)
+
+
+@pytest.mark.slow
+def test_the_same_arguments_give_the_same_body(small_mannequin):
+    again = arrays_of(make_mannequin(**SMALL))
+    for name, array in arrays_of(small_mannequin).items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_at_full_size_no_triangle_is_a_sliver():
+    body = make_mannequin()
+    assert_closed(body.faces, 6890)
+    assert angles(body.template, body.faces).min() > 15
+    for kept, faces, size in zip(body.coarse_vertices, body.coarse_faces, (1723, 431), strict=True):
+        assert_closed(faces, size)
+        assert angles(body.template[kept], faces).min() > 5

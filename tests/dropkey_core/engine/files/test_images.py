@@ -1,0 +1,226 @@
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dropkey_core.engine import UserError
+from dropkey_core.engine.files import images as image_file
+from dropkey_core.engine.files.images import read_image
+
+RED, GREEN, BLUE, GREY = (250, 5, 5), (5, 250, 5), (5, 5, 250), (128, 128, 128)
+
+
+def picture():
+    """24 x 32 pixels, a colour in each quarter: red green / blue grey."""
+    pixels = np.empty((24, 32, 3), np.uint8)
+    pixels[:12, :16], pixels[:12, 16:], pixels[12:, :16], pixels[12:, 16:] = RED, GREEN, BLUE, GREY
+    return Image.fromarray(pixels)
+
+
+def corners(image):
+    """The colours near the four corners, row by row."""
+    return [image[:, y, x].tolist() for y in (2, -3) for x in (2, -3)]
+
+
+def assert_colours(image, expected, tolerance=6):  # JPEG moves colours by a few steps
+    assert image.dtype == torch.uint8
+    torch.testing.assert_close(
+        torch.tensor(corners(image)), torch.tensor(expected), atol=tolerance, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("RGB", "jpg"),
+        ("CMYK", "jpg"),
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("RGB", "bmp"),
+        ("P", "png"),
+    ],
+)
+def test_every_colour_mode_becomes_the_same_rgb(tmp_path, mode, suffix):
+    path = tmp_path / f"image.{suffix}"
+    picture().convert(mode).save(path, **({"quality": 95} if suffix == "jpg" else {}))
+    image = read_image(path, (24, 32))
+    assert image.shape == (3, 24, 32)
+    assert_colours(image, [RED, GREEN, BLUE, GREY], tolerance=60 if mode == "P" else 6)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_grey_fills_all_channels(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(path)
+    assert_colours(read_image(path), [(77, 77, 77)] * 4, tolerance=0)
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.array([[0, 0x1234], [0x80FF, 0xFFFF]], np.uint16)).save(path)
+    expected = torch.tensor([[0, 0x12], [0x80, 0xFF]], dtype=torch.uint8)
+    assert torch.equal(read_image(path), expected.expand(3, 2, 2))
+
+
+def test_jpeg_pixels_equal_pils(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    path = tmp_path / "image.jpg"
+    Image.fromarray(noise).save(path)
+    expected = torch.from_numpy(np.array(Image.open(path)))
+    # Both decode with libjpeg-turbo; another version of it may round differently.
+    torch.testing.assert_close(read_image(path).permute(1, 2, 0), expected, atol=1, rtol=0)
+
+
+# EXIF orientation 6: turn the stored pixels clockwise to see them.
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(
+    ("size", "expected_size", "expected"),
+    [
+        (None, (32, 24), [BLUE, RED, GREY, GREEN]),
+        ((32, 24), (32, 24), [BLUE, RED, GREY, GREEN]),
+        ((24, 32), (24, 32), [RED, GREEN, BLUE, GREY]),
+    ],
+)
+def test_exif_rotation_follows_the_annotated_size(tmp_path, suffix, size, expected_size, expected):
+    path = tmp_path / f"image.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(path, exif=exif)
+    image = read_image(path, size)
+    assert image.shape[1:] == expected_size
+    assert_colours(image, expected, tolerance=20)  # JPEG at PIL's default quality
+
+
+def test_other_size_than_annotated_is_refused(tmp_path):
+    path = tmp_path / "image.jpg"
+    picture().save(path)
+    with pytest.raises(UserError, match=f"{path} has 32 x 24 pixels .* are for 24 x 30"):
+        read_image(path, (30, 24))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_truncated_files_are_refused(tmp_path, suffix, share):
+    path = tmp_path / f"image.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=f"{path} is damaged or cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is not an image"):
+        read_image(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/no.jpg cannot be read: No such file"):
+        read_image(tmp_path / "no.jpg")
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    path = tmp_path / "image.tiff"
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+    with pytest.raises(UserError, match=f"{path} has floating-point pixels"):
+        read_image(path)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused_from_its_header(tmp_path, monkeypatch):
+    path = tmp_path / "image.png"
+    picture().save(path)
+    monkeypatch.setattr(image_file, "MOST_PIXELS", 24 * 32 - 1)
+    with pytest.raises(UserError, match=f"{path} is too large: 32 x 24 pixels; 767 pixels are al"):
+        read_image(path)
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(
+        ">I", zlib.crc32(kind + content)
+    )  # fmt: skip
+
+
+def png(width, height, *chunks):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+def huge_jpeg():
+    """A JPEG of 8 x 8 pixels that claims 65,500 x 65,500."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue().replace(b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03")
+
+
+@pytest.mark.parametrize("content", [png(50_000, 50_000), huge_jpeg()], ids=["png", "jpeg"])
+@pytest.mark.parametrize("limit", [None, Image.MAX_IMAGE_PIXELS])
+def test_bombs_are_refused_whatever_pil_is_set_to(tmp_path, content, limit, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is too large: .*; 134,217,728 pixels are allowed"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("kind", "start"), [(b"zTXt", b"a\0\0"), (b"iCCP", b"a\0\0")])
+def test_text_and_profiles_that_unpack_to_megabytes_are_refused(tmp_path, kind, start):
+    path = tmp_path / "image.png"
+    chunk = png_chunk(kind, start + zlib.compress(bytes(80 * 2**20)))
+    path.write_bytes(png(1, 1, chunk, png_chunk(b"IDAT", zlib.compress(bytes(4)))))
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        read_image(path)
+
+
+def test_jpegs_of_endless_scans_are_refused(tmp_path):
+    path = tmp_path / "image.jpg"
+    picture().save(path, progressive=True)
+    content = path.read_bytes()
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:-2] + content[last:-2] * 300 + content[-2:])
+    with pytest.raises(UserError, match=f"{path} has 3.. scans, 200 are allowed"):
+        read_image(path)
+
+
+def test_formats_that_others_would_have_to_run_are_not_opened(tmp_path):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"  # PIL alone would
+    with pytest.raises(UserError, match="is not an image, or of a kind other than JPEG, PNG, WEBP"):
+        read_image(path)
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    with pytest.raises(UserError, match="is not an image"):
+        read_image(path)
+
+
+def test_the_first_of_many_frames_is_read_and_a_wrong_suffix_does_not_matter(tmp_path):
+    path = tmp_path / "image.jpg"
+    frames = [Image.new("RGB", (32, 24), (level, 0, 0)) for level in range(0, 250, 5)]
+    for name in ("GIF", "WEBP", "TIFF"):
+        more = {"lossless": True} if name == "WEBP" else {}
+        frames[40].save(path, name, save_all=True, append_images=frames, **more)
+        assert read_image(path)[:, 3, 3].tolist() == [200, 0, 0]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(UserError, match=f"{path} cannot be read: it is a device or a pipe"):
+            read_image(path)
+
+
+def test_another_size_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "image.jpg"
+    picture().save(path)
+    monkeypatch.setattr(image_file, "decode_jpeg", pytest.fail)
+    with pytest.raises(UserError, match="annotations are for 24 x 30"):
+        read_image(path, (30, 24))

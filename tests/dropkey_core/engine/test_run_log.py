@@ -1,0 +1,104 @@
+import csv
+
+import pytest
+
+from dropkey_core.engine.files.atomic_write import WriteError
+from dropkey_core.engine.run_log import MetricsLog
+from tests.dropkey_core.engine.toy_run import full_disk
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_per_step_with_evaluations_beside_losses(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(10, {"loss": 0.1})
+    log.write(20, {"loss": 1 / 3})
+    log.write(20, {"bbox/AP": 42.0})
+    log.write(30, {"loss": 3.0})
+    assert rows(tmp_path) == [
+        {"step": "10", "loss": "0.1", "bbox/AP": ""},
+        {"step": "20", "loss": repr(1 / 3), "bbox/AP": "42.0"},
+        {"step": "30", "loss": "3.0", "bbox/AP": ""},
+    ]
+
+
+def test_resumed_log_forgets_what_is_done_again_and_keeps_the_rest(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        log.write(step, {"loss": step})
+    log.write(4, {"AP": 9.0})
+    again = MetricsLog(tmp_path, 2)
+    again.write(3, {"loss": 30})
+    again.write(4, {"loss": 40})
+    assert [(row["step"], row["loss"], row["AP"]) for row in rows(tmp_path)] == [
+        ("1", "1.0", ""),
+        ("2", "2.0", ""),
+        ("3", "30.0", ""),
+        ("4", "40.0", ""),
+    ]
+
+
+def test_evaluation_after_resume_joins_its_step(tmp_path):
+    MetricsLog(tmp_path, 0).write(4, {"loss": 1})
+    MetricsLog(tmp_path, 4).write(4, {"AP": 2})
+    assert rows(tmp_path) == [{"step": "4", "loss": "1.0", "AP": "2.0"}]
+
+
+def test_row_that_a_killed_process_left_unfinished_is_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, {"loss": 1, "lr": 2})
+    with log.path.open("a") as file:
+        file.write("2,0.12")
+    MetricsLog(tmp_path, 2).write(3, {"loss": 3, "lr": 4})
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "3"]
+
+
+def test_row_that_was_cut_in_its_last_number_is_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, {"loss": 1, "lr": 0.25})
+    log.write(2, {"loss": 2, "lr": 0.25})
+    log.path.write_bytes(log.path.read_bytes()[:-4])  # 2,2.0,0.
+    MetricsLog(tmp_path, 2).write(3, {"loss": 3, "lr": 4})
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"\0" * 40, b"step,loss\r\n1,1.0\r\n" + b"\0" * 40, b"\xff\n"]
+)
+def test_what_a_power_cut_left_of_the_file_is_no_reason_to_fail(tmp_path, left):
+    (tmp_path / "metrics.csv").write_bytes(left)
+    MetricsLog(tmp_path, 2).write(3, {"loss": 3})
+    kept = ["1"] if b"1.0" in left else []
+    assert [row["step"] for row in rows(tmp_path)] == [*kept, "3"]
+
+
+def test_rows_after_the_checkpoint_are_forgotten_whenever_the_next_one_comes(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        log.write(step, {"loss": step})
+    MetricsLog(tmp_path, 2).write(10, {"loss": 10})  # train.log_period is larger now
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "10"]
+
+
+def test_full_disk_cuts_a_row_that_the_next_start_drops(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in range(1, 200):
+        log.write(step, {})
+    log.write(200, {"loss": 1})
+    before = log.path.stat().st_size
+    assert before > max(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir()) + 99
+    with full_disk(before + 5), pytest.raises(WriteError, match=r"cannot write .*metrics.csv: "):
+        log.write(201, {"loss": 2})
+    assert log.path.stat().st_size == before + 5
+    MetricsLog(tmp_path, 200).write(201, {"loss": 3})
+    assert [row["loss"] for row in rows(tmp_path)[-2:]] == ["1.0", "3.0"]
+
+
+def test_full_disk_stops_tensorboard_with_one_line(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    with full_disk(80), pytest.raises(WriteError, match=r"cannot write .*tensorboard: "):
+        log.write(1, {"loss": 1})
+    log.close()

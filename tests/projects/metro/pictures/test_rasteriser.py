@@ -1,0 +1,257 @@
+import numpy as np
+import pytest
+
+from projects.metro.pictures import rasteriser
+from projects.metro.pictures.rasteriser import NEAR, rasterise, render
+
+SIZE = (40, 48)
+K = np.array([[100.0, 0, 24], [0, 100, 20], [0, 0, 1]])
+TRIANGLE = np.array([[0, 1, 2]])
+
+
+def at(pixels, depth=1.0):
+    """Points that K shows at pixels (n, 2), at depths."""
+    pixels = np.asarray(pixels, dtype=float)
+    depth = np.broadcast_to(np.asarray(depth, dtype=float), len(pixels))[:, None]
+    return np.column_stack([(pixels - [24, 20]) / 100, np.ones(len(pixels))]) * depth
+
+
+def face_map(raster):
+    return raster.spread(raster.face, -1).astype(int)
+
+
+def depth_map(raster):
+    return raster.spread(raster.depth, np.inf)
+
+
+def sphere(radius, centre, rings=60):
+    """A sphere's mesh of 2 rings^2 + 2 vertices and its outward faces."""
+    polar = np.pi * np.arange(1, rings) / rings
+    around = np.pi * np.arange(2 * rings) / rings
+    ring = np.stack(
+        [
+            np.outer(np.sin(polar), np.cos(around)),
+            np.outer(np.sin(polar), np.sin(around)),
+            np.outer(np.cos(polar), np.ones(2 * rings)),
+        ],
+        axis=2,
+    ).reshape(-1, 3)
+    points = np.concatenate([ring, [[0, 0, 1], [0, 0, -1]]])
+    top, bottom, n = len(ring), len(ring) + 1, 2 * rings
+    faces = []
+    for i in range(n):
+        j = (i + 1) % n
+        faces += [(top, i, j), (bottom, (rings - 2) * n + j, (rings - 2) * n + i)]
+        for row in range(rings - 2):
+            a, b, c, d = row * n + i, row * n + j, (row + 1) * n + i, (row + 1) * n + j
+            faces += [(a, c, b), (b, c, d)]
+    return points * radius + centre, np.array(faces)
+
+
+# ---- which samples -------------------------------------------------------------------------------
+def test_rectangle_covers_the_pixels_whose_centres_it_holds():
+    corners = at([(9.5, 4.5), (29.5, 4.5), (29.5, 14.5), (9.5, 14.5)])
+    raster = rasterise(corners, np.array([[0, 1, 2], [0, 2, 3]]), K, SIZE, samples=1)
+    expected = np.zeros(SIZE, bool)
+    expected[5:15, 10:30] = True
+    np.testing.assert_array_equal(face_map(raster) >= 0, expected)
+
+
+def test_samples_are_in_the_middle_of_the_parts_of_a_pixel():
+    # The right half of pixel (10, 7), which reaches from 9.5 to 10.5, and nothing else.
+    corners = at([(10, 6.5), (10.5, 6.5), (10.5, 7.5), (10, 7.5)])
+    raster = rasterise(corners, np.array([[0, 1, 2], [0, 2, 3]]), K, SIZE, samples=2)
+    rows, columns = np.divmod(raster.place, 96)
+    assert sorted(zip(rows, columns, strict=True)) == [(14, 21), (15, 21)]
+
+
+def test_triangle_covers_the_samples_inside_it():
+    corners = np.array([(3.3, 2.1), (40.7, 11.9), (17.2, 36.4)])
+    raster = rasterise(at(corners), TRIANGLE, K, SIZE, samples=2)
+    x, y = np.meshgrid((np.arange(96) + 0.5) / 2 - 0.5, (np.arange(80) + 0.5) / 2 - 0.5)
+    inside = np.ones((80, 96), bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        inside &= (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0
+    np.testing.assert_array_equal(face_map(raster) >= 0, inside)
+    area = 0.5 * abs(np.cross(corners[1] - corners[0], corners[2] - corners[0]))
+    assert len(raster.place) / 4 == pytest.approx(area, abs=2)
+
+
+def test_neighbours_leave_no_gap_and_no_sample_beyond():
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(9), np.arange(9)), axis=2).astype(float)
+    grid[1:-1, 1:-1] += rng.uniform(-0.4, 0.4, size=(7, 7, 2))
+    pixels = grid.reshape(-1, 2) * 4 + 3.6
+    cell = (np.arange(8)[:, None] * 9 + np.arange(8)).ravel()
+    faces = np.concatenate(
+        [np.stack([cell, cell + 1, cell + 10], 1), np.stack([cell, cell + 10, cell + 9], 1)]
+    )
+    raster = rasterise(at(pixels, rng.uniform(1, 3, 81)), faces, K, SIZE, samples=4)
+    positions = (np.arange(192) + 0.5) / 4 - 0.5
+    x, y = np.meshgrid(positions, positions[:160])
+    square = (x > 3.6) & (x < 35.6) & (y > 3.6) & (y < 35.6)
+    np.testing.assert_array_equal(face_map(raster) >= 0, square)
+
+
+def test_sphere_has_the_outline_that_geometry_gives():
+    radius, distance = 0.3, 2.0
+    points, faces = sphere(radius, [0, 0, distance])
+    picture = render(points, faces, K, SIZE, colour=(0, 0, 0), samples=8)
+    coverage = 1 - picture[..., 0] / 255
+    outline = 100 * radius / np.sqrt(distance**2 - radius**2)  # pixels
+    assert coverage.sum() == pytest.approx(np.pi * outline**2, rel=0.003)
+    x, y = np.meshgrid(np.arange(48) - 24, np.arange(40) - 20)
+    away = np.hypot(x, y)
+    assert (coverage[away < outline - 0.8] == 1).all()
+    assert (coverage[away > outline + 0.8] == 0).all()
+    edge = coverage[abs(away - outline) < 0.8]
+    assert ((edge > 0) & (edge < 1)).mean() > 0.5
+
+
+def test_sphere_off_the_axis_becomes_an_ellipse():
+    centre, radius = np.array([0.3, 0.0, 2.0]), 0.15
+    points, faces = sphere(radius, centre)
+    raster = rasterise(points, faces, K, SIZE, samples=8)
+    # A cone about the centre's direction, at the angle asin(r / |c|), cut by the plane z = 1.
+    tilt = np.arctan2(0.3, 2.0)
+    opening = np.arcsin(radius / np.linalg.norm(centre))
+    left, right = 24 + 100 * np.tan([tilt - opening, tilt + opening])
+    columns = (raster.place % (48 * 8) + 0.5) / 8 - 0.5
+    assert columns.min() == pytest.approx(left, abs=0.15)
+    assert columns.max() == pytest.approx(right, abs=0.15)
+
+
+# ---- what is nearest -----------------------------------------------------------------------------
+def test_depth_and_weights_are_those_of_the_plane():
+    points = at([(5, 5), (40, 8), (20, 35)], depth=[1.0, 2.5, 4.0])
+    raster = rasterise(points, TRIANGLE, K, SIZE, samples=2)
+    rows, columns = np.divmod(raster.place, 96)
+    rays = at(np.column_stack([columns, rows]) / 2 - 0.25)
+    normal = np.cross(points[1] - points[0], points[2] - points[0])
+    np.testing.assert_allclose(raster.depth, normal @ points[0] / (rays @ normal), rtol=1e-12)
+    np.testing.assert_allclose(
+        raster.barycentric @ points, rays * raster.depth[:, None], rtol=1e-10, atol=1e-12
+    )
+    np.testing.assert_allclose(raster.barycentric.sum(axis=1), 1, rtol=1e-12)
+    assert raster.barycentric.min() >= 0
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_nearer_face_hides_the_other_whatever_the_order(order):
+    near, far = [(10, 10), (30, 10), (10, 30)], [(5, 5), (45, 5), (5, 38)]
+    points = np.concatenate([at(near, 1.0), at(far, 2.0)])
+    faces = np.array([[0, 1, 2], [3, 4, 5]])[list(order)]
+    shown = face_map(rasterise(points, faces, K, SIZE, samples=1))
+    assert shown[12, 12] == order.index(0)
+    assert shown[7, 7] == order.index(1)
+
+
+def test_faces_that_pass_through_each_other_meet_where_their_depths_do():
+    first = at([(4, 4), (44, 4), (24, 36)], depth=[1.0, 3.0, 2.0])
+    second = at([(4, 4), (44, 4), (24, 36)], depth=[3.0, 1.0, 2.0])
+    shown = face_map(
+        rasterise(np.concatenate([first, second]), np.arange(6).reshape(2, 3), K, SIZE)
+    )
+    assert (shown[20, 20:47] == 0).all()
+    assert (shown[20, 50:76] == 1).all()
+
+
+def test_only_the_front_of_a_closed_mesh_is_seen_and_its_orientation_does_not_matter():
+    points, faces = sphere(0.3, [0, 0, 2.0], rings=12)
+    raster = rasterise(points, faces, K, SIZE)
+    assert raster.depth.max() < 2.0
+    np.testing.assert_array_equal(
+        render(points, faces, K, SIZE), render(points, faces[:, ::-1], K, SIZE)
+    )
+
+
+# ---- where nothing or not all is seen ------------------------------------------------------------
+@pytest.mark.parametrize(
+    "points",
+    [
+        at([(10, 10), (30, 10), (10, 30)], depth=-1.0),
+        at([(10, 10), (30, 10), (10, 30)], depth=NEAR / 2),
+        at([(-30, 10), (-10, 10), (-30, 30)]),
+        at([(60, 10), (1e12, 10), (60, 1e12)]),
+        np.array([[-0.125, -0.125, 1], [0, 0, 1], [0.125, 0.125, 1]]),  # a line through samples
+        np.zeros((3, 3)),
+    ],
+)
+def test_nothing_is_seen_behind_beside_or_along(points):
+    assert len(rasterise(points, TRIANGLE, K, SIZE).place) == 0
+    background = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(
+        render(points, TRIANGLE, K, SIZE, background=background), background
+    )
+
+
+def test_no_faces_give_the_background():
+    picture = render(np.zeros((0, 3)), np.zeros((0, 3), int), K, SIZE)
+    assert picture.shape == (*SIZE, 3)
+    assert (picture == 255).all()
+
+
+def test_floor_that_passes_under_the_camera_is_seen_up_to_the_horizon():
+    # Two faces from 10 m behind the camera to 1 km ahead, 1 m below it.
+    floor = np.array([[-900, 1, -10], [900, 1, -10], [900, 1, 1000], [-900, 1, 1000]], dtype=float)
+    raster = rasterise(floor, np.array([[0, 1, 2], [0, 2, 3]]), K, SIZE, samples=1)
+    shown = face_map(raster) >= 0
+    assert not shown[:21].any()  # row 20 is the horizon: y = 20 + 100 / z
+    assert shown[21:].all()
+    np.testing.assert_allclose(depth_map(raster)[30], 10, rtol=1e-9)
+
+
+def test_face_nearer_than_the_near_plane_is_cut_there():
+    wall = np.array([[0.001, -1, 0.0], [0.001, 1, 0.0], [0.001, 0, 5.0]])
+    raster = rasterise(wall, TRIANGLE, np.diag([100.0, 100, 1]) + K - np.diag(np.diag(K)), SIZE)
+    assert raster.depth.min() >= NEAR
+
+
+def test_groups_do_not_change_the_picture(monkeypatch):
+    points, faces = sphere(0.3, [0.1, 0, 2.0], rings=10)
+    whole = rasterise(points, faces, K, SIZE)
+    monkeypatch.setattr(rasteriser, "SAMPLES_AT_ONCE", 100)
+    parts = rasterise(points, faces, K, SIZE)
+    np.testing.assert_array_equal(whole.place, parts.place)
+    np.testing.assert_array_equal(whole.depth, parts.depth)
+
+
+# ---- shading -------------------------------------------------------------------------------------
+def test_colours_of_vertices_blend_over_the_face():
+    points = at([(4.25, 4.25), (44.25, 4.25), (4.25, 34.25)])
+    colours = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
+    normal_light = render(points, TRIANGLE, K, SIZE, colour=(200, 200, 200), samples=1)[10, 10, 0]
+    picture = render(points, TRIANGLE, K, SIZE, vertex_colours=colours, samples=1)
+    light = normal_light / 200
+    x, y = (14 - 4.25) / 40, (12 - 4.25) / 30
+    expected = 200 * light * np.array([1 - x - y, x, y])
+    np.testing.assert_allclose(picture[12, 14], expected, atol=1.01)
+
+
+def test_light_comes_from_above_and_never_vanishes():
+    points, faces = sphere(0.3, [0, 0, 2.0])
+    picture = render(points, faces, K, SIZE, colour=(200, 200, 200))[..., 0].astype(int)
+    assert picture[10, 24] > picture[20, 24] > picture[32, 24] >= 0.35 * 200 - 1
+
+
+def test_pixels_at_the_edge_are_the_mean_of_their_samples():
+    # The right half of pixel (10, 7) over a background of 100.
+    corners = at([(10, 6.5), (10.5, 6.5), (10.5, 7.5), (10, 7.5)])
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    background = np.full((*SIZE, 3), 100, np.uint8)
+    full = render(corners, faces, K, SIZE, colour=(0, 0, 0), background=background)
+    assert full[7, 10].tolist() == [50, 50, 50]
+    assert (np.delete(full.reshape(-1, 3), 7 * 48 + 10, axis=0) == 100).all()
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+def test_points_that_are_not_finite_are_refused():
+    points = at([(10, 10), (30, 10), (10, 30)])
+    points[1, 2] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        render(points, TRIANGLE, K, SIZE)
+
+
+def test_background_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"40 x 48.*\(40, 48, 3\), got \(48, 40, 3\)"):
+        render(at([(1, 1)] * 3), TRIANGLE, K, SIZE, background=np.zeros((48, 40, 3), np.uint8))
