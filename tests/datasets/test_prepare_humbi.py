@@ -91,7 +91,7 @@ def test_nothing_left_ends_with_two(prepare, source):
 # The script, with a third subject whose mesh takes for ever to be read.
 STUCK = """
 import multiprocessing, runpy, sys, time
-from projects.metro.humbi.records import files as humbi_files
+from projects.metro.humbi import files as humbi_files
 
 read = humbi_files.read_vertices
 

@@ -28,8 +28,8 @@ from projects.detr import annotation_file, coco
 from projects.metro.body import inert_arrays, inert_pickle
 from projects.metro.body import release as smpl_release
 from projects.metro.body.skeleton import SMPL_PARENTS
-from projects.metro.humbi.records import files as humbi_files
-from projects.metro.humbi.records import records as humbi
+from projects.metro.humbi import files as humbi_files
+from projects.metro.humbi import records as humbi
 from projects.paper.tables import reading
 from projects.qpic import classes, interaction_file, mat_file, release
 from tests.fuzz.archive_inputs import mutate_archive

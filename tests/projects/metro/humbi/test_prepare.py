@@ -24,7 +24,7 @@ from projects.metro.humbi.prepare import (
     split,
 )
 from projects.metro.humbi.records import load_humbi
-from projects.metro.humbi.records import prepare as humbi_release
+from projects.metro.humbi import prepare as humbi_release
 from tests.projects.metro.humbi_set import (
     CAMERAS,
     HEIGHT,
