@@ -1,1 +1,1 @@
-"""What trained and untrained attention does, in numbers and pictures."""
+"""Measurements of attention: entropy, focus, similarity, maps, occlusion; numbers, no plots."""

@@ -1,4 +1,4 @@
-"""Where on the image the class token looks, layer by layer (arXiv 2208.02646, Figure 5).
+"""Attention maps of the class token, layer by layer (arXiv 2208.02646, Figure 5).
 
 Shapes: B images of H x W pixels, h x w patches.
 """

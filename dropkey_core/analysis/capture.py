@@ -1,4 +1,4 @@
-"""What happens inside a model while it runs, kept from outside and without a change to it."""
+"""Capturing the attention weights of a model while it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

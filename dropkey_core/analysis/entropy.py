@@ -1,4 +1,4 @@
-"""How widely attention is spread: its entropy, layer by layer (arXiv 2208.02646, Figure 4).
+"""Entropy of attention, layer by layer (arXiv 2208.02646, Figure 4).
 
 Shapes: B images, H heads, Lq queries, Lk keys.
 """

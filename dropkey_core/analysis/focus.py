@@ -1,4 +1,4 @@
-"""How much of the attention is on the few most attended tokens, on clean and corrupted images.
+"""Focus of attention: the share of the few most attended tokens.
 
 Vision transformers tend to over-focus: a few tokens get nearly all, and where corruption hits
 those, much is lost (TAP and ADL, arXiv 2303.11126). Shapes: B images, H heads, Lk keys.

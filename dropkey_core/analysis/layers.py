@@ -1,4 +1,4 @@
-"""The attention of each layer while a model looks at images, and the class token's part of it.
+"""Attention weights of each layer on images, and the class token's part of them.
 
 Shapes: B images, H heads, Lq queries, Lk keys.
 """

@@ -1,4 +1,4 @@
-"""A model without a part of its patches: occlusion (arXiv 2208.02646, Table 3).
+"""Occlusion: a model without a part of its patches (arXiv 2208.02646, Table 3).
 
 Random patches are taken away before the first attention block, from each image others. In a
 sequence their tokens leave it, so that no attention sees them, and the class token stays; in a grid

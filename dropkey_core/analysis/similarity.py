@@ -1,4 +1,4 @@
-"""How alike the attention of different layers is (DeepViT, arXiv 2103.11886, equation 2).
+"""Similarity of attention between layers (DeepViT, arXiv 2103.11886, equation 2).
 
 In deep vision transformers attention collapses: from some layer on all do the same.
 Shapes: B images, H heads, Lq queries, Lk keys, L layers.

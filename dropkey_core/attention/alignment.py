@@ -1,4 +1,4 @@
-"""Attention weights at inference as they were, on average, in training.
+"""Aligning training and inference: expected and Monte Carlo attention weights.
 
 A model trained with DropKey and run without it sees other attention weights than it was trained
 with: dropping keys before the softmax smooths the weights, on average, and inference does not. The

@@ -1,4 +1,4 @@
-"""Which keys are lost, as a few random numbers per query from which any part of the mask is made.
+"""Random bits for key masks: a few words per query, hashed with a word per key.
 
 A mask has Lq x Lk random entries, but drawing that many random numbers is slow: torch's generator
 makes them one after another, on one core. So only two words a (odd) and b per query and a word c

@@ -1,4 +1,4 @@
-"""The softmax in expectation over the masks of DropKey, as an integral.
+"""Expected softmax under random key masks, exactly, by numerical quadrature.
 
 Shapes: (R, N) = rows (queries) and their keys.
 

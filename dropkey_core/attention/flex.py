@@ -1,4 +1,4 @@
-"""DropKey on CUDA without a mask in memory: FlexAttention, and random bits made where needed.
+"""FlexAttention kernel of DropKey for CUDA: random bits by a hash, no mask in memory.
 
 Whether a query loses a key is a hash of (seed, batch, head, query, key). The kernel works it out
 for the tile at hand, forward and backward, so that memory grows with N and not with N x N.
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from dropkey_core.attention.masks import NEGLIGIBLE, check_mask_type
-from dropkey_core.attention.patterns import Draw, Pattern
+from dropkey_core.attention.patterns import MaskDraw, Pattern
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -178,7 +178,7 @@ class HashedKey(Pattern):
     The same on every device, and each key with the ratio to within 2^-32.
     """
 
-    def dropped(self, draw: Draw) -> Tensor:
+    def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``; of shapes (B, H, Lq, Lk)."""
         if torch.compiler.is_compiling():  # which has draws of its own, see ``draw_seed``
             return draw.events(draw.shape, draw.drop_ratio)

@@ -1,4 +1,4 @@
-"""DropKey attention as a function.
+"""DropKey attention as functions: scaled dot product, and the softmax alone.
 
 Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.masks import additive_mask, draw_seed
-from dropkey_core.attention.patterns import Draw, Key, Pattern
+from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 from dropkey_core.attention.places import DROPKEY, DROPOUT, BeforeSoftmax, Unit, find_unit
 from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
 from dropkey_core.attention.schedule import check_drop_ratio
@@ -154,7 +154,7 @@ def drop_key_attention(
         if unit == DROPKEY and recomputing_pays(query, key, value, mask):
             return recomputed_attention(query, key, value, ratio, seed, allowed=mask, scale=scale)
         shape = (*query.shape[:-1], key.shape[-2])
-        mask = unit.mask(Draw(shape, ratio, seed, query.device), query.dtype, mask)
+        mask = unit.mask(MaskDraw(shape, ratio, seed, query.device), query.dtype, mask)
     dropout = ratio if unit == DROPOUT else 0.0
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
 
@@ -196,7 +196,7 @@ def drop_key_softmax(
             _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
         )
     if isinstance(unit, BeforeSoftmax):
-        draw = Draw(tuple(logits.shape), drop_ratio, draw_seed(), logits.device)
+        draw = MaskDraw(tuple(logits.shape), drop_ratio, draw_seed(), logits.device)
         return _softmax(unit.mask(draw, logits.dtype, allowed=logits))
     return unit.drop(_softmax(logits), drop_ratio)
 

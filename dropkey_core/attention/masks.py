@@ -1,4 +1,4 @@
-"""Masks on attention logits: which key a query may attend to.
+"""Additive attention masks: random keys, padding, and how they are merged.
 
 Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys.
 

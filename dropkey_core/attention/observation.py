@@ -1,4 +1,4 @@
-"""What may be done with the weights of an attention between its softmax and its values.
+"""Callbacks on attention weights, between the softmax and the values.
 
 An attention that drops keys has two places for it, empty by default:
 

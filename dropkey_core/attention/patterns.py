@@ -31,7 +31,7 @@ from torch import Tensor
 _AXES = {"heads": -3, "queries": -2}
 
 
-class Draw(NamedTuple):
+class MaskDraw(NamedTuple):
     """One call's draw.
 
     Attributes:
@@ -80,7 +80,7 @@ class Pattern(ABC):
         object.__setattr__(self, "shared_over", tuple(self.shared_over))  # a YAML has lists
 
     @abstractmethod
-    def dropped(self, draw: Draw) -> Tensor:
+    def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw which keys each query of each head loses.
 
         Returns:
@@ -101,7 +101,7 @@ class Pattern(ABC):
 class Key(Pattern):
     """Single keys, each independent of the others."""
 
-    def dropped(self, draw: Draw) -> Tensor:
+    def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``."""
         return draw.events(draw.shape, draw.drop_ratio)
 
@@ -127,7 +127,7 @@ class Window(Pattern):
         if self.length < 1:
             raise ValueError(f"length must be at least 1 key, got {self.length}")
 
-    def dropped(self, draw: Draw) -> Tensor:
+    def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``."""
         starts = draw.events(draw.shape, draw.drop_ratio / self.length)
         return spread_right(starts, self.length)
@@ -163,7 +163,7 @@ class GridPattern(Pattern):
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be at least 0, got {self.num_prefix_tokens}")
 
-    def dropped(self, draw: Draw) -> Tensor:
+    def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``.
 
         Raises:

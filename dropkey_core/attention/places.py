@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_core.attention.masks import draw_seed, random_key_mask, restrict
-from dropkey_core.attention.patterns import Draw, Key, Pattern
+from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BeforeSoftmax:
 
     pattern: Pattern = field(default_factory=Key)
 
-    def mask(self, draw: Draw, dtype: torch.dtype, allowed: Tensor | None) -> Tensor:
+    def mask(self, draw: MaskDraw, dtype: torch.dtype, allowed: Tensor | None) -> Tensor:
         """Draw which keys each query of each head loses.
 
         A query that would lose every key it is allowed loses none of them this time.
@@ -113,7 +113,7 @@ class Renormalised:
 
 def _dropped(pattern: Pattern, weights: Tensor, drop_ratio: float) -> Tensor:
     shape = pattern.shared_shape(tuple(weights.shape))
-    return pattern.dropped(Draw(shape, drop_ratio, draw_seed(), weights.device))
+    return pattern.dropped(MaskDraw(shape, drop_ratio, draw_seed(), weights.device))
 
 
 Unit = BeforeSoftmax | AfterSoftmax | Renormalised

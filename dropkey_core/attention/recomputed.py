@@ -1,4 +1,4 @@
-"""DropKey on a CPU without a stored mask: made piece by piece, and again for the gradient.
+"""Memory-efficient DropKey on a CPU: the mask is recomputed in the backward pass.
 
 A random mask is of no use once its logits are masked, but autograd would keep it until the backward
 pass, and memory that is new in every call costs as much time as the random numbers in it. Here a

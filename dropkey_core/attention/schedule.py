@@ -1,4 +1,4 @@
-"""The drop ratio of each layer.
+"""Drop ratio schedules over the depth of a network.
 
 The paper lowers the ratio linearly with depth (arXiv 2208.02646, section 3.2) and compares that
 with a constant and a rising ratio (Table 1).

@@ -1,4 +1,4 @@
-"""DropKey for a model that exists: one line equips all its attention, another undoes it.
+"""Equipping a model that exists with DropKey in one line, and undoing it.
 
 The ratio is spread over the layers of each stack by the schedule; ``depth`` says what a stack and a
 layer are. ``recognition`` says which modules are attention.

@@ -1,4 +1,4 @@
-"""In which order the attention of a model runs: its stacks, and their layers from first to last.
+"""Execution order of a model's attention: stacks, and their layers from first to last.
 
 The rule, which knows names and containers only (``ModuleList``, ``Sequential``, ``ModuleDict``):
 

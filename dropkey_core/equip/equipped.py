@@ -1,4 +1,4 @@
-"""The classes that equipped modules have: what they were before, and DropKey.
+"""Dynamic subclasses of attention modules: what they were before, and DropKey.
 
 Equipping swaps the class of a module and gives it three attributes; parameters, buffers, hooks,
 submodules and the keys of the state dict stay as they are, and it remains an instance of what it

@@ -1,4 +1,4 @@
-"""DropKey inside attention that somebody else wrote, without touching its code.
+"""Intercepting torch functions: DropKey inside attention that somebody else wrote.
 
 While the forward of an equipped module runs, ``AttentionInterception`` watches the calls it makes
 to torch and answers three of them itself: fused attention, the softmax over the keys, and the

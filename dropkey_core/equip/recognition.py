@@ -1,4 +1,4 @@
-"""Which modules of a model are softmax attention, and which only look like it.
+"""Detecting softmax attention in a model, and telling what only looks like it.
 
 ``torch.nn.MultiheadAttention`` and its subclasses are recognised by their type. Of other modules
 one is equipped if

@@ -1,4 +1,4 @@
-"""What the field compares DropKey with, each in place, alone or together, on an equipped model."""
+"""Methods that DropKey is compared with, each in place, alone or together."""
 
 from dropkey_core.variants.blocks import self_attention
 from dropkey_core.variants.diversification import attention_diversification

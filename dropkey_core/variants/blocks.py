@@ -1,4 +1,4 @@
-"""The transformer blocks that a variant acts on: those with self-attention among all tokens.
+"""Transformer blocks with self-attention among all tokens, which variants act on.
 
 Not meant are class attention, where one token asks, and outlook attention, whose maps lie in
 windows: the variants are not defined for them.

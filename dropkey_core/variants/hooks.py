@@ -1,4 +1,4 @@
-"""Hooks that can be found again: also in a copy of the model, or in one read from a file."""
+"""Removable forward hooks that a copied or unpickled model still knows."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""DeepViT's scale adjustment: both branches of a block see a x and are divided by a.
+"""Scale adjustment of DeepViT: both branches of a block see a x and are divided by a.
 
     x + attention(norm1(a x)) / a, then x + mlp(norm2(a x)) / a
 

@@ -1,4 +1,4 @@
-"""What the tokens are that a model's attention sees: patches of an image, and tokens before them.
+"""Tokens of a vision transformer: patches of an image, and prefix tokens before them.
 
 Shapes: B images, N tokens, P of them prefix tokens (class, distillation, registers), C channels;
 a grid has h x w tokens and no prefix.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dropkey_core.attention.patterns import Block, Cross, Draw, GridPattern, Key, Pattern
+from dropkey_core.attention.patterns import Block, Cross, GridPattern, Key, MaskDraw, Pattern
 from dropkey_core.attention.places import BeforeSoftmax
 from dropkey_core.attention.schedule import check_drop_ratio
 from projects.paper.figures.outputs import write_rows
@@ -63,7 +63,7 @@ def sample_dropped(
     check_drop_ratio(drop_ratio)
     shape = (1, 1, num_queries, grid[0] * grid[1])
     mask = BeforeSoftmax(pattern).mask(
-        Draw(shape, drop_ratio, seed, torch.device("cpu")), torch.float32, allowed=None
+        MaskDraw(shape, drop_ratio, seed, torch.device("cpu")), torch.float32, allowed=None
     )
     return (mask == -torch.inf).expand(shape).reshape(num_queries, *grid)
 

@@ -19,7 +19,7 @@ from dropkey_core.attention import flex, functional
 from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.masks import additive_mask, draw_seed
-from dropkey_core.attention.patterns import Draw, Key
+from dropkey_core.attention.patterns import Key, MaskDraw
 from dropkey_core.attention.places import BeforeSoftmax
 
 INF = torch.inf
@@ -35,7 +35,7 @@ def dropped_entries(shape, drop_ratio, seed=SEED):
 
 def hashed_key_mask(shape, drop_ratio, seed, dtype=torch.float32, device="cpu", allowed=None):
     """The dense mask of the same hash."""
-    draw = Draw(shape, drop_ratio, seed, torch.device(device))
+    draw = MaskDraw(shape, drop_ratio, seed, torch.device(device))
     return BeforeSoftmax(HashedKey()).mask(draw, dtype, allowed)
 
 

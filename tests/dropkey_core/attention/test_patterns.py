@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dropkey_core.attention.patterns import Block, Cross, Draw, Key, Window, spread_right
+from dropkey_core.attention.patterns import Block, Cross, Key, MaskDraw, Window, spread_right
 from dropkey_core.attention.places import BeforeSoftmax
 
 CPU = torch.device("cpu")
@@ -15,11 +15,11 @@ GRID_PATTERNS = pytest.mark.parametrize(
 def draw(pattern, shape, ratio=0.3, seed=0, allowed=None):
     """The additive mask of DropKey."""
     place = BeforeSoftmax(pattern)
-    return place.mask(Draw(shape, ratio, seed, CPU), torch.float32, allowed)
+    return place.mask(MaskDraw(shape, ratio, seed, CPU), torch.float32, allowed)
 
 
 def lost(pattern, shape, ratio=0.3, seed=0):
-    return pattern.dropped(Draw(shape, ratio, seed, CPU))
+    return pattern.dropped(MaskDraw(shape, ratio, seed, CPU))
 
 
 def assert_rates(pattern, observed, ratio=0.3, queries=20_000):
@@ -138,7 +138,9 @@ def test_spread_right_by_hand():
 
 
 def test_events_follow_their_seed():
-    first, again, other = (Draw((1, 1), 0.5, seed, CPU).events((50,), 0.5) for seed in (1, 1, 2))
+    first, again, other = (
+        MaskDraw((1, 1), 0.5, seed, CPU).events((50,), 0.5) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -8,7 +8,7 @@ import torch
 from dropkey_core import drop_key_attention
 from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.masks import draw_seed
-from dropkey_core.attention.patterns import Block, Cross, Draw, Key, Window
+from dropkey_core.attention.patterns import Block, Cross, Key, MaskDraw, Window
 from dropkey_core.attention.places import (
     UNITS,
     AfterSoftmax,
@@ -72,7 +72,7 @@ def explicit_mask(pattern, shape, ratio):
     """What the next call drops, drawn with the seed that it will draw."""
     torch.manual_seed(1)
     lost = pattern.dropped(
-        Draw(pattern.shared_shape(shape), ratio, draw_seed(), torch.device("cpu"))
+        MaskDraw(pattern.shared_shape(shape), ratio, draw_seed(), torch.device("cpu"))
     )
     torch.manual_seed(1)
     return lost.expand(shape)
