@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import load_config
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.picture_options import (
+from dropkey_core.engine.run_folder import find_run_files
+from projects.picture_options import (
     add_score_threshold,
     check_num_images,
     check_score_threshold,
     parse_with_overrides,
     picture_parser,
 )
-from dropkey_core.engine.run_folder import find_run_files
 from projects.qpic.gallery import draw_gallery
 
 

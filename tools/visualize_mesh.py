@@ -23,13 +23,13 @@ from omegaconf import DictConfig
 
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.picture_options import (
+from dropkey_core.engine.run_folder import find_run_files
+from projects.metro.gallery import FILES, draw_attention_gallery, draw_gallery
+from projects.picture_options import (
     check_num_images,
     parse_with_overrides,
     picture_parser,
 )
-from dropkey_core.engine.run_folder import find_run_files
-from projects.metro.gallery import FILES, draw_attention_gallery, draw_gallery
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

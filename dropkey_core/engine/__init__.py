@@ -4,18 +4,22 @@
 are what YAMLs and projects build on.
 """
 
+from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint, write_checkpoint
-from dropkey_core.engine.config import instantiate, load_config
+from dropkey_core.engine.config import load_config
 from dropkey_core.engine.data import build_test_loader, build_train_loader
-from dropkey_core.engine.distributed import Processes
+from dropkey_core.engine.distributed import (
+    Processes,
+    gather_objects,
+    per_total,
+    total_over_processes,
+)
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
-from dropkey_core.engine.lr_multiplier import CosineMultiplier, StepMultiplier
-from dropkey_core.engine.optim import ClippedAdamW, param_groups
+from dropkey_core.engine.evaluation import Evaluator, run_evaluation
+from dropkey_core.engine.failed_step import replay_step
+from dropkey_core.engine.optim import ClippedAdamW, CosineMultiplier, StepMultiplier, param_groups
 from dropkey_core.engine.paths import dataset_path
-from dropkey_core.engine.replay import replay_step
 from dropkey_core.engine.signals import TrainingStopped
-from dropkey_core.engine.totals import per_total, total_over_processes
 from dropkey_core.engine.trainer import evaluate, train
 
 __all__ = [

@@ -5,23 +5,22 @@ and whose other keys are its keyword arguments. Everything that a text editor ca
 here, before any data is read, and told in one line that names the key and the nearest right one.
 """
 
-import importlib
 import inspect
-import pkgutil
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.errors import UserError, first_line, suggestion, unknown_key
+from dropkey_core.engine.build import locate
+from dropkey_core.engine.errors import UserError, first_line, unknown_key
 from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
-from dropkey_core.engine.train_settings import TrainSettings
 
 SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
 REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
@@ -214,55 +213,6 @@ def check_ddp_options(options: dict[str, Any]) -> None:
     check_argument_names(options, ours, parameters, "train.ddp", "DistributedDataParallel")
 
 
-def locate(target: Any, key: str) -> Callable[..., Any]:
-    """Import the callable that a ``_target_`` names.
-
-    Raises:
-        UserError: naming ``key`` and the nearest name that exists.
-    """
-    parts = target.split(".") if isinstance(target, str) else []
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(
-            f"{key} must be a dotted name such as projects.detr.build_model, got {target!r}"
-        )
-    found: Any = None
-    for depth, part in enumerate(parts):
-        name = ".".join(parts[: depth + 1])
-        child = getattr(found, part, None) if depth else None
-        found = import_if_present(name, key) if child is None else child
-        if found is None:
-            owner = sys.modules.get(".".join(parts[:depth]))
-            raise UserError(f"{key}: cannot import {target!r}{suggestion(part, names_in(owner))}")
-    if not callable(found):
-        raise UserError(f"{key}: {target!r} is a {type(found).__name__}, not something to call")
-    return typing.cast("Callable[..., Any]", found)
-
-
-def import_if_present(name: str, key: str) -> types.ModuleType | None:
-    """Import the module ``name``; None if there is none of that name.
-
-    Raises:
-        UserError: if the module exists and cannot be imported itself.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name == missing or name.startswith(f"{missing}.") or "is not a package" in str(error):
-            return None
-        raise UserError(f"{key}: importing {name!r} needs the module {missing!r}") from error
-    except ImportError as error:
-        raise UserError(f"{key}: importing {name!r} failed: {first_line(error)}") from error
-
-
-def names_in(module: types.ModuleType | None) -> list[str]:
-    """Return what a ``_target_`` can name inside ``module`` (None: the packages to start from)."""
-    if module is None:
-        return ["dropkey_core", "projects", "torch", "torchvision"]
-    inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
-    return [name for name in dir(module) if not name.startswith("_")] + inside
-
-
 def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the parameter annotations of a function or of a class's constructor, if readable."""
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
@@ -328,36 +278,73 @@ def error_key(error: OmegaConfBaseException, section: str) -> str:
     return str(error.full_key or section)
 
 
-def instantiate(node: Any, key: str, **injected: Any) -> Any:
-    """Make the object that a checked ``_target_`` section describes, nested ones first.
+class BestMode(Enum):
+    """Which of two values of a metric is the better one."""
 
-    Args:
-        node: the section; its lists and mappings reach the callables as plain ones.
-        key: its name in the config, for errors.
-        injected: arguments that no YAML can hold, such as the model; passed on as they are.
+    max = "higher"
+    min = "lower"
+
+
+@dataclass
+class AmpSettings:
+    """Mixed precision: float16 forward with loss scaling, on CUDA only."""
+
+    enabled: bool = False
+
+
+@dataclass
+class CheckpointerSettings:
+    """How often a checkpoint is written, in steps, and how many numbered ones stay."""
+
+    period: int = 5000
+    max_to_keep: int = 1
+
+
+@dataclass
+class TrainSettings:
+    """What the engine itself needs to know; detectron2 reads the same keys.
+
+    Attributes:
+        output_dir: folder of everything the run writes, relative to the working folder.
+        max_iter: number of training steps.
+        init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
+        eval_period: steps between evaluations; 0 evaluates at the end only.
+        log_period: steps between lines in the log.
+        device: ``cuda`` or ``cpu``.
+        seed: decides the initial weights, the order of samples and every random draw.
+        best_metric: which result picks ``best.pth``, for instance ``bbox/AP``; empty for none.
+        best_mode: ``max`` where a higher ``best_metric`` is better, ``min`` where a lower one is.
+        ddp: options of torch's DistributedDataParallel.
+    """
+
+    output_dir: str = MISSING
+    max_iter: int = MISSING
+    init_checkpoint: str | None = None
+    amp: AmpSettings = field(default_factory=AmpSettings)
+    ddp: dict[str, Any] = field(default_factory=dict)
+    checkpointer: CheckpointerSettings = field(default_factory=CheckpointerSettings)
+    eval_period: int = 5000
+    log_period: int = 20
+    device: str = "cuda"
+    seed: int = 0
+    best_metric: str = ""
+    best_mode: BestMode = BestMode.max
+
+
+def check_train_settings(settings: DictConfig) -> None:
+    """Refuse numbers that no run can have.
 
     Raises:
-        UserError: if a callable refuses a value (ValueError) or finds no file, with its words.
+        UserError: naming the setting.
     """
-    import hydra.utils
-    from hydra.errors import InstantiationException
-
-    try:
-        # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
-        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        return make(**injected)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise_as_user_error(cause, key)
-        raise cause from None
-    except (UserError, ValueError, FileNotFoundError) as error:
-        raise_as_user_error(error, key)
-        raise
-
-
-def raise_as_user_error(error: BaseException, key: str) -> None:
-    """Raise a refusal of a configured value as :class:`UserError`; let anything else pass."""
-    if isinstance(error, UserError):
-        raise error
-    if isinstance(error, ValueError | FileNotFoundError):
-        raise UserError(f"{key}: {first_line(error)}") from error
+    at_least_one = {
+        "max_iter": settings.max_iter,
+        "log_period": settings.log_period,
+        "checkpointer.period": settings.checkpointer.period,
+        "checkpointer.max_to_keep": settings.checkpointer.max_to_keep,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"train.{name} must be at least 1, got {value}")
+    if settings.eval_period < 0:
+        raise UserError(f"train.eval_period must be 0 or more, got {settings.eval_period}")

@@ -3,21 +3,175 @@
 import atexit
 import multiprocessing
 import pickle
+import random
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.randomness import sample_randomness
-from dropkey_core.engine.samplers import Draw, TestBatchSampler, TrainBatchSampler
 from dropkey_core.engine.signals import SIGNALS
 
 Record = Mapping[str, Any]
 Sample = dict[str, Any]
 Mapper = Callable[[dict[str, Any]], Sample]
+
+
+_MASK = (1 << 64) - 1
+
+
+def fold_seed(seed: int, *counters: int) -> int:
+    """Mix ``counters`` into ``seed`` one by one and return 64 random-looking bits.
+
+    Each is added and mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), so
+    neighbouring steps, ranks or positions get unrelated seeds, and (1, 2) differs from (2, 1).
+    """
+    state = _mix(seed & _MASK)
+    for counter in counters:
+        state = _mix(state ^ _mix((counter + 0x632BE59BD9B4E019) & _MASK))
+    return state
+
+
+def _mix(bits: int) -> int:
+    bits = (bits + 0x9E3779B97F4A7C15) & _MASK
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+    return bits ^ (bits >> 31)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch, numpy and Python for one training step of one process."""
+    folded = fold_seed(seed, step, rank)
+    torch.manual_seed(folded)
+    np.random.seed(folded & 0xFFFFFFFF)  # noqa: NPY002, models may use the global generator
+    random.seed(folded)
+
+
+@contextmanager
+def sample_randomness(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block, and put its former state back after it."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that one also reaches for CUDA, in every loader process.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class Draw(NamedTuple):
+    """One sample to read: which record, and the seed of its augmentation."""
+
+    record: int
+    seed: int
+
+
+class ShuffledStream:
+    """An endless sequence of draws; each epoch is a fresh permutation of the dataset.
+
+    Args:
+        size: number of records.
+        seed: decides the permutations and the augmentation seeds.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def __getitem__(self, position: int) -> Draw:
+        epoch, offset = divmod(position, self.size)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(fold_seed(self.seed, 0, epoch))
+            self._order = torch.randperm(self.size, generator=generator).tolist()
+            self._epoch = epoch
+        return Draw(self._order[offset], fold_seed(self.seed, 1, position))
+
+
+class TrainBatchSampler(Sampler[list[Draw]]):
+    """Batches of the endless training stream that fall to this process.
+
+    Step ``s`` reads positions ``[s * total_batch_size, (s + 1) * total_batch_size)``; rank ``r`` of
+    ``w`` takes the ``r``-th of ``w`` equal parts. The rank is asked for anew when iteration begins.
+
+    Args:
+        size: number of records.
+        total_batch_size: samples per step over all processes.
+        seed: see :class:`ShuffledStream`.
+
+    Attributes:
+        first_step: where iteration begins; the engine sets it when a run is resumed.
+    """
+
+    def __init__(self, size: int, total_batch_size: int, seed: int) -> None:
+        if size < 1:
+            raise UserError("dataloader.train.dataset has no records to train on")
+        if total_batch_size < 1:
+            raise UserError(f"total_batch_size must be at least 1, got {total_batch_size}")
+        self.stream = ShuffledStream(size, seed)
+        self.total_batch_size = total_batch_size
+        self.first_step = 0
+        self.share()
+
+    def share(self) -> int:
+        """Return the number of samples of this process in each step."""
+        world_size = rank_and_world_size()[1]
+        share, rest = divmod(self.total_batch_size, world_size)
+        if rest:
+            raise UserError(
+                "dataloader.train.total_batch_size must be a multiple of the number of processes: "
+                f"{self.total_batch_size} samples cannot be shared by {world_size}"
+            )
+        return share
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rank, share = rank_and_world_size()[0], self.share()
+        step = self.first_step
+        while True:
+            start = step * self.total_batch_size + rank * share
+            yield [self.stream[position] for position in range(start, start + share)]
+            step += 1
+
+
+class TestBatchSampler(Sampler[list[Draw]]):
+    """Batches of this process's contiguous part of the dataset, each record exactly once.
+
+    The parts of all processes differ in length by at most one and together make up the dataset.
+
+    Args:
+        size: number of records.
+        batch_size: samples per batch of one process.
+    """
+
+    __test__ = False  # its name does not make it a test
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"dataloader.test.batch_size must be at least 1, got {batch_size}")
+        self.size = size
+        self.batch_size = batch_size
+        self.shard()  # now rather than after hours of training
+
+    def shard(self) -> range:
+        """Return the indices of this process."""
+        rank, world_size = rank_and_world_size()
+        if self.size < world_size:
+            raise UserError(
+                f"dataloader.test.dataset has {self.size} records, too few for {world_size} "
+                "processes"
+            )
+        return range(self.size * rank // world_size, self.size * (rank + 1) // world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.shard()) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        shard = self.shard()
+        for start in range(0, len(shard), self.batch_size):
+            yield [Draw(i, fold_seed(0, i)) for i in shard[start : start + self.batch_size]]
 
 
 def build_train_loader(

@@ -2,10 +2,15 @@
 
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+import torch.distributed as dist
+from torch import Tensor
+
 from dropkey_core.engine.errors import UserError
+
+T = TypeVar("T")
 
 TIMEOUT_S = 600.0
 URL_FORM = "must be tcp://HOST:PORT of machine 0, for instance tcp://10.0.0.1:29500"
@@ -152,3 +157,46 @@ def is_first_process() -> bool:
     by = started.by if started else ""
     ranks = {"torchrun": ("RANK",), "SLURM": ("SLURM_PROCID",), "": ("NODE_RANK", "LOCAL_RANK")}
     return all(int(os.environ.get(name, 0)) == 0 for name in ranks[by])
+
+
+def total_over_processes(amount: Tensor) -> Tensor:
+    """Return the sum of ``amount`` over all processes, in every one of them; no gradient flows.
+
+    Args:
+        amount: any shape, the same in each process.
+    """
+    total = amount.detach().clone()
+    if rank_and_world_size()[1] > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def per_total(part: Tensor, total: Tensor) -> Tensor:
+    """Return ``part / total`` times the number of processes.
+
+    DistributedDataParallel takes the mean of the gradients of all processes. The mean of this over
+    the processes is the sum of their parts divided by the total: what one process with the whole
+    batch has, however unevenly what is counted lies.
+
+    Args:
+        part: this process's part of a sum.
+        total: what the whole sum is divided by, see ``total_over_processes``.
+    """
+    return rank_and_world_size()[1] * part / total
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and the number of processes, (0, 1) without torch.distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return the ``value`` of every process, in order of rank, to every process."""
+    _, world_size = rank_and_world_size()
+    if world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size
+    dist.all_gather_object(gathered, value)
+    return gathered

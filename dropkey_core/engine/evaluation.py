@@ -1,15 +1,12 @@
 """Running a model over a test set, and what an evaluator must offer."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from dropkey_core.engine.samplers import rank_and_world_size
-
-T = TypeVar("T")
+from dropkey_core.engine.distributed import gather_objects
 
 # {"bbox": {"AP": 42.0, ...}, ...}: metrics by task, as detectron2's evaluators return them.
 Results = Mapping[str, Any]
@@ -26,16 +23,6 @@ class Evaluator(Protocol):
 
     def evaluate(self) -> Results | None:
         """Return metrics by task for what all processes saw; other ranks than 0 may return None."""
-
-
-def gather_objects(value: T) -> list[T]:
-    """Return the ``value`` of every process, in order of rank, to every process."""
-    _, world_size = rank_and_world_size()
-    if world_size == 1:
-        return [value]
-    gathered: list[Any] = [None] * world_size
-    dist.all_gather_object(gathered, value)
-    return gathered
 
 
 def run_evaluation(

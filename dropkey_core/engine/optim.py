@@ -1,7 +1,8 @@
 """AdamW with DETR's habits: a learning rate for each part of the model, clipping in the step."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -129,3 +130,71 @@ class ClippedAdamW(torch.optim.AdamW):
             f"the gradients are not finite: their total norm is {norm.item()}, and {broken} of "
             f"{len(gradients)} hold NaN or inf"
         )
+
+
+if TYPE_CHECKING:
+    ParamScheduler = object
+else:
+    try:  # detectron2 checks that its schedulers are fvcore's
+        from fvcore.common.param_scheduler import ParamScheduler
+    except ImportError:
+        ParamScheduler = object
+
+# detectron2's choice: warming up from zero would waste the first step.
+WARMUP_START = 0.001
+
+
+class StepMultiplier(ParamScheduler):
+    """Multiply by ``gamma`` at each milestone.
+
+    Args:
+        milestones: increasing parts of the run in (0, 1), for instance [0.6667].
+        gamma: the factor of each drop.
+        warmup: part of the run over which the factor rises linearly from 0.001; 0 for none.
+    """
+
+    def __init__(
+        self, milestones: Sequence[float], gamma: float = 0.1, warmup: float = 0.0
+    ) -> None:
+        self.milestones = list(milestones)
+        if self.milestones != sorted(set(self.milestones)) or not all(
+            0 < milestone < 1 for milestone in self.milestones
+        ):
+            raise ValueError(f"milestones must increase within (0, 1), got {self.milestones}")
+        self.gamma = gamma
+        self.warmup = _checked_warmup(warmup)
+
+    def __call__(self, where: float) -> float:
+        """Return the factor at ``where``, the part of the run that is done."""
+        passed = sum(where >= milestone for milestone in self.milestones)
+        return _warmup_factor(where, self.warmup) * self.gamma**passed
+
+
+class CosineMultiplier(ParamScheduler):
+    """Fall from 1 to ``final`` along half a cosine.
+
+    Args:
+        final: the factor at the end of the run.
+        warmup: part of the run over which the factor rises linearly from 0.001; 0 for none.
+    """
+
+    def __init__(self, final: float = 0.0, warmup: float = 0.0) -> None:
+        self.final = final
+        self.warmup = _checked_warmup(warmup)
+
+    def __call__(self, where: float) -> float:
+        """Return the factor at ``where``, the part of the run that is done."""
+        cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * where))
+        return _warmup_factor(where, self.warmup) * cosine
+
+
+def _checked_warmup(warmup: float) -> float:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a part of the run in [0, 1), got {warmup}")
+    return warmup
+
+
+def _warmup_factor(where: float, warmup: float) -> float:
+    if where >= warmup:
+        return 1.0
+    return WARMUP_START + (1 - WARMUP_START) * where / warmup

@@ -7,22 +7,35 @@ restart state and skips one that was interrupted, and its CSV log, progress bar,
 signal handling would all have had to be replaced.
 """
 
-import inspect
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
-from dropkey_core.engine.checkpoint import load_weights, write_checkpoint
-from dropkey_core.engine.config import instantiate, locate
-from dropkey_core.engine.data import start_at
-from dropkey_core.engine.distributed import Processes, is_first_process
+from dropkey_core.engine.build import (
+    build_evaluation,
+    build_model,
+    build_optimizer,
+    instantiate,
+)
+from dropkey_core.engine.checkpoint import (
+    changes,
+    load_weights,
+    optimized_names,
+    read_last,
+    take_up_model,
+    take_up_optimizer,
+    versions,
+    write_checkpoint,
+)
+from dropkey_core.engine.config import BestMode, check_train_settings
+from dropkey_core.engine.data import seed_step, start_at
+from dropkey_core.engine.distributed import Processes, gather_objects, is_first_process
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.evaluation import Evaluator, gather_objects, run_evaluation
+from dropkey_core.engine.evaluation import run_evaluation
 from dropkey_core.engine.failed_step import (
     check_finite,
     describe_names,
@@ -30,17 +43,7 @@ from dropkey_core.engine.failed_step import (
     not_finite_gradients,
 )
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
-from dropkey_core.engine.launch import check_launch, launch
-from dropkey_core.engine.precision import measure_overflow
-from dropkey_core.engine.progress import Progress
-from dropkey_core.engine.randomness import seed_step
-from dropkey_core.engine.resumption import (
-    changes,
-    optimized_names,
-    read_last,
-    take_up_model,
-    take_up_optimizer,
-)
+from dropkey_core.engine.launch import check_launch, launch, measure_overflow
 from dropkey_core.engine.run_folder import (
     BEST,
     LAST,
@@ -49,10 +52,8 @@ from dropkey_core.engine.run_folder import (
     prepare_folder,
     write_config,
 )
-from dropkey_core.engine.run_log import MetricsLog
+from dropkey_core.engine.run_log import MetricsLog, Progress
 from dropkey_core.engine.signals import StopRequests, TrainingStopped
-from dropkey_core.engine.train_settings import BestMode, check_train_settings
-from dropkey_core.engine.versions import versions
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -420,34 +421,6 @@ class Trainer:
             self.progress.say(text)
         elif self.fabric.is_global_zero:
             print(text, flush=True)
-
-
-def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
-    """Make the model; where a checkpoint follows, without fetching what it is going to replace.
-
-    A model that can start from published backbone weights takes ``pretrained_backbone``.
-    """
-    parameters = inspect.signature(locate(config.model._target_, "model")).parameters
-    replaced = weights_follow and "pretrained_backbone" in parameters
-    injected = {"pretrained_backbone": False} if replaced else {}
-    model: nn.Module = instantiate(config.model, "model", **injected)
-    return model
-
-
-def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
-    groups = instantiate(section.params, "optimizer.params", model=model)
-    rest = OmegaConf.masked_copy(section, [str(key) for key in section if key != "params"])
-    optimizer: torch.optim.Optimizer = instantiate(rest, "optimizer", params=groups)
-    return optimizer
-
-
-def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]], Evaluator]:
-    """Make the test loader and the evaluator."""
-    return (
-        instantiate(config.dataloader.test, "dataloader.test"),
-        instantiate(config.dataloader.evaluator, "dataloader.evaluator"),
-    )
 
 
 def describe_metrics(metrics: dict[str, float]) -> str:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.files.atomic_write import whole_file, writing
-from dropkey_core.engine.samplers import rank_and_world_size
 
 PREDICTIONS_FILE = "predictions.csv"
 

@@ -11,8 +11,8 @@ from timm.models.volo import VOLO
 from torch import nn
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.timm_network import create_timm_network
 from projects.classification.t2t import T2TViT
+from projects.timm_network import create_timm_network
 
 # Table 1 of arXiv 2101.11986.
 T2T_SIZES: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from dropkey_core.engine import UserError, instantiate, load_config
 from dropkey_core.engine.benchmark import Measurement, Step, checked_device, measure
-from dropkey_core.engine.trainer import build_optimizer
+from dropkey_core.engine.build import build_optimizer
 from projects.detr.build import build_model
 from projects.detr.detr import Detr
 from projects.detr.official import OfficialDetr, OfficialOptimizer, official_preparation

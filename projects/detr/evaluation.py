@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from dropkey_core.engine import UserError, dataset_path, gather_objects
+from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.files.atomic_write import whole_file, writing
-from dropkey_core.engine.samplers import rank_and_world_size
 from projects.detr.annotation_file import read_annotation_file
 from projects.detr.coco import CategoryMap
 

@@ -8,7 +8,7 @@ import timm
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.timm_network import create_timm_network
+from projects.timm_network import create_timm_network
 
 # Families that were tried: the map that an HRNet classifies from, and the stages of a ResNet.
 NAME = re.compile(r"(hrnet_w\w+|resnet\d+\w*)(\.\w+)?")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.files.atomic_write import whole_file, writing
-from dropkey_core.engine.samplers import rank_and_world_size
 from projects.metro.body.model import read_body
 from projects.metro.body.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe

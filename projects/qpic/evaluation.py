@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.files.atomic_write import whole_file, writing
-from dropkey_core.engine.samplers import rank_and_world_size
 from projects.qpic.average_precision import EXACT_RECALLS, QPIC_RECALLS, eleven_point_ap
 from projects.qpic.classes import read_classes
 from projects.qpic.ground_truth import GroundTruth, Triplet, distinct

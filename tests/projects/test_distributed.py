@@ -16,7 +16,8 @@ import projects.classification
 import projects.detr
 import projects.metro
 import projects.qpic
-from dropkey_core.engine.samplers import TestBatchSampler, rank_and_world_size
+from dropkey_core.engine.data import TestBatchSampler
+from dropkey_core.engine.distributed import rank_and_world_size
 from projects.classification.evaluation import ClassificationEvaluator
 from projects.detr.evaluation import CocoEvaluator
 from projects.metro.evaluation import MeshEvaluator

@@ -9,7 +9,7 @@ from pathlib import Path
 from toy_experiment import ToyEvaluator, ToyMapper, ToyModel
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.distributed import rank_and_world_size
 
 
 def is_due(rank):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from dropkey_core.analysis.occlusion import PatchOrder, occluded_forward
-from dropkey_core.engine.evaluation import Evaluator, flatten_results, gather_objects
-from dropkey_core.engine.randomness import fold_seed
-from dropkey_core.engine.samplers import rank_and_world_size
+from dropkey_core.engine.data import fold_seed
+from dropkey_core.engine.distributed import gather_objects, rank_and_world_size
+from dropkey_core.engine.evaluation import Evaluator, flatten_results
 
 RATIOS = tuple(tenths / 10 for tenths in range(10))  # 0 to 90 %
 

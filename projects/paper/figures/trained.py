@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dropkey_core.engine.build import build_evaluation, build_model
 from dropkey_core.engine.checkpoint import load_weights
 from dropkey_core.engine.config import load_config
+from dropkey_core.engine.data import TestBatchSampler
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator
 from dropkey_core.engine.run_folder import find_run_files
-from dropkey_core.engine.samplers import TestBatchSampler
-from dropkey_core.engine.trainer import build_evaluation, build_model
 from projects.paper.figures.corruptions import Corruption
 
 

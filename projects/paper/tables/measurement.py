@@ -16,16 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dropkey_core.attention.functional import Inference
+from dropkey_core.engine.build import build_evaluation, build_model, instantiate, locate
 from dropkey_core.engine.checkpoint import load_weights
-from dropkey_core.engine.config import (
-    check_argument_names,
-    check_calls,
-    instantiate,
-    locate,
-)
+from dropkey_core.engine.config import check_argument_names, check_calls
 from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.engine.evaluation import Evaluator, run_evaluation
-from dropkey_core.engine.trainer import build_evaluation, build_model
 from dropkey_core.equip import set_inference
 from projects.paper.figures.occlusion import RATIOS, occlusion_curve
 

@@ -1,15 +1,25 @@
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
-from itertools import islice
+from itertools import chain, islice
 
+import numpy as np
 import pytest
 import torch
 
-from dropkey_core.engine import UserError, build_test_loader, build_train_loader
-from dropkey_core.engine.data import start_at
+from dropkey_core.engine import UserError, build_test_loader, build_train_loader, data
+from dropkey_core.engine.data import (
+    ShuffledStream,
+    TestBatchSampler,
+    TrainBatchSampler,
+    fold_seed,
+    sample_randomness,
+    seed_step,
+    start_at,
+)
 from dropkey_core.engine.paths import PROJECT_ROOT
 
 
@@ -138,3 +148,121 @@ def test_process_ends_with_an_iterator_still_held():
 
 def test_foreign_loader_cannot_be_positioned():
     assert not start_at([[1]], 3)
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    def become(rank, world_size):
+        monkeypatch.setattr(data, "rank_and_world_size", lambda: (rank, world_size))
+
+    return become
+
+
+def test_stream_is_a_pure_function_of_position():
+    forwards, backwards = ShuffledStream(7, seed=1), ShuffledStream(7, seed=1)
+    draws = [forwards[position] for position in range(30)]
+    assert [backwards[position] for position in reversed(range(30))] == draws[::-1]
+
+
+def test_each_epoch_is_a_permutation_and_a_new_one():
+    stream = ShuffledStream(50, seed=1)
+    epochs = [[stream[50 * e + i].record for i in range(50)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != list(range(50))
+    assert len({stream[p].seed for p in range(150)}) == 150
+    assert [ShuffledStream(50, seed=2)[i].record for i in range(50)] != epochs[0]
+
+
+def test_ranks_share_the_batch_of_one_process(as_rank):
+    as_rank(0, 1)
+    alone = list(islice(TrainBatchSampler(10, 6, seed=0), 8))
+    shares = []
+    for rank in range(3):
+        as_rank(rank, 3)
+        shares.append(list(islice(TrainBatchSampler(10, 6, seed=0), 8)))
+    for step in range(8):
+        parts = [share[step] for share in shares]
+        assert list(chain(*parts)) == alone[step]
+        assert all(len(part) == 2 for part in parts)
+        assert parts[0] != parts[1] != parts[2]
+
+
+def test_first_step_continues_the_stream():
+    sampler = TrainBatchSampler(10, 4, seed=0)
+    whole = list(islice(sampler, 9))
+    sampler.first_step = 5
+    assert list(islice(sampler, 4)) == whole[5:]
+
+
+def test_uneven_share_is_refused(as_rank):
+    as_rank(0, 3)
+    with pytest.raises(
+        UserError, match=r"total_batch_size must be a multiple .* 4 samples .* by 3"
+    ):
+        next(iter(TrainBatchSampler(10, 4, seed=0)))
+
+
+@pytest.mark.parametrize(("size", "world_size"), [(10, 1), (10, 3), (7, 2), (3, 3)])
+def test_test_parts_cover_everything_once(as_rank, size, world_size):
+    seen, lengths = [], []
+    for rank in range(world_size):
+        as_rank(rank, world_size)
+        sampler = TestBatchSampler(size, batch_size=2)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(1 <= len(batch) <= 2 for batch in batches)
+        seen += [draw.record for batch in batches for draw in batch]
+        lengths.append(sum(map(len, batches)))
+    assert seen == list(range(size))
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_bad_sizes_are_refused(as_rank):
+    with pytest.raises(UserError, match="no records"):
+        TrainBatchSampler(0, 4, seed=0)
+    with pytest.raises(UserError, match="total_batch_size must be at least 1, got 0"):
+        TrainBatchSampler(4, 0, seed=0)
+    with pytest.raises(UserError, match="batch_size must be at least 1, got -1"):
+        TestBatchSampler(4, -1)
+    as_rank(0, 3)
+    with pytest.raises(UserError, match="has 2 records, too few for 3 processes"):
+        list(TestBatchSampler(2, 1))
+
+
+def test_counters_and_their_order_matter():
+    seeds = {fold_seed(s, a, b) for s in range(8) for a in range(8) for b in range(8)}
+    assert len(seeds) == 512
+    assert fold_seed(3, 1, 2) == fold_seed(3, 1, 2)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert fold_seed(-1, 2**70) == fold_seed(-1, 2**70)
+
+
+def test_bits_of_neighbouring_seeds_are_independent():
+    bits = [bin(fold_seed(0, n) ^ fold_seed(0, n + 1)).count("1") for n in range(2000)]
+    assert abs(np.mean(bits) - 32) < 0.5  # standard error of the mean is 4 / sqrt(2000) = 0.09
+
+
+def draw():
+    return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_step_seed_governs_all_three_generators():
+    seed_step(5, step=3, rank=1)
+    first = draw()
+    draw()
+    seed_step(5, step=3, rank=1)
+    assert draw() == first
+    for other in ((6, 3, 1), (5, 4, 1), (5, 3, 0)):
+        seed_step(*other)
+        assert not set(draw()) & set(first)
+
+
+def test_sample_randomness_leaves_no_trace():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    with sample_randomness(11):
+        inside = torch.rand(1)
+    assert torch.equal(torch.rand(2), expected)
+    with sample_randomness(11):
+        assert torch.equal(torch.rand(1), inside)

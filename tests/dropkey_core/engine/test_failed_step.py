@@ -11,12 +11,12 @@ from torchvision import tv_tensors
 
 from dropkey_core.engine import UserError, load_config, read_checkpoint, replay_step, train
 from dropkey_core.engine.failed_step import (
+    FirstNotFinite,
     check_finite,
     check_finite_gradients,
     plain_batch,
     read_failed_step,
 )
-from dropkey_core.engine.replay import FirstNotFinite
 from dropkey_core.engine.trainer import Trainer
 
 NAN = float("nan")

@@ -1,9 +1,12 @@
 import csv
+import errno
+import os
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dropkey_core.engine.files.atomic_write import WriteError
-from dropkey_core.engine.run_log import MetricsLog
+from dropkey_core.engine.run_log import EventFile, MetricsLog, Progress
 from tests.dropkey_core.engine.toy_run import full_disk
 
 
@@ -102,3 +105,51 @@ def test_full_disk_stops_tensorboard_with_one_line(tmp_path):
     with full_disk(80), pytest.raises(WriteError, match=r"cannot write .*tensorboard: "):
         log.write(1, {"loss": 1})
     log.close()
+
+
+def shown(folder):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+
+
+def test_tensorboard_reads_it(tmp_path):
+    file = EventFile(tmp_path, 0)
+    file.write(1, {"loss": 0.5, "bbox/AP": 42.0})
+    file.write(2, {"loss": 0.25})
+    assert shown(tmp_path) == {"loss": [(1, 0.5), (2, 0.25)], "bbox/AP": [(1, 42.0)]}
+    file.close()
+
+
+def test_steps_that_are_done_again_replace_those_of_a_killed_run(tmp_path):
+    killed = EventFile(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        killed.write(step, {"loss": step})
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-7])  # in the middle of a record
+    again = EventFile(tmp_path, 2)
+    again.write(2, {"AP": 9})  # the evaluation of a step that was logged before
+    again.write(3, {"loss": 30})
+    assert shown(tmp_path) == {"loss": [(1, 1), (2, 2), (3, 30)], "AP": [(2, 9)]}
+    killed.close()
+    again.close()
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_run_goes_on_when_its_messages_cannot_be_written(monkeypatch, number):
+    class Broken:
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+        def flush(self):
+            pass
+
+    turned = []
+    monkeypatch.setattr(os, "dup2", lambda source, target: turned.append(target))
+    progress = Progress(0, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", Broken())
+        progress.say("one")
+        progress.say("two")
+    assert turned == [1]  # what else is printed goes to nowhere, too

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.randomness import seed_step
+from dropkey_core.engine.data import seed_step
 from projects.classification.mixing import build_mixing, mix
 
 

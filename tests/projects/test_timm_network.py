@@ -2,7 +2,7 @@ import pytest
 import timm
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.timm_network import create_timm_network
+from projects.timm_network import create_timm_network
 
 
 def test_a_name_of_weights_does_not_matter_without_them():

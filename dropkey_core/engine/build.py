@@ -1,0 +1,129 @@
+"""Instantiation: the objects that the ``_target_``s of a config name."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from dropkey_core.engine.errors import UserError, first_line, suggestion
+from dropkey_core.engine.evaluation import Evaluator
+
+
+def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
+    """Make the model; where a checkpoint follows, without fetching what it is going to replace.
+
+    A model that can start from published backbone weights takes ``pretrained_backbone``.
+    """
+    parameters = inspect.signature(locate(config.model._target_, "model")).parameters
+    replaced = weights_follow and "pretrained_backbone" in parameters
+    injected = {"pretrained_backbone": False} if replaced else {}
+    model: nn.Module = instantiate(config.model, "model", **injected)
+    return model
+
+
+def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
+    groups = instantiate(section.params, "optimizer.params", model=model)
+    rest = OmegaConf.masked_copy(section, [str(key) for key in section if key != "params"])
+    optimizer: torch.optim.Optimizer = instantiate(rest, "optimizer", params=groups)
+    return optimizer
+
+
+def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]], Evaluator]:
+    """Make the test loader and the evaluator."""
+    return (
+        instantiate(config.dataloader.test, "dataloader.test"),
+        instantiate(config.dataloader.evaluator, "dataloader.evaluator"),
+    )
+
+
+def locate(target: Any, key: str) -> Callable[..., Any]:
+    """Import the callable that a ``_target_`` names.
+
+    Raises:
+        UserError: naming ``key`` and the nearest name that exists.
+    """
+    parts = target.split(".") if isinstance(target, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(
+            f"{key} must be a dotted name such as projects.detr.build_model, got {target!r}"
+        )
+    found: Any = None
+    for depth, part in enumerate(parts):
+        name = ".".join(parts[: depth + 1])
+        child = getattr(found, part, None) if depth else None
+        found = import_if_present(name, key) if child is None else child
+        if found is None:
+            owner = sys.modules.get(".".join(parts[:depth]))
+            raise UserError(f"{key}: cannot import {target!r}{suggestion(part, names_in(owner))}")
+    if not callable(found):
+        raise UserError(f"{key}: {target!r} is a {type(found).__name__}, not something to call")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def import_if_present(name: str, key: str) -> types.ModuleType | None:
+    """Import the module ``name``; None if there is none of that name.
+
+    Raises:
+        UserError: if the module exists and cannot be imported itself.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(f"{missing}.") or "is not a package" in str(error):
+            return None
+        raise UserError(f"{key}: importing {name!r} needs the module {missing!r}") from error
+    except ImportError as error:
+        raise UserError(f"{key}: importing {name!r} failed: {first_line(error)}") from error
+
+
+def names_in(module: types.ModuleType | None) -> list[str]:
+    """Return what a ``_target_`` can name inside ``module`` (None: the packages to start from)."""
+    if module is None:
+        return ["dropkey_core", "projects", "torch", "torchvision"]
+    inside = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    return [name for name in dir(module) if not name.startswith("_")] + inside
+
+
+def instantiate(node: Any, key: str, **injected: Any) -> Any:
+    """Make the object that a checked ``_target_`` section describes, nested ones first.
+
+    Args:
+        node: the section; its lists and mappings reach the callables as plain ones.
+        key: its name in the config, for errors.
+        injected: arguments that no YAML can hold, such as the model; passed on as they are.
+
+    Raises:
+        UserError: if a callable refuses a value (ValueError) or finds no file, with its words.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    try:
+        # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        return make(**injected)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise_as_user_error(cause, key)
+        raise cause from None
+    except (UserError, ValueError, FileNotFoundError) as error:
+        raise_as_user_error(error, key)
+        raise
+
+
+def raise_as_user_error(error: BaseException, key: str) -> None:
+    """Raise a refusal of a configured value as :class:`UserError`; let anything else pass."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, ValueError | FileNotFoundError):
+        raise UserError(f"{key}: {first_line(error)}") from error
