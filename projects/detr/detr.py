@@ -193,42 +193,37 @@ class Detr(DetrBody):
         boxes_cxcywh = [sample["boxes_cxcywh"].to(device) for sample in samples]
         return self.loss(outputs, labels, boxes_cxcywh)
 
-    def predict_batch(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
-        """What the official DETR returns for a padded batch.
+    def predict_batch(
+        self, images: Tensor, padding_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Class logits and boxes of a padded batch, from every decoder layer.
 
         Args:
             images: (B, 3, H, W) normalised.
             padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
 
         Returns:
-            ``pred_logits`` (B, Q, C + 1), the last logit "no object"; ``pred_boxes`` (B, Q, 4)
-            cxcywh in [0, 1] of the unpadded image; ``aux_outputs``, a list of the same two for
-            each decoder layer but the last.
+            ``pred_logits`` (N, B, Q, C + 1), the last logit "no object"; ``pred_boxes``
+            (N, B, Q, 4), cxcywh in [0, 1] of the unpadded image; layers first to last.
         """
         queries = self.decode(images, padding_mask)  # (N, B, Q, D)
-        layers = [
-            {"pred_logits": logits, "pred_boxes": boxes}
-            for logits, boxes in zip(
-                self.class_embed(queries), self.bbox_embed(queries), strict=True
-            )
-        ]
-        return {**layers[-1], "aux_outputs": layers[:-1]}
+        return {"pred_logits": self.class_embed(queries), "pred_boxes": self.bbox_embed(queries)}
 
 
 def detections(
     outputs: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
-    """One detection per query: its best real class and its box in pixels.
+    """One detection per query of the last layer: its best real class and its box in pixels.
 
     Args:
-        outputs: ``pred_logits`` (B, Q, C + 1) and ``pred_boxes`` (B, Q, 4) cxcywh in [0, 1].
+        outputs: see ``Detr.predict_batch``.
         image_sizes: (height, width) in pixels per image.
 
     Returns:
         Per image ``scores`` (Q,), ``labels`` (Q,) and ``boxes_xyxy`` (Q, 4) in pixels, not clipped.
     """
-    scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
-    boxes_xyxy = box_convert(outputs["pred_boxes"].float(), "cxcywh", "xyxy")
+    scores, labels = outputs["pred_logits"][-1].float().softmax(-1)[..., :-1].max(-1)
+    boxes_xyxy = box_convert(outputs["pred_boxes"][-1].float(), "cxcywh", "xyxy")
     scale = boxes_xyxy.new_tensor([(w, h, w, h) for h, w in image_sizes])
     return [
         {"scores": s, "labels": c, "boxes_xyxy": b}

@@ -96,8 +96,8 @@ class DetectionLoss(nn.Module):
         """Match and judge.
 
         Args:
-            outputs: ``pred_logits`` (B, Q, C + 1), ``pred_boxes`` (B, Q, 4) and ``aux_outputs``,
-                a list of the same for the earlier decoder layers.
+            outputs: ``pred_logits`` (N, B, Q, C + 1) and ``pred_boxes`` (N, B, Q, 4) of all
+                decoder layers, first to last.
             labels: per image (t,) int64 class indices.
             boxes_cxcywh: per image (t, 4) float32 in [0, 1].
 
@@ -107,9 +107,7 @@ class DetectionLoss(nn.Module):
             number of objects in the batches of all processes, at least 1. (At least one for each
             process in the official code: there a few objects count less in many processes.)
         """
-        layers = [*outputs["aux_outputs"], outputs]
-        pred_logits = torch.stack([layer["pred_logits"] for layer in layers]).float()
-        pred_boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()
+        pred_logits, pred_boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
         counts = [len(image_labels) for image_labels in labels]
         all_labels, all_boxes = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
 
@@ -126,7 +124,7 @@ class DetectionLoss(nn.Module):
             )
             images, queries, objects = (t.to(cost.device) for t in assign(cost, counts))
 
-        layer_index = torch.arange(len(layers), device=cost.device)[:, None]  # (N, 1)
+        layer_index = torch.arange(len(pred_logits), device=cost.device)[:, None]  # (N, 1)
         no_object = pred_logits.shape[-1] - 1
         query_labels = torch.full(pred_logits.shape[:-1], no_object, device=cost.device)
         query_labels[layer_index, images, queries] = all_labels[objects]

@@ -7,7 +7,6 @@ batch, p of one image, M matched pairs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +79,14 @@ class InteractionLoss(nn.Module):
         self.no_object_weight = no_object_weight
 
     def forward(
-        self, outputs: dict[str, Any], targets: Sequence[Mapping[str, Tensor]]
+        self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Match and judge.
 
         Args:
-            outputs: ``pred_obj_logits`` (B, Q, C + 1), ``pred_verb_logits`` (B, Q, V),
-                ``pred_sub_boxes`` and ``pred_obj_boxes`` (B, Q, 4), and ``aux_outputs``, a list of
-                the same for the earlier decoder layers.
+            outputs: ``pred_obj_logits`` (N, B, Q, C + 1), ``pred_verb_logits`` (N, B, Q, V),
+                ``pred_sub_boxes`` and ``pred_obj_boxes`` (N, B, Q, 4) of all decoder layers, first
+                to last.
             targets: per image ``obj_labels`` (p,) int64, C = no object, ``verb_labels`` (p, V)
                 float32, 1 = has this verb, ``sub_boxes_cxcywh`` and ``obj_boxes_cxcywh`` (p, 4)
                 float32 in [0, 1], zeros = no object.
@@ -101,16 +100,15 @@ class InteractionLoss(nn.Module):
             code divides by the mean number of pairs over the processes, at least 1, and counts
             the objects of each process for itself.)
         """
-        layers = [*outputs["aux_outputs"], outputs]
-        stacked = {name: torch.stack([layer[name] for layer in layers]) for name in PREDICTIONS}
-        predicted = {name: tensor.float() for name, tensor in stacked.items()}  # (N, B, Q, ...)
+        predicted = {name: outputs[name].float() for name in PREDICTIONS}  # (N, B, Q, ...)
         true = {name: torch.cat([target[name] for target in targets]) for name in TARGETS}
         counts = [len(target["obj_labels"]) for target in targets]
         images, queries, pairs = self.match(predicted, true, counts)
         device = pairs.device
-        layer = torch.arange(len(layers), device=device)[:, None]  # (N, 1)
+        num_layers, *_, num_logits = predicted["pred_obj_logits"].shape
+        layer = torch.arange(num_layers, device=device)[:, None]  # (N, 1)
 
-        no_object = predicted["pred_obj_logits"].shape[-1] - 1
+        no_object = num_logits - 1
         obj_labels = torch.full(predicted["pred_obj_logits"].shape[:-1], no_object, device=device)
         obj_labels[layer, images, queries] = true["obj_labels"][pairs]
         verb_labels = torch.zeros_like(predicted["pred_verb_logits"])

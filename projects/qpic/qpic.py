@@ -70,36 +70,33 @@ class Qpic(DetrBody):
             outputs, [{name: sample[name].to(device) for name in TARGETS} for sample in samples]
         )
 
-    def predict_batch(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Any]:
-        """What the official QPIC returns for a padded batch.
+    def predict_batch(
+        self, images: Tensor, padding_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Classes, verbs and boxes of a padded batch, from every decoder layer.
 
         Args:
             images: (B, 3, H, W) normalised.
             padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
 
         Returns:
-            ``pred_obj_logits`` (B, Q, C + 1), the last logit "no object"; ``pred_verb_logits``
-            (B, Q, V), a sigmoid each; ``pred_sub_boxes`` and ``pred_obj_boxes`` (B, Q, 4), cxcywh
-            in [0, 1] of the unpadded image; ``aux_outputs``, a list of the same four for each
-            decoder layer but the last.
+            ``pred_obj_logits`` (N, B, Q, C + 1), the last logit "no object"; ``pred_verb_logits``
+            (N, B, Q, V), a sigmoid each; ``pred_sub_boxes`` and ``pred_obj_boxes`` (N, B, Q, 4),
+            cxcywh in [0, 1] of the unpadded image; layers first to last.
         """
         queries = self.decode(images, padding_mask)  # (N, B, Q, D)
-        predicted = {
+        return {
             "pred_obj_logits": self.obj_class_embed(queries),
             "pred_verb_logits": self.verb_class_embed(queries),
             "pred_sub_boxes": self.sub_bbox_embed(queries),
             "pred_obj_boxes": self.obj_bbox_embed(queries),
         }
-        layers = [
-            {name: tensor[i] for name, tensor in predicted.items()} for i in range(len(queries))
-        ]
-        return {**layers[-1], "aux_outputs": layers[:-1]}
 
 
 def interactions(
     outputs: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
-    """One human-object pair per query, with a score for every verb.
+    """One human-object pair per query of the last layer, with a score for every verb.
 
     Args:
         outputs: see ``Qpic.predict_batch``.
@@ -110,11 +107,11 @@ def interactions(
         ``obj_labels`` (Q,), the best real class; ``verb_scores`` (Q, V) in [0, 1], the verb's
         sigmoid times that class's softmax.
     """
-    obj_scores, obj_labels = outputs["pred_obj_logits"].float().softmax(-1)[..., :-1].max(-1)
-    verb_scores = outputs["pred_verb_logits"].float().sigmoid() * obj_scores[..., None]
+    obj_scores, obj_labels = outputs["pred_obj_logits"][-1].float().softmax(-1)[..., :-1].max(-1)
+    verb_scores = outputs["pred_verb_logits"][-1].float().sigmoid() * obj_scores[..., None]
     scale = obj_scores.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]  # (B, 1, 4)
     sub_boxes, obj_boxes = (
-        box_convert(outputs[name].float(), "cxcywh", "xyxy") * scale
+        box_convert(outputs[name][-1].float(), "cxcywh", "xyxy") * scale
         for name in ("pred_sub_boxes", "pred_obj_boxes")
     )
     names = ("sub_boxes", "obj_boxes", "obj_labels", "verb_scores")

@@ -44,12 +44,9 @@ def test_no_mask_is_a_mask_of_nothing(small_detr, small_samples):
 
 def test_what_a_batch_returns(small_detr):
     outputs = small_detr(num_decoder_layers=3).predict_batch(torch.randn(2, 3, 64, 96))
-    assert set(outputs) == {"pred_logits", "pred_boxes", "aux_outputs"}
-    assert len(outputs["aux_outputs"]) == 2
-    for layer in (outputs, *outputs["aux_outputs"]):
-        assert layer["pred_logits"].shape == (2, 5, 4)
-        assert layer["pred_boxes"].shape == (2, 5, 4)
-        assert 0 < layer["pred_boxes"].min() < layer["pred_boxes"].max() < 1
+    assert set(outputs) == {"pred_logits", "pred_boxes"}
+    assert outputs["pred_logits"].shape == outputs["pred_boxes"].shape == (3, 2, 5, 4)
+    assert 0 < outputs["pred_boxes"].min() < outputs["pred_boxes"].max() < 1
 
 
 def test_what_lies_in_masked_cells_does_not_matter(small_detr):
@@ -101,7 +98,8 @@ def test_other_images_of_a_batch_do_not_matter(small_detr, small_samples):
             [
                 model.predict_batch(images[i : i + 1], padding_mask[i : i + 1])["pred_boxes"]
                 for i in range(2)
-            ]
+            ],
+            dim=1,
         )
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
 
@@ -109,13 +107,13 @@ def test_other_images_of_a_batch_do_not_matter(small_detr, small_samples):
 def test_a_tall_box_stays_tall():
     """Centre (1/4, 1/2), width 1/10, height 4/5, in an image 100 wide and 50 high."""
     outputs = {
-        "pred_logits": torch.tensor([[[0.0, 2.0, 9.0]]]),
-        "pred_boxes": torch.tensor([[[0.25, 0.5, 0.1, 0.8]]]),
+        "pred_logits": torch.tensor([[[[9.0, 0.0, 0.0]]], [[[0.0, 2.0, 9.0]]]]),
+        "pred_boxes": torch.tensor([[[[0.5] * 4]], [[[0.25, 0.5, 0.1, 0.8]]]]),
     }
     (found,) = detections(outputs, [(50, 100)])
     torch.testing.assert_close(found["boxes_xyxy"], torch.tensor([[20.0, 5.0, 30.0, 45.0]]))
     assert found["labels"].tolist() == [1]  # the best real class, though "no object" is likelier
-    logits = outputs["pred_logits"][0, 0]
+    logits = outputs["pred_logits"][1, 0, 0]
     torch.testing.assert_close(found["scores"], logits.softmax(0)[1:2])
 
 
@@ -124,7 +122,7 @@ def test_detections_refer_to_the_original_image(small_detr, small_samples):
     with torch.no_grad():
         found = model(small_samples)
         outputs = model.predict_batch(*model.batch(small_samples))
-    for image, sample, boxes in zip(found, small_samples, outputs["pred_boxes"], strict=True):
+    for image, sample, boxes in zip(found, small_samples, outputs["pred_boxes"][-1], strict=True):
         x, _, width, _ = boxes.unbind(-1)
         left = (x - width / 2) * sample["width"]
         torch.testing.assert_close(image["boxes_xyxy"][:, 0], left)

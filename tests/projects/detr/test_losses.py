@@ -10,9 +10,10 @@ RIGHT_HALF = [0.75, 0.5, 0.5, 1.0]
 TOP_LEFT = [0.25, 0.25, 0.5, 0.5]
 
 
-def outputs(logits, boxes, earlier=()):
-    tensors = {"pred_logits": torch.tensor(logits), "pred_boxes": torch.tensor(boxes)}
-    return {**{k: v.requires_grad_() for k, v in tensors.items()}, "aux_outputs": list(earlier)}
+def outputs(logits, boxes):
+    """Of one decoder layer."""
+    tensors = {"pred_logits": torch.tensor([logits]), "pred_boxes": torch.tensor([boxes])}
+    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
 
 
 def no_objects(images=1):
@@ -59,9 +60,10 @@ def test_weights_scale_losses():
 def test_each_layer_is_matched_by_itself():
     """The layers see the same boxes in other orders: box losses 0 in both, never crossed."""
     first = outputs([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]], [[LEFT_HALF, RIGHT_HALF]])
-    last = outputs([[[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]]], [[RIGHT_HALF, LEFT_HALF]], [first])
+    last = outputs([[[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]]], [[RIGHT_HALF, LEFT_HALF]])
+    both = {name: torch.cat([first[name], last[name]]) for name in first}
     labels, boxes = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
-    losses = DetectionLoss()(last, labels, boxes)
+    losses = DetectionLoss()(both, labels, boxes)
     assert set(losses) == {
         f"loss_{part}{layer}" for part in ("ce", "bbox", "giou") for layer in ("", "_0")
     }
@@ -98,13 +100,13 @@ def test_batch_without_any_object():
     assert losses["loss_bbox"].item() == losses["loss_giou"].item() == 0.0
     assert losses["loss_ce"].item() == pytest.approx(math.log(3))
     sum(losses.values()).backward()
-    assert torch.equal(judged["pred_boxes"].grad, torch.zeros(2, 2, 4))
+    assert torch.equal(judged["pred_boxes"].grad, torch.zeros(1, 2, 2, 4))
     assert (judged["pred_logits"].grad[..., -1] < 0).all()
 
 
 def test_half_precision_outputs_are_judged_in_single():
     judged = outputs([[[0.0, 0.0, 0.0]] * 2], [[RIGHT_HALF, TOP_LEFT]])
-    halves = {k: v if k == "aux_outputs" else v.bfloat16() for k, v in judged.items()}
+    halves = {k: v.bfloat16() for k, v in judged.items()}
     labels, boxes = [torch.tensor([0, 1])], [torch.tensor([LEFT_HALF, RIGHT_HALF])]
     losses = DetectionLoss()(halves, labels, boxes)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}

@@ -14,8 +14,8 @@ NAMES = [
 ]
 
 
-def outputs(sub_boxes, obj_boxes, obj_logits=None, verb_logits=None, earlier=()):
-    """Of one image or of several; classes are even (C = 2, V = 2) unless given."""
+def outputs(sub_boxes, obj_boxes, obj_logits=None, verb_logits=None):
+    """Of one decoder layer, one image or several; classes are even (C = 2, V = 2) unless given."""
     shape = torch.tensor(sub_boxes).shape[:-1]
     tensors = {
         "pred_obj_logits": torch.zeros(*shape, 3) if obj_logits is None else obj_logits,
@@ -23,10 +23,7 @@ def outputs(sub_boxes, obj_boxes, obj_logits=None, verb_logits=None, earlier=())
         "pred_sub_boxes": torch.tensor(sub_boxes),
         "pred_obj_boxes": torch.tensor(obj_boxes),
     }
-    return {
-        **{name: tensor.clone().requires_grad_() for name, tensor in tensors.items()},
-        "aux_outputs": list(earlier),
-    }
+    return {name: tensor[None].clone().requires_grad_() for name, tensor in tensors.items()}
 
 
 def pairs(*rows):
@@ -148,8 +145,8 @@ def test_a_pair_without_object():
     assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 0.5 / 2)
     assert losses["loss_obj_ce"].item() == pytest.approx(math.log(3))
     sum(losses.values()).backward()
-    assert torch.equal(judged["pred_obj_boxes"].grad[0, 1], torch.zeros(4))
-    towards_nothing = judged["pred_obj_logits"].grad[0, 1]
+    assert torch.equal(judged["pred_obj_boxes"].grad[0, 0, 1], torch.zeros(4))
+    towards_nothing = judged["pred_obj_logits"].grad[0, 0, 1]
     assert towards_nothing[2] < 0 < towards_nothing[0]
 
 
@@ -180,9 +177,10 @@ def test_weights_scale_losses():
 def test_each_layer_is_matched_by_itself():
     """The layers see the same boxes in other orders: box losses 0 in both, never crossed."""
     first = outputs([[LEFT_HALF, RIGHT_HALF]], [[TOP_LEFT, LEFT_HALF]])
-    last = outputs([[RIGHT_HALF, LEFT_HALF]], [[LEFT_HALF, TOP_LEFT]], earlier=[first])
+    last = outputs([[RIGHT_HALF, LEFT_HALF]], [[LEFT_HALF, TOP_LEFT]])
+    both = {name: torch.cat([first[name], last[name]]) for name in first}
     target = pairs((LEFT_HALF, TOP_LEFT, 0, [1.0, 0.0]), (RIGHT_HALF, LEFT_HALF, 1, [0.0, 1.0]))
-    losses = InteractionLoss()(last, [target])
+    losses = InteractionLoss()(both, [target])
     assert set(losses) == {name + layer for name in NAMES for layer in ("", "_0")}
     for name, loss in losses.items():
         if "bbox" in name or "giou" in name:
@@ -217,7 +215,7 @@ def test_batch_without_any_pair():
     assert losses["loss_verb_ce"].item() == pytest.approx(8 * focal(0.5))
     sum(losses.values()).backward()
     for name in ("pred_sub_boxes", "pred_obj_boxes"):
-        assert torch.equal(judged[name].grad, torch.zeros(2, 2, 4))
+        assert torch.equal(judged[name].grad, torch.zeros(1, 2, 2, 4))
     assert (judged["pred_verb_logits"].grad > 0).all()
 
 
@@ -236,12 +234,12 @@ def test_saturated_outputs_stay_finite(size):
     assert all(loss.isfinite() for loss in losses.values()), losses
     sum(losses.values()).backward()
     for name, tensor in judged.items():
-        assert name == "aux_outputs" or tensor.grad.isfinite().all(), name
+        assert tensor.grad.isfinite().all(), name
 
 
 def test_half_precision_outputs_are_judged_in_single():
     judged = outputs([[RIGHT_HALF, TOP_LEFT]], [[LEFT_HALF, RIGHT_HALF]])
-    halves = {k: v if k == "aux_outputs" else v.bfloat16() for k, v in judged.items()}
+    halves = {k: v.bfloat16() for k, v in judged.items()}
     losses = InteractionLoss()(halves, [pairs((LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]))])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 0.5)

@@ -12,23 +12,21 @@ PREDICTIONS |= {"pred_obj_boxes": 4}
 def test_what_a_batch_returns(small_qpic):
     model = small_qpic(num_decoder_layers=3, num_verb_classes=7)
     outputs = model.predict_batch(torch.randn(2, 3, 64, 96))
-    assert set(outputs) == {*PREDICTIONS, "aux_outputs"}
-    assert len(outputs["aux_outputs"]) == 2
-    for layer in (outputs, *outputs["aux_outputs"]):
-        sizes = {name: tuple(layer[name].shape) for name in PREDICTIONS}
-        assert sizes == {n: (2, 5, 7 if "verb" in n else s) for n, s in PREDICTIONS.items()}
-        for name in ("pred_sub_boxes", "pred_obj_boxes"):
-            assert 0 < layer[name].min() < layer[name].max() < 1
+    sizes = {name: tuple(tensor.shape) for name, tensor in outputs.items()}
+    assert sizes == {n: (3, 2, 5, 7 if "verb" in n else s) for n, s in PREDICTIONS.items()}
+    for name in ("pred_sub_boxes", "pred_obj_boxes"):
+        assert 0 < outputs[name].min() < outputs[name].max() < 1
 
 
 def test_layers_come_in_order(small_qpic):
-    """The outputs are the heads on the last decoder layer, ``aux_outputs`` on the earlier ones."""
+    """The outputs are the heads on each decoder layer."""
     model = small_qpic(num_decoder_layers=3).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         queries = model.decode(images)
         outputs = model.predict_batch(images)
-    for decoded, layer in zip(queries, [*outputs["aux_outputs"], outputs], strict=True):
+    for i, decoded in enumerate(queries):
+        layer = {name: tensor[i] for name, tensor in outputs.items()}
         torch.testing.assert_close(layer["pred_verb_logits"], model.verb_class_embed(decoded))
         torch.testing.assert_close(layer["pred_obj_logits"], model.obj_class_embed(decoded))
         torch.testing.assert_close(layer["pred_sub_boxes"], model.sub_bbox_embed(decoded))
@@ -38,12 +36,13 @@ def test_layers_come_in_order(small_qpic):
 def test_interactions_by_hand():
     """One query in an image 100 wide and 50 high: a tall human, a wide object, two verbs."""
     outputs = {
-        "pred_obj_logits": torch.tensor([[[0.0, math.log(2), math.log(5)]]]),
-        "pred_verb_logits": torch.tensor([[[0.0, math.log(3)]]]),
-        "pred_sub_boxes": torch.tensor([[[0.25, 0.5, 0.1, 0.8]]]),
-        "pred_obj_boxes": torch.tensor([[[0.9, 0.5, 0.4, 0.2]]]),
+        "pred_obj_logits": torch.tensor([[0.0, math.log(2), math.log(5)]]),
+        "pred_verb_logits": torch.tensor([[0.0, math.log(3)]]),
+        "pred_sub_boxes": torch.tensor([[0.25, 0.5, 0.1, 0.8]]),
+        "pred_obj_boxes": torch.tensor([[0.9, 0.5, 0.4, 0.2]]),
     }
-    (found,) = interactions(outputs, [(50, 100)])
+    layers = {name: torch.stack([0 * last, last])[:, None] for name, last in outputs.items()}
+    (found,) = interactions(layers, [(50, 100)])
     torch.testing.assert_close(found["sub_boxes"], torch.tensor([[20.0, 5.0, 30.0, 45.0]]))
     # Not clipped to the image.
     torch.testing.assert_close(found["obj_boxes"], torch.tensor([[70.0, 20.0, 110.0, 30.0]]))
@@ -58,7 +57,9 @@ def test_interactions_refer_to_the_original_image(small_qpic, small_samples):
     with torch.no_grad():
         found = model(small_samples)
         outputs = model.predict_batch(*model.batch(small_samples))
-    for image, sample, boxes in zip(found, small_samples, outputs["pred_obj_boxes"], strict=True):
+    for image, sample, boxes in zip(
+        found, small_samples, outputs["pred_obj_boxes"][-1], strict=True
+    ):
         _, y, _, height = boxes.unbind(-1)
         top = (y - height / 2) * sample["height"]
         torch.testing.assert_close(image["obj_boxes"][:, 1], top)
