@@ -54,11 +54,18 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 @contextmanager
 def sample_randomness(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block, and put its former state back after it."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that one also reaches for CUDA, in every loader process.
-        torch.default_generator.manual_seed(seed)
-        yield
+    """Seed torch (CPU), numpy and Python inside the block, and put back their states after it."""
+    former = random.getstate(), np.random.get_state()  # noqa: NPY002, timm draws from the global one
+    try:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that one also reaches for CUDA, in every loader process.
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(former[0])
+        np.random.set_state(former[1])  # noqa: NPY002
 
 
 class Draw(NamedTuple):
@@ -185,8 +192,8 @@ def build_train_loader(
 
     Args:
         dataset: the records, as a list or as a sequence that makes each when asked for it.
-        mapper: makes a sample of a record; all its randomness comes from torch's global generator,
-            which is seeded for the sample's place in the stream.
+        mapper: makes a sample of a record; all its randomness comes from the global generators of
+            torch, numpy and Python, which are seeded for the sample's place in the stream.
         total_batch_size: samples per step over all processes.
         num_workers: loader processes of each training process; the samples do not depend on it.
         seed: decides order and augmentation.

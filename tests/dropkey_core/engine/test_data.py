@@ -257,12 +257,15 @@ def test_step_seed_governs_all_three_generators():
         assert not set(draw()) & set(first)
 
 
-def test_sample_randomness_leaves_no_trace():
-    torch.manual_seed(0)
-    expected = torch.rand(2)
-    torch.manual_seed(0)
+def test_sample_randomness_seeds_all_three_generators_and_leaves_no_trace():
+    seed_step(0, 0, 0)
+    expected = draw()
+    seed_step(0, 0, 0)
+    with pytest.raises(KeyError), sample_randomness(11):
+        inside = draw()
+        raise KeyError
+    assert draw() == expected
     with sample_randomness(11):
-        inside = torch.rand(1)
-    assert torch.equal(torch.rand(2), expected)
-    with sample_randomness(11):
-        assert torch.equal(torch.rand(1), inside)
+        assert draw() == inside
+    with sample_randomness(12):
+        assert not set(draw()) & set(inside)
