@@ -1,236 +1,249 @@
-"""Reading Python pickles as data: nothing that a pickle names is imported, called or built.
+"""Allow-list unpickler for files of arrays: nothing that a pickle names is imported or called.
 
-A pickle is a program that may call any function of any module. Here its names stay names and its
-calls stay notes of who would have been called with what; ``inert_arrays`` then makes arrays of the
-notes that it knows. What a body model has no use for is refused while reading, by its name.
+A pickle is a program that may call any function of any module. Here its names, and what calling
+them would give, are ``Inert`` objects that only remember the arguments. ``as_array`` makes arrays
+of those that numpy, scipy.sparse and chumpy write. It never hands a state to numpy's or scipy's own
+unpickling, which a made-up one can make read and write anywhere in memory.
 """
 
 import io
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+import numpy as np
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import said_by
 
 LARGEST_FILE = 2**30  # bytes; SMPL's largest has 250 million
 MOST_STEPS = 10**6  # of the program that a pickle is; an object of each may take 200 bytes
+MOST_NUMBERS = 10**8  # of a sparse matrix that becomes dense; SMPL's have 12 million
 
-NUMPY_CORES = ("numpy.core", "numpy._core")  # before and since numpy 2
-BUILTINS = ("__builtin__", "builtins")  # Python 2 and 3
-SPARSE_CLASSES = ("csc_matrix", "csr_matrix", "csc_array", "csr_array")
-SPARSE_MODULES = ("csc", "csr", "_csc", "_csr")
-
-# Everything that a pickle of arrays may name, as (module, name).
-ALLOWED = frozenset(
-    {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        *((f"{core}.multiarray", "_reconstruct") for core in NUMPY_CORES),
-        *((f"{core}.multiarray", "scalar") for core in NUMPY_CORES),
-        *((f"{core}.numeric", "_frombuffer") for core in NUMPY_CORES),  # pickle's protocol 5
-        *((f"scipy.sparse.{m}", name) for m in SPARSE_MODULES for name in SPARSE_CLASSES),
-        # How pickle's own protocols 0 to 2 write objects, bytes and sets.
-        ("copy_reg", "_reconstructor"),
-        ("copyreg", "_reconstructor"),
-        ("_codecs", "encode"),
-        *((m, n) for m in BUILTINS for n in ("object", "bytes", "set", "frozenset")),
-        ("collections", "OrderedDict"),
-    }
+# Everything that a pickle of arrays may name, as module.name.
+ALLOWED = re.compile(
+    r"numpy\.(ndarray|dtype)"
+    r"|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+    r"|scipy\.sparse\._?cs[cr]\.cs[cr]_(matrix|array)"
+    r"|chumpy\..+"  # of its objects only the arrays are looked at
+    r"|(copy_?reg)\._reconstructor|_codecs\.encode|collections\.OrderedDict"
+    r"|(__builtin__|builtins)\.(object|bytes|set|frozenset)"
 )
-CHUMPY = "chumpy"  # its classes may all be named: of their instances only the arrays are looked at
+NUMBER_TYPE = re.compile(r"f[248]|[iu][1248]|b1")
 
 
-@dataclass(frozen=True, eq=False)
-class Name:
-    """What stands for a class or function that a pickle names."""
-
-    __slots__ = ("module", "name")
-
-    module: str
-    name: str
-
-    def __call__(self, *arguments: Any) -> "Note":
-        """Note a call."""
-        return Note(self, arguments)
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-class Note:
-    """What stands for the result of a call, and for an object with a state.
+class Inert:
+    """What stands for a class or function that a pickle names, and for the result of its call.
 
     Attributes:
-        maker: whose result or instance it would be.
-        arguments: what it would have been called with.
+        name: "module.name".
+        arguments: of the call; None for the class or function itself.
         state: what the object's ``__setstate__`` would have got; None where there was none.
-        items: what would have been put into it by key.
     """
 
-    def __init__(self, maker: Name, arguments: tuple):
-        self.maker = maker
-        self.arguments = arguments
-        self.state: Any = None
-        self.items: dict = {}
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple | None = None):
+        self.name, self.arguments, self.state = name, arguments, None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Remember a call."""
+        make = PLAIN_RESULTS.get(self.name)
+        return make(*arguments) if make else Inert(self.name, arguments)
 
     def __setstate__(self, state: Any) -> None:
-        """Note a state; called by the unpickler."""
         self.state = state
 
+
+class PlainKeyDict(dict):
+    """A dict whose keys have no parts: pairs of pairs of pairs, in 40 bytes, take years to hash."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()):
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Note an item, as of an OrderedDict; called by the unpickler."""
-        self.items[key] = value
+        for part in key if isinstance(key, tuple) else (key,):
+            if not isinstance(part, str | bytes | int | float | Inert | None):
+                raise pickle.UnpicklingError(f"a {type(part).__name__} in a key")
+        super().__setitem__(key, value)
+
+
+# What pickles write as a call though it is a plain value.
+PLAIN_RESULTS: dict[str, Callable] = {
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, up to protocol 2
+    "__builtin__.bytes": lambda: b"",
+    "copy_reg._reconstructor": lambda kind, *base: kind(),  # objects, in protocols 0 and 1
+    "copyreg._reconstructor": lambda kind, *base: kind(),
+    "collections.OrderedDict": PlainKeyDict,
+}
+
+
+class CountedOpcodes(dict):
+    """What the opcodes of a pickle do, for a pickle of at most ``MOST_STEPS`` of them."""
+
+    steps = 0
+
+    def __getitem__(self, opcode: int) -> Callable:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise pickle.UnpicklingError(f"more than {MOST_STEPS:,} steps")
+        return super().__getitem__(opcode)
 
 
 # The implementation in Python: that in C fills the memory where a hostile file asks for it, and
-# calls what it finds by other ways than ``find_class`` alone.
+# hashes keys before they can be looked at.
 class InertUnpickler(pickle._Unpickler):
-    """An unpickler that makes plain Python data, names and notes."""
+    """An unpickler that makes plain Python data and ``Inert`` objects."""
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
-    steps = 0
+    def __init__(self, data: bytes):
+        # A file that never hands out more than there is, whatever a pickle says.
+        super().__init__(io.BytesIO(data), encoding="latin1")  # Python 2's text may be bytes
+        plain = pickle._Unpickler
+        self.dispatch = CountedOpcodes(plain.dispatch)
+        for opcode, load in {
+            pickle.NEWOBJ: plain.load_reduce,
+            pickle.BYTEARRAY8: plain.load_binbytes8,  # the other takes the memory first
+            pickle.EMPTY_DICT: lambda self: self.append(PlainKeyDict()),
+            pickle.DICT: load_dict,
+            # Sets are read as lists: nothing is hashed.
+            pickle.EMPTY_SET: plain.load_empty_list,
+            pickle.ADDITEMS: plain.load_appends,
+            pickle.FROZENSET: plain.load_list,
+        }.items():
+            self.dispatch[opcode[0]] = load
+        for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4):  # by-pass find_class
+            del self.dispatch[opcode[0]]
 
-    def find_class(self, module: str, name: str) -> Name:
-        """The stand-in of a name.
-
-        Raises:
-            UserError: a body model has no use for it.
-        """
-        is_chumpy = module == CHUMPY or module.startswith(f"{CHUMPY}.")
-        if (module, name) not in ALLOWED and not is_chumpy:
-            raise RefusedName(f"{module}.{name}")
-        return Name(module, name)
-
-    def persistent_load(self, identity: Any) -> Any:
-        """Refuse references to objects outside the file."""
-        name = repr(identity[:50]) if isinstance(identity, str) else f"a {type(identity).__name__}"
-        raise RefusedName(f"the outside object {name}")
-
-    def get_extension(self, code: int) -> Any:
-        """Refuse objects that other code of this process has registered."""
-        raise RefusedName(f"the registered object {code}")
-
-    def load_newobj(self) -> None:
-        """Note an object instead of making one."""
-        arguments = self.stack.pop()
-        self.stack.append(note(self.stack.pop(), arguments))
-
-    def load_newobj_ex(self) -> None:
-        """Note an object instead of making one; keywords do not occur."""
-        keywords = self.stack.pop()
-        if keywords:
-            raise pickle.UnpicklingError("an object made with keywords")
-        self.load_newobj()
-
-    def load_reduce(self) -> None:
-        """Note a call instead of making one."""
-        arguments = self.stack.pop()
-        self.stack.append(note(self.stack.pop(), arguments))
-
-    def load_bytearray8(self) -> None:
-        """Take as many bytes as there are, not the memory that a pickle asks for."""
-        length = int.from_bytes(self.read(8), "little")
-        self.stack.append(bytearray(self.read(length)))
-
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    def find_class(self, module: str, name: str) -> Inert:
+        """The stand-in of a name; UnpicklingError if no array needs it."""
+        full_name = f"{module}.{name}"
+        if not ALLOWED.fullmatch(full_name):
+            raise pickle.UnpicklingError(
+                f"it names {full_name[:80]}, which no array needs; such a file can run any code: "
+                "do not unpickle it elsewhere"
+            )
+        return Inert(full_name)
 
 
-def with_plain_keys(load: Callable, keys: slice) -> Callable:
-    """An opcode's function, that refuses to put anything but plain values in as keys.
-
-    Pairs of pairs of pairs in forty bytes of a pickle take years to hash.
-
-    Args:
-        load: the function.
-        keys: which objects above the latest mark of the stack become keys.
-    """
-
-    def checked(unpickler: InertUnpickler) -> None:
-        for key in unpickler.stack[keys]:
-            if not all(map(is_plain, key if isinstance(key, tuple) else (key,))):
-                raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
-        load(unpickler)
-
-    return checked
-
-
-def counted(load: Callable) -> Callable:
-    """An opcode's function, that refuses to run in a pickle that has too many of them."""
-
-    def checked(unpickler: InertUnpickler) -> None:
-        unpickler.steps += 1
-        if unpickler.steps > MOST_STEPS:
-            raise pickle.UnpicklingError(f"more than {MOST_STEPS:,} steps")
-        load(unpickler)
-
-    return checked
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value has no parts."""
-    return isinstance(value, str | bytes | int | float | Name | Note | None)
-
-
-for opcode, keys in {
-    pickle.SETITEM: slice(-2, None, 2),
-    pickle.SETITEMS: slice(0, None, 2),
-    pickle.DICT: slice(0, None, 2),
-    pickle.ADDITEMS: slice(None),
-    pickle.FROZENSET: slice(None),
-}.items():
-    InertUnpickler.dispatch[opcode[0]] = with_plain_keys(InertUnpickler.dispatch[opcode[0]], keys)
-InertUnpickler.dispatch.update({n: counted(f) for n, f in InertUnpickler.dispatch.items()})
-
-
-class RefusedName(Exception):
-    """A pickle names what it has no business with."""
-
-
-def note(maker: Any, arguments: Any) -> Any:
-    """What stands for a call: a ``Note``, or the bytes that one is written for."""
-    if not isinstance(maker, Name) or not isinstance(arguments, tuple):
-        raise pickle.UnpicklingError("a call of something that is not a name")
-    if maker.name == "_reconstructor" and arguments and isinstance(arguments[0], Name):
-        return Note(arguments[0], ())  # of (class, base, the base's state)
-    if (maker.module, maker.name) == ("_codecs", "encode"):
-        return latin1(*arguments)
-    if maker.name == "bytes" and maker.module in BUILTINS and not arguments:
-        return b""
-    return Note(maker, arguments)
-
-
-def latin1(text: str, encoding: str) -> bytes:
-    """Bytes as Python 3 writes them for Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes that are not encoded as latin1")
-    return text.encode("latin1")
+def load_dict(unpickler: InertUnpickler) -> None:
+    """The opcode of a dict with its items."""
+    items = unpickler.pop_mark()
+    unpickler.append(PlainKeyDict(zip(items[::2], items[1::2], strict=True)))
 
 
 def read_pickle(data: bytes, source: str | Path) -> Any:
-    """Read a pickle of Python 2 or 3 as plain data, ``Name`` and ``Note``.
+    """Read a pickle of Python 2 or 3 as plain data and ``Inert`` objects.
 
     Args:
         data: the pickle.
         source: what errors call it.
 
     Raises:
-        UserError: it is no pickle, is damaged, or names something that no body model needs.
+        UserError: it is no pickle, is damaged, or names something that no array needs.
     """
-    file = io.BytesIO(data)  # never hands out more than there is, whatever a pickle pretends
     try:
-        return InertUnpickler(file, encoding="latin1").load()
-    except RefusedName as error:
-        if file.tell() == len(data) and not data.endswith(b"."):  # as every whole pickle does
-            raise UserError(f"{source} is not a sound pickle (it ends within a name)") from error
-        raise UserError(
-            f"{source} was not read: it names {str(error)[:100]}, which is none of the arrays that "
-            "a body model is made of; such a file can run any code, do not unpickle it elsewhere"
-        ) from error
+        return InertUnpickler(data).load()
     except Exception as error:  # whatever goes wrong, nothing but the file's bytes can be the cause
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UserError(f"{source} is not a sound pickle ({cause[:100]})") from error
+        raise UserError(f"{source} is not a sound pickle of arrays: {said_by(error)}") from error
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+def as_array(value: Any, source: str) -> np.ndarray:
+    """An array of numbers from what a pickle holds for it.
+
+    Args:
+        value: numpy's array, a compressed sparse matrix, or a chumpy object that holds one.
+        source: what errors call it.
+
+    Raises:
+        UserError: it is none of these, is damaged, or has objects in it.
+    """
+    kind = value.name.split(".")[0] if isinstance(value, Inert) else None
+    if kind not in ("numpy", "scipy", "chumpy"):
+        name = value.name if kind else f"a {type(value).__name__}"
+        raise UserError(f"{source} is {name}, not an array")
+    try:
+        if kind == "chumpy":
+            return chumpy_array(value, source)
+        return sparse_array(value) if kind == "scipy" else numpy_array(value)
+    except UserError:
+        raise
+    except Exception as error:  # of numpy; nothing but the file's bytes can be the cause
+        raise UserError(f"{source} is a damaged array: {said_by(error)}") from error
+
+
+def as_objects(value: Any, source: str) -> list[Any]:
+    """The objects of numpy's array of objects, in order.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        _, _, _, objects = numpy_parts(value)
+    except (AttributeError, TypeError, ValueError):
+        objects = None
+    if not isinstance(objects, list):
+        raise UserError(f"{source} is not an array of objects")
+    return objects
+
+
+def numpy_parts(value: Inert) -> tuple[Any, Any, str, Any]:
+    """The dtype, shape, order ("C" or "F") and data that a numpy array was written with."""
+    if value.name.endswith("._frombuffer"):  # pickle's protocol 5
+        data, dtype, shape, order = value.arguments
+        return dtype, shape, order, data
+    _, shape, dtype, is_fortran, data = value.state
+    return dtype, shape, "F" if is_fortran else "C", data
+
+
+def numpy_array(value: Inert) -> np.ndarray:
+    """A numpy array of numbers; numpy checks that there are as many bytes as its shape takes."""
+    dtype, shape, order, data = numpy_parts(value)
+    code = dtype.arguments[0]
+    if not NUMBER_TYPE.fullmatch(code):
+        raise ValueError("its elements are no plain numbers")
+    if isinstance(data, str):  # Python 2's bytes
+        data = data.encode("latin1")
+    stored = np.frombuffer(data, np.dtype(code).newbyteorder(dtype.state[1]))
+    return stored.reshape(shape, order=order).astype(code)
+
+
+def sparse_array(value: Inert) -> np.ndarray:
+    """The dense array (rows, columns) float64 of scipy's compressed sparse one."""
+    state = value.state
+    rows, columns = map(int, state.get("_shape", state.get("shape")))
+    if rows * columns > MOST_NUMBERS:
+        raise ValueError(f"it has more than {MOST_NUMBERS:,} numbers when dense")
+    data, indices, starts = (numpy_array(state[part]) for part in ("data", "indices", "indptr"))
+    line = np.searchsorted(starts, np.arange(len(indices)), side="right") - 1
+    found = np.zeros((rows, columns))
+    # numpy checks every index.
+    np.add.at(found, (indices, line) if ".csc_" in value.name else (line, indices), data)
+    return found
+
+
+def chumpy_array(value: Inert, source: str) -> np.ndarray:
+    """What a chumpy object holds, or selects of what another one holds.
+
+    A plain ``Ch`` has its array as ``x``. A ``Select`` has the flat indices ``idxs`` into the
+    object ``a``, and mostly the ``preferred_shape`` of the result.
+
+    Raises:
+        UserError: it is computed in another way.
+    """
+    state = value.state if isinstance(value.state, dict) else {}
+    if "x" in state:
+        return as_array(state["x"], source)
+    if not value.name.endswith(".Select"):
+        raise UserError(
+            f"{source} is computed by {value.name}, which cannot be read: save its array"
+        )
+    found = as_array(state["a"], source).ravel()[numpy_array(state["idxs"])]
+    shape = state.get("preferred_shape", found.shape)
+    return found.reshape(numpy_array(shape) if isinstance(shape, Inert) else shape)

@@ -5,27 +5,18 @@ are about, too. METRO's coarse meshes come as pickled objects in an .npz. None o
 """
 
 import io
-import lzma
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by
+from dropkey_core.engine.files.arrays import read_arrays, read_npy
 from dropkey_core.engine.files.outside import read_file
-from projects.metro.body.inert_arrays import (
-    NotAnArray,
-    as_array,
-    as_objects,
-    plain_numbers,
-    within,
-)
-from projects.metro.body.inert_pickle import LARGEST_FILE, Note, read_pickle
+from projects.metro.body.inert_pickle import LARGEST_FILE, as_array, as_objects, read_pickle
 from projects.metro.body.model import NUM_SHAPES, Body
 from projects.metro.body.skeleton import SMPL_PARENTS
 
@@ -45,14 +36,6 @@ OTHER_MODELS = {778: "MANO", 10475: "SMPL-X", 5023: "FLAME"}  # by their vertice
 H36M_FILE = "J_regressor_h36m_correct.npy"
 DOWNSAMPLING_FILE = "mesh_downsampling.npz"
 METRO_DATA = "https://github.com/microsoft/MeshTransformer/tree/main/metro/modeling/data"
-
-# What zipfile raises for damaged archives; ValueError for positions before the file's beginning.
-ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(RuntimeError, NotImplementedError, ValueError),
-)
-
-Value = TypeVar("Value")
 
 
 def read_release(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path) -> Body:
@@ -82,105 +65,34 @@ def read_release(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path) -> B
     )
 
 
-# ---- files ---------------------------------------------------------------------------------------
-def file_bytes(path: Path, how_to_get_it: str) -> bytes:
+# ---- SMPL ----------------------------------------------------------------------------------------
+def content_of(path: Path, how_to_get_it: str) -> bytes:
     """A file's content; UserError if it is not there, far too large or cannot be read."""
     if not path.is_file():
         raise UserError(f"no such file: {path}; {how_to_get_it}")
     return read_file(path, LARGEST_FILE)
 
 
-def npz_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
-    """One array of an .npz: an array of numbers, or the ``Note`` of an array of objects.
-
-    Raises:
-        UserError: it is not there or damaged, or names something that no body model needs.
-    """
-    source = f"{path}: {name}"
-    try:
-        member = archive.getinfo(f"{name}.npy")
-        if member.file_size > LARGEST_FILE:
-            raise UserError(f"{source} unpacks to more than {LARGEST_FILE:,} bytes")
-        data = archive.read(member)
-    except KeyError as error:
-        there = ", ".join(found.removesuffix(".npy")[:30] for found in archive.namelist()[:20])
-        raise UserError(f"{path} has no {name!r}, only {there or 'nothing'}") from error
-    except ZIP_ERRORS as error:
-        raise UserError(f"{source} is damaged: {said_by(error)}") from error
-    return npy_array(data, source)
-
-
-def npy_array(data: bytes, source: str | Path) -> Any:
-    """What a .npy holds: an array of numbers, or the ``Note`` of an array of objects.
-
-    Raises:
-        UserError: it is damaged, or names something that no body model needs.
-    """
-    file = io.BytesIO(data)
-    try:
-        version = npy.read_magic(file)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        shape, is_fortran, dtype = read_header[version](file)
-    except Exception as error:  # Python's own parser has many; only the bytes can be the cause
-        raise UserError(f"{source} is not a sound .npy: {said_by(error)}") from error
-    if dtype.hasobject:
-        return read_pickle(file.read(), source)
-    order = "F" if is_fortran else "C"
-    return converted(lambda raw: plain_numbers(dtype, shape, order, raw), file.read(), str(source))
-
-
-def opened_npz(data: bytes, path: Path) -> zipfile.ZipFile:
-    """An .npz's archive; UserError if it is none."""
-    try:
-        return zipfile.ZipFile(io.BytesIO(data))
-    except ZIP_ERRORS as error:
-        raise UserError(f"{path} is not a sound .npz: {said_by(error)}") from error
-
-
-def converted(convert: Callable[[Any], Value], value: Any, source: str) -> Value:
-    """``convert(value)``; what is wrong with it becomes a UserError."""
-    try:
-        return convert(value)
-    except NotAnArray as error:
-        raise UserError(f"{source} {error}") from error
-
-
-# ---- SMPL ----------------------------------------------------------------------------------------
 def read_smpl(path: Path) -> dict[str, np.ndarray]:
     """SMPL's arrays by SMPL's names, of SMPL's sizes, all numbers finite.
 
     Raises:
         UserError: the file is missing, damaged, hostile, or of another body model.
     """
-    data = file_bytes(path, "SMPL is at https://smpl.is.tue.mpg.de, after registration")
+    data = content_of(path, "SMPL is at https://smpl.is.tue.mpg.de, after registration")
     if data[:2] == b"PK":
-        archive = opened_npz(data, path)
-        values: Mapping[str, Any] = {name: npz_member(archive, name, path) for name in SMPL_SHAPES}
+        arrays = read_arrays(path, dict.fromkeys(SMPL_SHAPES, ("f", ())), LARGEST_FILE)
     else:
-        values = mapping_of(read_pickle(data, path), path)
-    if missing := [name for name in SMPL_SHAPES if name not in values]:
+        found = read_pickle(data, path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is not SMPL: it holds a {type(found).__name__}, not a dict")
+        arrays = {n: as_array(found[n], f"{path}: {n}") for n in SMPL_SHAPES if n in found}
+    if missing := [name for name in SMPL_SHAPES if name not in arrays]:
         raise UserError(f"{path} is not SMPL: it has no {', '.join(missing)}")
-    arrays = {name: converted(as_array, values[name], f"{path}: {name}") for name in SMPL_SHAPES}
     for name, array in arrays.items():
         if problem := smpl_problem(name, array):
             raise UserError(f"{path}: {problem}")
     return arrays
-
-
-def mapping_of(document: Any, path: Path) -> Mapping[str, Any]:
-    """The dict that a pickle consists of; UserError if it is something else."""
-    if isinstance(document, Note) and document.maker.name == "OrderedDict":
-        pairs = document.arguments[0] if document.arguments else []
-        if isinstance(pairs, list) and all(map(is_named, pairs)):
-            return {**dict(pairs), **document.items}
-    elif isinstance(document, dict):
-        return document
-    raise UserError(f"{path} is not SMPL: it holds a {type(document).__name__}, not a dict")
-
-
-def is_named(pair: Any) -> bool:
-    """Whether this is a name and something."""
-    return isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def smpl_problem(name: str, array: np.ndarray) -> str | None:
@@ -198,6 +110,8 @@ def smpl_problem(name: str, array: np.ndarray) -> str | None:
     if not fits:
         expected = ", ".join(f"{NUM_SHAPES} or more" if n is None else str(n) for n in wanted)
         return f"{name} has shape {array.shape}, SMPL's has ({expected})"
+    if array.dtype.kind not in "fiu":
+        return f"{name} is of {array.dtype}, not numbers"
     if not np.isfinite(array).all():
         return f"{name} holds NaN or infinity"
     return None
@@ -225,10 +139,17 @@ def read_h36m_regressor(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged, or of another shape.
     """
-    array = npy_array(file_bytes(path, f"{H36M_FILE} is at {METRO_DATA} (--h36m-regressor)"), path)
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape != (17, V):
-        found = array.shape if isinstance(array, np.ndarray) else "objects"
-        raise UserError(f"{path} has {found}, {H36M_FILE} has numbers of shape (17, {V})")
+    data = content_of(path, f"{H36M_FILE} is at {METRO_DATA} (--h36m-regressor)")
+    try:
+        array = read_npy(io.BytesIO(data), len(data), str(path))
+    except UserError:
+        raise
+    except Exception as error:  # of numpy; only the file's bytes can be the cause
+        raise UserError(f"{path} is not a sound .npy: {said_by(error)}") from error
+    if array.dtype.kind != "f" or array.shape != (17, V):
+        raise UserError(
+            f"{path} has {array.dtype} of shape {array.shape}, {H36M_FILE} has floats of (17, {V})"
+        )
     if not np.isfinite(array).all():
         raise UserError(f"{path} holds NaN or infinity")
     return array.astype(np.float64)
@@ -247,14 +168,11 @@ def read_coarse_meshes(
     Raises:
         UserError: the file is missing, damaged, hostile, or does not choose vertices of SMPL's.
     """
-    data = file_bytes(path, f"{DOWNSAMPLING_FILE} is at {METRO_DATA} (--mesh-downsampling)")
-    archive = opened_npz(data, path)
-    down, faces = (
-        converted(as_objects, npz_member(archive, name, path), f"{path}: {name}") for name in "DF"
-    )
+    data = content_of(path, f"{DOWNSAMPLING_FILE} is at {METRO_DATA} (--mesh-downsampling)")
+    down, faces = (npz_objects(data, name, f"{path}: {name}") for name in "DF")
     if len(down) < len(COARSE_SIZES) or len(faces) < 1 + len(COARSE_SIZES):
         raise UserError(f"{path} has {len(down)} coarser meshes, METRO needs {len(COARSE_SIZES)}")
-    meshes = [converted(as_array, faces[n], f"{path}: F[{n}]") for n in range(3)]
+    meshes = [as_array(faces[level], f"{path}: F[{level}]") for level in range(3)]
     for level, (faces_of_level, size) in enumerate(zip(meshes, (V, *COARSE_SIZES), strict=True)):
         if not are_faces(faces_of_level, size):
             raise UserError(f"{path}: F[{level}] has no triangles of {size:,} vertices")
@@ -263,7 +181,7 @@ def read_coarse_meshes(
     chosen, found = np.arange(V), []
     for level, size in enumerate(COARSE_SIZES):
         source = f"{path}: D[{level}]"
-        selection = converted(as_array, down[level], source)
+        selection = as_array(down[level], source)
         if selection.shape != (size, len(chosen)):
             raise UserError(f"{source} has shape {selection.shape}, not {(size, len(chosen))}")
         is_one = selection == 1
@@ -277,7 +195,23 @@ def read_coarse_meshes(
 def are_faces(faces: np.ndarray, num_vertices: int) -> bool:
     """Whether an array is (N, 3) indices into so many vertices."""
     is_triangles = faces.ndim == 2 and faces.shape[1] == 3 and faces.dtype.kind in "iu"
-    return is_triangles and (not faces.size or within(faces, num_vertices))
+    return is_triangles and bool(((faces >= 0) & (faces < num_vertices)).all())
+
+
+def npz_objects(archive: bytes, name: str, source: str) -> list[Any]:
+    """The objects of an .npz's array of objects.
+
+    Raises:
+        UserError: it is not there or damaged, or names something that no array needs.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened, opened.open(f"{name}.npy") as file:
+            npy.read_magic(file)
+            npy.read_array_header_1_0(file)
+            pickled = file.read(LARGEST_FILE)
+    except Exception as error:  # of zipfile and numpy; only the file's bytes can be the cause
+        raise UserError(f"{source} cannot be read: {said_by(error)}") from error
+    return as_objects(read_pickle(pickled, source), source)
 
 
 def same_faces(first: np.ndarray, second: np.ndarray) -> bool:

