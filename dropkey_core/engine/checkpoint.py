@@ -18,13 +18,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dropkey_core.engine.errors import UserError, shown
+from dropkey_core.engine.errors import UserError, listed, shown
 from dropkey_core.engine.files.atomic_write import whole_file
 from dropkey_core.engine.files.checkpoints import read_content
 from dropkey_core.engine.files.yaml_file import check_structure
 from dropkey_core.engine.run_folder import BEST, numbered_checkpoints
 
-_SHOWN = 5  # keys of a kind that an error lists
 # The beginning of its SHA-256, which many publishers put into a file's name.
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 
@@ -149,13 +148,18 @@ def load_weights(
     return load_state(model, content.get("model", content), source)
 
 
-def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:
-    """Load a state dict as :func:`load_weights` does; ``source`` names it in messages."""
+def load_state(
+    model: nn.Module, state: Mapping[str, Any], source: str, exactly: bool = False
+) -> str:
+    """Load a state dict as :func:`load_weights` does; ``source`` names it in messages.
+
+    ``exactly``: no weights may be initialised anew.
+    """
     if not isinstance(state, Mapping):
         raise UserError(f"{source} holds no weights by name but {shown(state)}")
     state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     wanted = model.state_dict()
-    renewable = tuple(getattr(model, "reinitialised_on_mismatch", ()))
+    renewable = () if exactly else tuple(getattr(model, "reinitialised_on_mismatch", ()))
     misshapen = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
     renewed = [k for k in misshapen if k.startswith(renewable)] if renewable else []
     problems = {
@@ -168,7 +172,9 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:
         ],
     }
     if any(problems.values()):
-        lists = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
+        lists = "; ".join(
+            f"{kind}: {len(keys)} ({listed(keys, 5)})" for kind, keys in problems.items() if keys
+        )
         raise UserError(f"the weights of {source} do not fit the model; {lists}")
     try:
         model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
@@ -178,13 +184,8 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> str:
     said = f"; initialised anew, for their shapes differ: {', '.join(renewed)}" if renewed else ""
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     if broken:  # whoever wants to look at them may
-        said += f"; beware, NaN or infinity in {_shorten(broken)}"
+        said += f"; beware, NaN or infinity in {len(broken)} ({listed(broken, 5)})"
     return f"loaded {len(wanted) - len(renewed)} of {len(wanted)} tensors from {source}{said}"
-
-
-def _shorten(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} ({', '.join(keys[:_SHOWN])}{more})"
 
 
 NEEDED: dict[str, type | tuple[type, ...]] = {

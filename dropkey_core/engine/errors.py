@@ -1,7 +1,7 @@
 """The error that is the user's to mend."""
 
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -35,6 +35,13 @@ class UserError(Exception):
 def said_by(error: BaseException) -> str:
     """Return what a library's error says, in one short line, or its kind if it says nothing."""
     return " ".join(str(error)[:1000].split())[:200] or type(error).__name__
+
+
+def listed(names: Iterable[Any], most: int = 16) -> str:
+    """Return names in one line; of many the first ``most`` and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shown(value: Any) -> str:

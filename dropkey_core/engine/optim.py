@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def param_groups(
@@ -117,19 +117,15 @@ class ClippedAdamW(torch.optim.AdamW):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
-            raise FloatingPointError(self._describe(gradients, norm))
+            broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
+            raise FloatingPointError(
+                f"the gradients are not finite: their total norm is {norm.item()}, and {broken} of "
+                f"{len(gradients)} hold NaN or inf"
+            )
         if self.max_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
         super().step()
         return loss
-
-    @staticmethod
-    def _describe(gradients: list[Tensor], norm: Tensor) -> str:
-        broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
-        return (
-            f"the gradients are not finite: their total norm is {norm.item()}, and {broken} of "
-            f"{len(gradients)} hold NaN or inf"
-        )
 
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ restart state and skips one that was interrupted, and its CSV log, progress bar,
 signal handling would all have had to be replaced.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +35,9 @@ from dropkey_core.engine.checkpoint import (
 from dropkey_core.engine.config import BestMode, check_train_settings
 from dropkey_core.engine.data import seed_step, start_at
 from dropkey_core.engine.distributed import Processes, gather_objects, is_first_process
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.errors import UserError, listed
 from dropkey_core.engine.evaluation import run_evaluation
-from dropkey_core.engine.failed_step import (
-    check_finite,
-    describe_names,
-    keep_failed_step,
-    not_finite_gradients,
-)
+from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
 from dropkey_core.engine.launch import check_launch, launch, measure_overflow
 from dropkey_core.engine.run_folder import (
@@ -224,7 +220,8 @@ class Trainer:
         losses = self.wrapped(batch)
         total = sum(losses.values())
         try:
-            check_finite(total, losses)
+            if not torch.isfinite(total):
+                raise FloatingPointError("the loss is not finite")
             self.fabric.backward(total)
             self.stepper.step()
         except FloatingPointError as error:
@@ -236,17 +233,20 @@ class Trainer:
         self, error: FloatingPointError, batch: list[dict[str, Any]], losses: dict[str, Tensor]
     ) -> UserError:
         """Write what is needed to do this step again; return the error that tells how."""
-        state = {
-            **self.weights(),
-            "seed": self.settings.seed,
-            "rank": self.fabric.global_rank,
-            "world_size": self.fabric.world_size,
-            "terms": {name: loss.item() for name, loss in losses.items()},
-        }
-        names = not_finite_gradients(self.model)
-        reason = f"{error} ({describe_names(names)})" if names else str(error)
+        terms = {name: loss.item() for name, loss in losses.items()}
+        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        names = [name for name, value in gradients.items() if not torch.isfinite(value).all()]
+        not_finite = {name: term for name, term in terms.items() if not math.isfinite(term)}
+        said = names or [f"{name} {term:.6g}" for name, term in (not_finite or terms).items()]
+        ids = listed(sample.get("image_id") for sample in batch)
+        reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}"
         amp = "train.amp.enabled=false or " if self.settings.amp.enabled else ""
-        failure = keep_failed_step(self.folder, state, batch, reason, f"{amp}a lower optimizer.lr")
+        state = {"seed": self.settings.seed, "rank": self.fabric.global_rank, **self.weights()}
+        failure = write_failed_step(
+            self.folder,
+            {**state, "batch": batch, "terms": terms},
+            f"{reason}; try {amp}a lower optimizer.lr",
+        )
         if names:  # in every process, and none may end the job while others still write
             self.fabric.barrier()
         return failure
