@@ -4,18 +4,16 @@ Metres; x to its left, y up, z to the front; the numbers of left parts, which ar
 stands as SMPL's template does: arms stretched out sideways, palms down, about 1.72 m tall.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from mannequin.surface import (
-    AboveFloor,
-    Cone,
-    Loft,
-    Mirrored,
-    Solid,
-    Station,
-    Union,
+from mannequin.signed_distance import (
+    ImplicitSolid,
+    above_floor,
+    both,
+    cone,
+    ellipsoid,
+    loft,
+    smooth_union,
 )
 from projects.metro.body.skeleton import H36M_JOINTS, SMPL_JOINTS
 
@@ -76,29 +74,11 @@ def h36m_places() -> np.ndarray:
 
 
 # ---- parts ---------------------------------------------------------------------------------------
-def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Loft:
-    """An ellipsoid along the axes."""
-    x, y, z = centre
-    section = Station(y, (x, z), (radii[0], radii[0]), (radii[2], radii[2]))
-    return Loft(1, [section], (radii[1], radii[1]))
-
-
-def upright(rows: Sequence[tuple[float, ...]], caps: tuple[float, float]) -> Loft:
-    """A loft along y through rows (y, x, z, outer and inner half-width, front and back half-depth).
-
-    Outer is away from the plane x = 0, on the left side.
-    """
-    stations = [
-        Station(y, (x, z), (outer, inner), (front, back))
-        for y, x, z, outer, inner, front, back in sorted(rows)
-    ]
-    return Loft(1, stations, caps)
-
-
-def torso() -> Solid:
-    """From the crotch to the base of the neck."""
-    rows = [
-        # y, x, z, half-width twice, front, back
+# From the crotch to the base of the neck.
+TORSO = loft(
+    1,
+    [
+        # y, x, z, left, right, front, back
         (-0.360, 0, 0.000, 0.105, 0.105, 0.062, 0.072),
         (-0.300, 0, 0.000, 0.142, 0.142, 0.080, 0.094),
         (-0.240, 0, 0.000, 0.152, 0.152, 0.092, 0.100),
@@ -110,23 +90,17 @@ def torso() -> Solid:
         (0.160, 0, 0.000, 0.166, 0.166, 0.099, 0.110),
         (0.210, 0, -0.005, 0.146, 0.146, 0.076, 0.095),
         (0.245, 0, -0.012, 0.095, 0.095, 0.055, 0.070),
-    ]
-    return upright(rows, caps=(0.060, 0.03))
-
-
-def neck() -> Solid:
-    """From between the shoulders into the skull."""
-    return Cone((0, 0.225, -0.025), (0, 0.390, -0.002), (0.056, 0.050))
-
-
-def shoulder_slope() -> Solid:
-    """The muscle from the neck to the shoulder."""
-    return Cone((0.035, 0.268, -0.032), (0.150, 0.240, -0.022), (0.034, 0.036))
-
-
-def arm() -> Solid:
-    """From inside the shoulder to the wrist."""
-    rows = [
+    ],
+    caps=(0.060, 0.03),
+)
+# From between the shoulders into the skull.
+NECK = cone((0, 0.225, -0.025), (0, 0.390, -0.002), (0.056, 0.050))
+# The muscle from the neck to the shoulder.
+SHOULDER_SLOPE = cone((0.035, 0.268, -0.032), (0.150, 0.240, -0.022), (0.034, 0.036))
+# From inside the shoulder to the wrist.
+ARM = loft(
+    0,
+    [
         # x, y, z, up, down, front, back
         (0.150, 0.212, -0.018, 0.050, 0.062, 0.058, 0.058),
         (0.200, 0.216, -0.018, 0.050, 0.060, 0.057, 0.057),
@@ -139,59 +113,53 @@ def arm() -> Solid:
         (0.630, 0.213, -0.023, 0.027, 0.027, 0.032, 0.030),
         (0.680, 0.213, -0.022, 0.0225, 0.0225, 0.029, 0.028),
         (0.700, 0.212, -0.021, 0.021, 0.021, 0.030, 0.029),
-    ]
-    stations = [
-        Station(x, (y, z), (up, down), (front, back)) for x, y, z, up, down, front, back in rows
-    ]
-    return Loft(0, stations, caps=(0.05, 0.015))
-
-
-def hand() -> Solid:
-    """Palm and fingers in one, like a mitten, and the thumb."""
-    rows = [
-        # x, y, z, up and down, front, back
-        (0.690, 0.212, -0.021, 0.0190, 0.028, 0.028),
-        (0.720, 0.210, -0.019, 0.0175, 0.037, 0.036),
-        (0.760, 0.208, -0.018, 0.0165, 0.042, 0.041),
-        (0.785, 0.207, -0.018, 0.0155, 0.041, 0.041),
-        (0.830, 0.204, -0.018, 0.0140, 0.034, 0.036),
-        (0.855, 0.202, -0.018, 0.0130, 0.026, 0.028),
-    ]
-    stations = [
-        Station(x, (y, z), (height, height), (front, back)) for x, y, z, height, front, back in rows
-    ]
-    palm = Loft(0, stations, caps=(0.02, 0.022))
-    ball = Cone((0.708, 0.205, -0.004), (0.742, 0.201, 0.034), (0.0175, 0.0150))
-    tip = Cone((0.742, 0.201, 0.034), (0.778, 0.198, 0.052), (0.0140, 0.0105))
-    return Union([palm, ball, tip], blend=0.006)
-
-
-def leg() -> Solid:
-    """From inside the hip to the ankle."""
-    rows = [
+    ],
+    caps=(0.05, 0.015),
+)
+# Palm and fingers in one, like a mitten, and the thumb.
+PALM = loft(
+    0,
+    [
+        # x, y, z, up, down, front, back
+        (0.690, 0.212, -0.021, 0.0190, 0.0190, 0.028, 0.028),
+        (0.720, 0.210, -0.019, 0.0175, 0.0175, 0.037, 0.036),
+        (0.760, 0.208, -0.018, 0.0165, 0.0165, 0.042, 0.041),
+        (0.785, 0.207, -0.018, 0.0155, 0.0155, 0.041, 0.041),
+        (0.830, 0.204, -0.018, 0.0140, 0.0140, 0.034, 0.036),
+        (0.855, 0.202, -0.018, 0.0130, 0.0130, 0.026, 0.028),
+    ],
+    caps=(0.02, 0.022),
+)
+THUMB_BALL = cone((0.708, 0.205, -0.004), (0.742, 0.201, 0.034), (0.0175, 0.0150))
+THUMB_TIP = cone((0.742, 0.201, 0.034), (0.778, 0.198, 0.052), (0.0140, 0.0105))
+HAND = smooth_union([PALM, THUMB_BALL, THUMB_TIP], blend=0.006)
+# From the ankle to inside the hip; outer is to the left.
+LEG = loft(
+    1,
+    [
         # y, x, z, outer, inner, front, back
-        (-0.230, 0.072, 0.000, 0.056, 0.050, 0.060, 0.066),
-        (-0.280, 0.078, 0.000, 0.072, 0.062, 0.074, 0.086),
-        (-0.330, 0.084, 0.000, 0.079, 0.070, 0.083, 0.096),
-        (-0.400, 0.092, 0.000, 0.075, 0.073, 0.082, 0.086),
-        (-0.480, 0.098, 0.002, 0.070, 0.070, 0.078, 0.078),
-        (-0.570, 0.103, 0.004, 0.062, 0.062, 0.069, 0.067),
-        (-0.640, 0.106, 0.006, 0.055, 0.055, 0.060, 0.058),
-        (-0.700, 0.108, 0.008, 0.050, 0.050, 0.054, 0.052),
-        (-0.740, 0.109, 0.004, 0.049, 0.049, 0.050, 0.053),
-        (-0.800, 0.111, -0.004, 0.051, 0.050, 0.044, 0.060),
-        (-0.860, 0.112, -0.011, 0.049, 0.048, 0.041, 0.058),
-        (-0.940, 0.113, -0.018, 0.040, 0.040, 0.037, 0.046),
-        (-1.020, 0.114, -0.025, 0.032, 0.032, 0.034, 0.036),
-        (-1.080, 0.115, -0.029, 0.032, 0.031, 0.037, 0.034),
         (-1.110, 0.115, -0.030, 0.032, 0.031, 0.040, 0.036),
-    ]
-    return upright(rows, caps=(0.03, 0.06))
-
-
-def foot() -> Solid:
-    """From the heel to the toes, flat below."""
-    rows = [
+        (-1.080, 0.115, -0.029, 0.032, 0.031, 0.037, 0.034),
+        (-1.020, 0.114, -0.025, 0.032, 0.032, 0.034, 0.036),
+        (-0.940, 0.113, -0.018, 0.040, 0.040, 0.037, 0.046),
+        (-0.860, 0.112, -0.011, 0.049, 0.048, 0.041, 0.058),
+        (-0.800, 0.111, -0.004, 0.051, 0.050, 0.044, 0.060),
+        (-0.740, 0.109, 0.004, 0.049, 0.049, 0.050, 0.053),
+        (-0.700, 0.108, 0.008, 0.050, 0.050, 0.054, 0.052),
+        (-0.640, 0.106, 0.006, 0.055, 0.055, 0.060, 0.058),
+        (-0.570, 0.103, 0.004, 0.062, 0.062, 0.069, 0.067),
+        (-0.480, 0.098, 0.002, 0.070, 0.070, 0.078, 0.078),
+        (-0.400, 0.092, 0.000, 0.075, 0.073, 0.082, 0.086),
+        (-0.330, 0.084, 0.000, 0.079, 0.070, 0.083, 0.096),
+        (-0.280, 0.078, 0.000, 0.072, 0.062, 0.074, 0.086),
+        (-0.230, 0.072, 0.000, 0.056, 0.050, 0.060, 0.066),
+    ],
+    caps=(0.03, 0.06),
+)
+# From the heel to the toes, flat below.
+FOOT = loft(
+    2,
+    [
         # z, x, y, outer, inner, up, down
         (-0.060, 0.116, -1.140, 0.030, 0.030, 0.040, 0.045),
         (-0.020, 0.117, -1.140, 0.031, 0.031, 0.046, 0.045),
@@ -199,47 +167,41 @@ def foot() -> Solid:
         (0.060, 0.125, -1.148, 0.040, 0.039, 0.024, 0.040),
         (0.100, 0.130, -1.155, 0.043, 0.043, 0.016, 0.032),
         (0.135, 0.134, -1.159, 0.038, 0.040, 0.010, 0.025),
-    ]
-    stations = [
-        Station(z, (x, y), (outer, inner), (up, down)) for z, x, y, outer, inner, up, down in rows
-    ]
-    return AboveFloor(Loft(2, stations, caps=(0.038, 0.032)), FLOOR, rounding=0.004)
+    ],
+    caps=(0.038, 0.032),
+)
 
 
-def head() -> Solid:
+def head() -> ImplicitSolid:
     """Skull, jaw, nose, brow and ears."""
-    ears = ellipsoid((0.073, 0.416, -0.006), (0.0075, 0.027, 0.016))
-    cheeks = ellipsoid((0.033, 0.400, 0.062), (0.024, 0.024, 0.020))
-    skull = Union(
+    skull = smooth_union(
         [
             ellipsoid((0, 0.452, -0.008), (0.071, 0.084, 0.090)),
             ellipsoid((0, 0.435, 0.020), (0.062, 0.078, 0.066)),
             ellipsoid((0, 0.371, 0.038), (0.048, 0.040, 0.048)),
-            cheeks,
-            Mirrored(cheeks),
+            *both(ellipsoid((0.033, 0.400, 0.062), (0.024, 0.024, 0.020))),  # cheeks
         ],
         blend=0.012,
     )
-    nose = Union(
+    nose = smooth_union(
         [
-            Cone((0, 0.436, 0.083), (0, 0.407, 0.100), (0.007, 0.011)),
-            Cone((0.009, 0.404, 0.090), (-0.009, 0.404, 0.090), (0.0085, 0.0085)),
+            cone((0, 0.436, 0.083), (0, 0.407, 0.100), (0.007, 0.011)),
+            cone((0.009, 0.404, 0.090), (-0.009, 0.404, 0.090), (0.0085, 0.0085)),
         ],
         blend=0.006,
     )
-    brow = Cone((0.010, 0.449, 0.079), (0.040, 0.449, 0.063), (0.0065, 0.0065))
-    lips = Cone((0.014, 0.3765, 0.0775), (-0.014, 0.3765, 0.0775), (0.0085, 0.0085))
+    lips = cone((0.014, 0.3765, 0.0775), (-0.014, 0.3765, 0.0775), (0.0085, 0.0085))
     chin = ellipsoid((0, 0.346, 0.071), (0.019, 0.013, 0.016))
-    sides: list[Solid] = [brow, ears]
-    return Union([skull, nose, lips, chin, *sides, *map(Mirrored, sides)], blend=0.006)
+    brow = cone((0.010, 0.449, 0.079), (0.040, 0.449, 0.063), (0.0065, 0.0065))
+    ear = ellipsoid((0.073, 0.416, -0.006), (0.0075, 0.027, 0.016))
+    return smooth_union([skull, nose, lips, chin, *both(brow, ear)], blend=0.006)
 
 
-def person() -> Solid:
+def person() -> ImplicitSolid:
     """The whole mannequin, left and right alike."""
-    sides: list[Solid] = [shoulder_slope(), arm(), leg()]
-    trunk = Union([torso(), neck(), *sides, *map(Mirrored, sides)], blend=0.020)
-    ends: list[Solid] = [hand(), foot()]
-    return Union([trunk, head(), *ends, *map(Mirrored, ends)], blend=0.010)
+    trunk = smooth_union([TORSO, NECK, *both(SHOULDER_SLOPE, ARM, LEG)], blend=0.020)
+    foot = above_floor(FOOT, FLOOR, rounding=0.004)
+    return smooth_union([trunk, head(), *both(HAND, foot)], blend=0.010)
 
 
 def fineness(points: np.ndarray) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from projects.metro.body.model import Body
 from mannequin.anatomy import fineness, h36m_places, person, smpl_places
 from mannequin.correctives import pose_directions
 from mannequin.decimation import decimate
 from mannequin.regression import regressor
 from mannequin.shapes import shape_directions
+from mannequin.signed_distance import ImplicitSolid, gradient
 from mannequin.skinning import skin_weights
 from mannequin.smoothing import flip_edges, relax, unit
-from mannequin.surface import Solid, gradient
 from mannequin.surface_net import surface_net
+from projects.metro.body.model import Body
 from projects.metro.body.skeleton import SMPL_PARENTS
 
 SMPL_SIZES = (6890, 1723, 431)  # vertices: full, coarse, coarsest
@@ -65,7 +65,7 @@ def make_mannequin(
 
 
 def mesh(
-    solid: Solid, sizes: tuple[int, int, int], cell: float, rounds: int
+    solid: ImplicitSolid, sizes: tuple[int, int, int], cell: float, rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The full mesh: (V, 3) points on a solid's surface and (2 V - 4, 3) faces.
 

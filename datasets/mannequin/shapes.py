@@ -14,7 +14,7 @@ from projects.metro.body.skeleton import SMPL_JOINTS
 
 
 @dataclass(frozen=True)
-class Figure:
+class RestPose:
     """What the shapes depend on.
 
     Attributes:
@@ -61,73 +61,73 @@ def moved(
     return np.stack([np.broadcast_to(part, len(like)) for part in (x, y, z)], axis=1)
 
 
-def height(figure: Figure) -> np.ndarray:
+def height(rest: RestPose) -> np.ndarray:
     """Larger as a whole."""
-    return 0.022 * (figure.points - figure.joints[0])
+    return 0.022 * (rest.points - rest.joints[0])
 
 
-def girth(figure: Figure) -> np.ndarray:
+def girth(rest: RestPose) -> np.ndarray:
     """Stouter, trunk more than limbs; head, hands and feet hardly."""
-    trunk = figure.share("Pelvis", "Spine1", "Spine2", "Spine3", "Collar", "Hip")
-    limbs = figure.share("Shoulder", "Elbow", "Knee", "Neck")
+    trunk = rest.share("Pelvis", "Spine1", "Spine2", "Spine3", "Collar", "Hip")
+    limbs = rest.share("Shoulder", "Elbow", "Knee", "Neck")
     amount = 0.075 * trunk + 0.055 * limbs + 0.015 * (1 - trunk - limbs)
-    return amount[:, None] * figure.from_bones() * [1, 0.3, 1]
+    return amount[:, None] * rest.from_bones() * [1, 0.3, 1]
 
 
-def leg_length(figure: Figure) -> np.ndarray:
+def leg_length(rest: RestPose) -> np.ndarray:
     """Longer from the hips to the ankles."""
-    y = figure.points[:, 1]
+    y = rest.points[:, 1]
     return moved(0, -0.022 * np.clip((-0.36 - y) / 0.72, 0, 1), 0, y)
 
 
-def shoulder_width(figure: Figure) -> np.ndarray:
+def shoulder_width(rest: RestPose) -> np.ndarray:
     """Broader between the shoulders; the arms go along."""
-    x, y = figure.points[:, 0], figure.points[:, 1]
+    x, y = rest.points[:, 0], rest.points[:, 1]
     return moved(0.011 * np.sign(x) * ramp(np.abs(x), 0.02, 0.18) * ramp(y, -0.15, 0.15), 0, 0, x)
 
 
-def arm_length(figure: Figure) -> np.ndarray:
+def arm_length(rest: RestPose) -> np.ndarray:
     """Longer from the shoulders to the wrists."""
-    x = figure.points[:, 0]
+    x = rest.points[:, 0]
     return moved(0.018 * np.sign(x) * np.clip((np.abs(x) - 0.18) / 0.50, 0, 1), 0, 0, x)
 
 
-def belly(figure: Figure) -> np.ndarray:
+def belly(rest: RestPose) -> np.ndarray:
     """A rounder belly, and a wider waist."""
-    x, y, z = figure.points.T
-    near = bump(y, -0.13, 0.11) * figure.share("Pelvis", "Spine1", "Spine2", "Spine3", "Hip")
+    x, y, z = rest.points.T
+    near = bump(y, -0.13, 0.11) * rest.share("Pelvis", "Spine1", "Spine2", "Spine3", "Hip")
     front = ramp(z, -0.02, 0.08) * bump(x, 0, 0.13)
     return near[:, None] * moved(0.05 * x, 0, 0.016 * front - 0.003 * ramp(-z, 0, 0.08), x)
 
 
-def hip_width(figure: Figure) -> np.ndarray:
+def hip_width(rest: RestPose) -> np.ndarray:
     """Broader hips and thighs, a fuller behind."""
-    x, y, z = figure.points.T
+    x, y, z = rest.points.T
     near = bump(y, -0.33, 0.13) * (1 - ramp(np.abs(x), 0.25, 0.35))
     wider = 0.009 * np.sign(x) * ramp(np.abs(x), 0.06, 0.16)
     return near[:, None] * moved(wider, 0, -0.007 * ramp(-z, 0.02, 0.10), x)
 
 
-def chest(figure: Figure) -> np.ndarray:
+def chest(rest: RestPose) -> np.ndarray:
     """A deeper and broader chest."""
-    x, y, z = figure.points.T
+    x, y, z = rest.points.T
     near = bump(y, 0.09, 0.10) * (1 - ramp(np.abs(x), 0.14, 0.24))
     return near[:, None] * moved(0.04 * x, 0, 0.010 * ramp(z, 0.0, 0.10) + 0.03 * z, x)
 
 
-def head_size(figure: Figure) -> np.ndarray:
+def head_size(rest: RestPose) -> np.ndarray:
     """A larger head."""
-    centre = figure.joints[SMPL_JOINTS.index("Head")]
-    return 0.025 * ramp(figure.points[:, 1], 0.29, 0.37)[:, None] * (figure.points - centre)
+    centre = rest.joints[SMPL_JOINTS.index("Head")]
+    return 0.025 * ramp(rest.points[:, 1], 0.29, 0.37)[:, None] * (rest.points - centre)
 
 
-def limb_girth(figure: Figure) -> np.ndarray:
+def limb_girth(rest: RestPose) -> np.ndarray:
     """Stouter arms and legs."""
-    limbs = figure.share("Shoulder", "Elbow", "Hip", "Knee")
-    return 0.06 * limbs[:, None] * figure.from_bones()
+    limbs = rest.share("Shoulder", "Elbow", "Hip", "Knee")
+    return 0.06 * limbs[:, None] * rest.from_bones()
 
 
-SHAPES: tuple[Callable[[Figure], np.ndarray], ...] = (
+SHAPES: tuple[Callable[[RestPose], np.ndarray], ...] = (
     height,
     girth,
     leg_length,
@@ -143,5 +143,5 @@ SHAPES: tuple[Callable[[Figure], np.ndarray], ...] = (
 
 def shape_directions(points: np.ndarray, joints: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Displacements (V, 3, 10) in metres per unit of each shape parameter."""
-    figure = Figure(points, joints, weights)
-    return np.stack([shape(figure) for shape in SHAPES], axis=2)
+    rest = RestPose(points, joints, weights)
+    return np.stack([shape(rest) for shape in SHAPES], axis=2)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.sparse import coo_array
 
-from mannequin.surface import Solid, gradient, project
+from mannequin.signed_distance import ImplicitSolid, gradient, project
 
 SHARPEST_FLIP = np.cos(np.radians(50))  # two faces that meet at more than this keep their edge
 
@@ -94,7 +94,7 @@ def face_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def relax(
-    solid: Solid,
+    solid: ImplicitSolid,
     points: np.ndarray,
     faces: np.ndarray,
     fineness: Callable[[np.ndarray], np.ndarray],

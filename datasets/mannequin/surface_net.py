@@ -6,12 +6,12 @@ crosses joins the vertices of its four cells (S. Gibson, "Constrained elastic su
 
 import numpy as np
 
-from mannequin.surface import Solid, project
+from mannequin.signed_distance import ImplicitSolid, project
 
 MARGIN = 2  # cells around the solid
 
 
-def surface_net(solid: Solid, cell: float) -> tuple[np.ndarray, np.ndarray]:
+def surface_net(solid: ImplicitSolid, cell: float) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (V, 3) on a solid's surface, and outward faces (F, 3) int64.
 
     Args:
@@ -25,7 +25,7 @@ def surface_net(solid: Solid, cell: float) -> tuple[np.ndarray, np.ndarray]:
     return vertices, split(vertices, faces)
 
 
-def sample(solid: Solid, cell: float) -> tuple[np.ndarray, np.ndarray]:
+def sample(solid: ImplicitSolid, cell: float) -> tuple[np.ndarray, np.ndarray]:
     """A grid's first point (3,) and which of its points are inside, (nx, ny, nz) bool."""
     low, high = solid.bounds
     # Symmetric in x, and no point of the grid on the plane between left and right.

@@ -1,10 +1,10 @@
 """What tests ask of meshes, and a ball to try things on."""
 
 import numpy as np
-from mannequin.surface import Loft, Station
+from mannequin.signed_distance import ellipsoid
 
 RADIUS = 0.1
-BALL = Loft(1, [Station(0, (0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS))], (RADIUS, RADIUS))
+BALL = ellipsoid((0, 0, 0), (RADIUS, RADIUS, RADIUS))
 
 
 def assert_closed(faces, num_vertices):

@@ -1,5 +1,5 @@
 import numpy as np
-from mannequin.surface import Cone, Union
+from mannequin.signed_distance import cone, smooth_union
 from mannequin.surface_net import surface_net
 
 from tests.datasets.mannequin.meshes import BALL, RADIUS, assert_closed, volume
@@ -14,7 +14,9 @@ def test_a_ball_is_closed_round_and_faces_outwards():
 
 def test_a_ring_has_a_hole():
     corners = [(0.1, 0, 0.1), (-0.1, 0, 0.1), (-0.1, 0, -0.1), (0.1, 0, -0.1)]
-    ring = Union([Cone(corners[n - 1], corners[n], (0.03, 0.03)) for n in range(4)], blend=0.005)
+    ring = smooth_union(
+        [cone(corners[n - 1], corners[n], (0.03, 0.03)) for n in range(4)], blend=0.005
+    )
     points, faces = surface_net(ring, 0.012)
     assert len(faces) == 2 * len(points)  # Euler's formula for a torus
     assert volume(points, faces) > 0
