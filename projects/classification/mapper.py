@@ -1,38 +1,32 @@
-"""From a record to a sample: the image cut to the model's size, augmented and normalised."""
+"""Data augmentation: from a record to a sample, by timm's transforms as the official recipes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-from torchvision.transforms import v2
+from timm.data import create_transform
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.images import read_image
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("resized", "padded")
-INTERPOLATIONS = {
-    "bicubic": v2.InterpolationMode.BICUBIC,
-    "bilinear": v2.InterpolationMode.BILINEAR,
-}
+INTERPOLATIONS = ("bicubic", "bilinear")
+MAX_MAGNITUDE = 9.99  # at 10 timm posterises to 0 bits: a black image, which Pillow 13 refuses
 
 
 class ClassificationMapper:
-    """Augmentation as in the recipes of DeiT, T2T-ViT and VOLO, or as usual on CIFAR.
+    """Augmentation of the recipes of DeiT, T2T-ViT and VOLO, or as usual on CIFAR.
 
-    In training, in this order, on uint8 pixels: a crop (``resized``: a random part of the image,
-    resized; ``padded``: the resized image, moved by up to ``padding`` pixels), a flip, colour
-    jitter, ``rand_augment_ops`` random operations; then, on normalised values, a rectangle of
-    noise. In testing the image is resized so that its shorter side is ``image_size / crop_pct`` and
-    the middle is cut out. An image that has the right size already is not resized.
+    All is ``timm.data.create_transform``, with which these networks were trained. In training: a
+    crop (``resized``: a random part of the image, resized; ``padded``: the resized image, moved by
+    up to ``padding`` pixels), a flip, random operations (RandAugment, arXiv 1909.13719), and a
+    rectangle of noise. In testing the image is resized so that its shorter side is
+    ``image_size / crop_pct``, and the middle is cut out.
 
-    The operations are torchvision's RandAugment (arXiv 1909.13719), which draws from torch, so that
-    a run can be resumed exactly; timm's, which the official recipes use, draws from Python's
-    random. As in timm each is applied with probability 0.5 and at ``rand_augment_magnitude`` of 10;
-    other than there the magnitude does not vary (timm: normally, by 0.5), nothing is inverted or
-    partly brightened, and posterising leaves 4 bits where timm's leaves 1.
+    What is random comes from torch's, numpy's and Python's global generators, which the engine's
+    loaders seed for each sample.
 
     Args:
         training: whether to augment.
@@ -41,12 +35,13 @@ class ClassificationMapper:
         min_scale: smallest part of the image's area that a ``resized`` crop takes.
         padding: greatest shift of a ``padded`` crop in pixels; what comes in is black.
         flip_probability: share of images that are mirrored left to right.
-        colour_jitter: greatest relative change of brightness, contrast and saturation.
-        rand_augment_ops: number of random operations, each with probability 0.5.
-        rand_augment_magnitude: their strength, a whole number from 0 to 10.
+        rand_augment_ops: number of random operations, each with probability 0.5; 0 is none.
+        rand_augment_magnitude: their mean strength, a whole number from 0 to 10; it varies from
+            image to image with a standard deviation of 0.5.
         erasing_probability: share of images in which a rectangle becomes noise (arXiv 1708.04896).
         crop_pct: side of the part that is cut out in testing, relative to the shorter side.
-        interpolation: ``bicubic`` or ``bilinear``; either averages when an image shrinks.
+        interpolation: ``bicubic`` or ``bilinear``, which average when an image shrinks; for
+            ``resized`` crops also ``random``: one of the two for each image.
         mean: of each channel, for pixels in [0, 1].
         std: of each channel.
 
@@ -62,39 +57,44 @@ class ClassificationMapper:
         min_scale: float = 0.08,
         padding: int = 4,
         flip_probability: float = 0.5,
-        colour_jitter: float = 0.0,
         rand_augment_ops: int = 0,
         rand_augment_magnitude: int = 9,
         erasing_probability: float = 0.0,
         crop_pct: float = 0.875,
         interpolation: str = "bicubic",
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ) -> None:
         check_choice("crop", crop, CROPS)
-        check_choice("interpolation", interpolation, INTERPOLATIONS)
+        resized = training and crop == "resized"
+        check_choice(
+            "interpolation", interpolation, (*INTERPOLATIONS, *(["random"] if resized else []))
+        )
         check_range("min_scale", min_scale, 0, 1)
         check_range("crop_pct", crop_pct, 0.01, 1)
         check_range("rand_augment_magnitude", rand_augment_magnitude, 0, 10)
         check_range("flip_probability", flip_probability, 0, 1)
         check_range("erasing_probability", erasing_probability, 0, 1)
         check_colours(mean, std)
-        method = INTERPOLATIONS[interpolation]
-        self.pixels: list[v2.Transform] = []  # what happens to uint8 images
-        self.noise: v2.Transform | None = None  # what happens to normalised ones
-        if training:
-            self.pixels = [
-                *random_crop(crop, image_size, min_scale, padding, method),
-                *flips_and_colours(flip_probability, colour_jitter),
-                *random_operations(rand_augment_ops, rand_augment_magnitude, mean),
-            ]
-            if erasing_probability:
-                self.noise = v2.RandomErasing(erasing_probability, value="random")
-        else:
-            self.pixels = [CentreCrop(image_size, crop_pct, method)]
-        # (x / 255 - mean) / std in one subtraction and one product
-        self.mean = torch.tensor(mean).mul(255).view(3, 1, 1)
-        self.scale = torch.tensor(std).mul(255).reciprocal().view(3, 1, 1)
+        self.transform = create_transform(
+            image_size,
+            is_training=training,
+            scale=(min_scale, 1.0),
+            hflip=flip_probability,
+            color_jitter=None,  # the recipes' random operations take its place
+            auto_augment=rand_augment(rand_augment_ops, rand_augment_magnitude),
+            interpolation=interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+            re_prob=erasing_probability,
+            re_mode="pixel",
+            crop_pct=crop_pct,
+        )
+        for step in self.transform.transforms:
+            for operation in getattr(step, "ops", []):  # of RandAugment
+                operation.magnitude_max = MAX_MAGNITUDE
+        if training and not resized:  # as DeiT's code does for CIFAR
+            self.transform.transforms[0] = padded_crop(image_size, padding, interpolation)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.
@@ -110,85 +110,30 @@ class ClassificationMapper:
             UserError: the image cannot be read.
         """
         image = record["image"] if "image" in record else read_image(record["file_name"])
-        for step in self.pixels:
-            image = step(image)
-        image = self.normalised(image)
-        if self.noise is not None:
-            image = self.noise(image)
         kept = {name: record[name] for name in ("label", "image_id", "file_name") if name in record}
-        return {"image": image, **kept}
-
-    def normalised(self, image: Tensor) -> Tensor:
-        """Pixels (3, h, w) uint8 as float32 of about mean 0 and deviation 1, contiguous."""
-        return (image.contiguous().float() - self.mean).mul_(self.scale)
+        return {"image": self.transform(to_pil_image(image)), **kept}
 
 
-class CentreCrop(v2.Transform):
-    """The middle of an image whose shorter side first becomes ``size / crop_pct``.
+def rand_augment(count: int, magnitude: int) -> str | None:
+    """timm's name of ``count`` random operations, stronger with ``magnitude``; None for none.
 
-    Args:
-        size: side of the square in pixels.
-        crop_pct: its part of the shorter side.
-        interpolation: of the resize, which an image of the right size is spared.
+    With 2 and 9 it is ``rand-m9-mstd0.5-inc1`` of the official recipes.
     """
-
-    def __init__(self, size: int, crop_pct: float, interpolation: v2.InterpolationMode) -> None:
-        super().__init__()
-        self.size = size
-        self.shorter = int(size / crop_pct)  # rounded down, as in timm
-        self.resize = v2.Resize(self.shorter, interpolation=interpolation)
-        self.crop = v2.CenterCrop(size)
-
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        """(3, h, w) uint8 -> (3, size, size) uint8."""
-        if min(image.shape[1:]) != self.shorter:
-            image = self.resize(image)
-        if tuple(image.shape[1:]) != (self.size, self.size):
-            image = self.crop(image)
-        return image
+    return f"rand-m{magnitude}-n{count}-mstd0.5-inc1" if count else None
 
 
-def random_crop(
-    crop: str,
-    image_size: int,
-    min_scale: float,
-    padding: int,
-    interpolation: v2.InterpolationMode,
-) -> list[v2.Transform]:
-    """A square of ``image_size`` pixels; see ``ClassificationMapper``."""
-    if crop == "resized":
-        return [
-            v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0), interpolation=interpolation)
+def padded_crop(image_size: int, padding: int, interpolation: str) -> transforms.Compose:
+    """The middle of the resized image, moved by up to ``padding`` pixels."""
+    return transforms.Compose(
+        [
+            transforms.Resize(image_size, transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(image_size),
+            transforms.RandomCrop(image_size, padding),
         ]
-    return [CentreCrop(image_size, 1.0, interpolation), v2.RandomCrop(image_size, padding=padding)]
-
-
-def flips_and_colours(flip_probability: float, colour_jitter: float) -> list[v2.Transform]:
-    """Mirrored images, and other colours."""
-    steps: list[v2.Transform] = []
-    if flip_probability:
-        steps.append(v2.RandomHorizontalFlip(flip_probability))
-    if colour_jitter:
-        steps.append(v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter))
-    return steps
-
-
-def random_operations(count: int, magnitude: int, mean: Sequence[float]) -> list[v2.Transform]:
-    """``count`` of RandAugment's operations, each with probability 0.5, at ``magnitude`` of 10.
-
-    What comes in where an image was moved or turned has the ``mean`` colour, as in timm.
-    """
-    one = v2.RandAugment(
-        num_ops=1,
-        magnitude=magnitude,
-        num_magnitude_bins=11,
-        interpolation=v2.InterpolationMode.BILINEAR,
-        fill=[round(255 * channel) for channel in mean],
     )
-    return [v2.RandomApply([one], p=0.5) for _ in range(count)]
 
 
-def check_choice(name: str, value: str, allowed: Sequence[str] | dict[str, Any]) -> None:
+def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
     """Raise UserError unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
