@@ -11,31 +11,11 @@ import torch
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 SMPL_JOINTS = (
-    "Pelvis",
-    "L_Hip",
-    "R_Hip",
-    "Spine1",
-    "L_Knee",
-    "R_Knee",
-    "Spine2",
-    "L_Ankle",
-    "R_Ankle",
-    "Spine3",
-    "L_Foot",
-    "R_Foot",
-    "Neck",
-    "L_Collar",
-    "R_Collar",
-    "Head",
-    "L_Shoulder",
-    "R_Shoulder",
-    "L_Elbow",
-    "R_Elbow",
-    "L_Wrist",
-    "R_Wrist",
-    "L_Hand",
-    "R_Hand",
-)
+    "Pelvis", "L_Hip", "R_Hip", "Spine1", "L_Knee", "R_Knee",
+    "Spine2", "L_Ankle", "R_Ankle", "Spine3", "L_Foot", "R_Foot",
+    "Neck", "L_Collar", "R_Collar", "Head", "L_Shoulder", "R_Shoulder",
+    "L_Elbow", "R_Elbow", "L_Wrist", "R_Wrist", "L_Hand", "R_Hand",
+)  # fmt: skip
 
 # A joint's parent in SMPL's tree; a parent always comes before its children. -1: the root has none.
 SMPL_PARENTS = (
@@ -44,24 +24,9 @@ SMPL_PARENTS = (
 )
 
 H36M_JOINTS = (
-    "Pelvis",
-    "R_Hip",
-    "R_Knee",
-    "R_Ankle",
-    "L_Hip",
-    "L_Knee",
-    "L_Ankle",
-    "Torso",
-    "Neck",
-    "Nose",
-    "Head",
-    "L_Shoulder",
-    "L_Elbow",
-    "L_Wrist",
-    "R_Shoulder",
-    "R_Elbow",
-    "R_Wrist",
-)
+    "Pelvis", "R_Hip", "R_Knee", "R_Ankle", "L_Hip", "L_Knee", "L_Ankle", "Torso", "Neck", "Nose",
+    "Head", "L_Shoulder", "L_Elbow", "L_Wrist", "R_Shoulder", "R_Elbow", "R_Wrist",
+)  # fmt: skip
 
 H36M_PELVIS = H36M_JOINTS.index("Pelvis")
 
@@ -79,27 +44,6 @@ def mirrored(names: tuple[str, ...]) -> tuple[int, ...]:
 
 SMPL_MIRROR = mirrored(SMPL_JOINTS)
 JOINTS_MIRROR = mirrored(JOINTS)
-
-# Pairs of indices into ``JOINTS``, to draw lines between.
-BONES = tuple(
-    (JOINTS.index(start), JOINTS.index(end))
-    for start, end in (
-        ("R_Ankle", "R_Knee"),
-        ("R_Knee", "R_Hip"),
-        ("R_Hip", "L_Hip"),
-        ("L_Hip", "L_Knee"),
-        ("L_Knee", "L_Ankle"),
-        ("R_Wrist", "R_Elbow"),
-        ("R_Elbow", "R_Shoulder"),
-        ("R_Shoulder", "Neck"),
-        ("Neck", "L_Shoulder"),
-        ("L_Shoulder", "L_Elbow"),
-        ("L_Elbow", "L_Wrist"),
-        ("Neck", "Head"),
-        ("R_Shoulder", "R_Hip"),
-        ("L_Shoulder", "L_Hip"),
-    )
-)
 
 RIGHT_HIP, LEFT_HIP = JOINTS.index("R_Hip"), JOINTS.index("L_Hip")
 
