@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
+from timing import peak_memory
 from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import drop_key_attention
@@ -16,7 +17,6 @@ from dropkey_core.attention.recomputed import (
     recomputed_attention,
     recomputing_pays,
 )
-from dropkey_core.engine.benchmark import peak_memory
 
 INF = torch.inf
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from dropkey_core.engine import UserError
-from projects.qpic import evaluation
-from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
-from projects.qpic.evaluator_benchmark import (
+from evaluator import (
     EvaluationTask,
     generated_predictions,
     generated_task,
 )
+
+from dropkey_core.engine import UserError
+from projects.qpic import evaluation
+from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
 from tests.projects.qpic import plain_protocol
 
 REAL = os.environ.get("DROPKEY_HICODET_JSON", "")  # a file of the hicodet repository

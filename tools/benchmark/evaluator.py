@@ -1,11 +1,20 @@
-"""What the benchmark of the evaluator measures: ours, and QPIC's own beside it."""
+#!/usr/bin/env python
+"""Benchmark of the HICO-DET evaluator, on generated predictions of that set's size.
 
+tools/benchmark/evaluator.py
+tools/benchmark/evaluator.py --reference ../qpic --repeats 1
+
+With --reference QPIC's own evaluator takes turns with ours, about a minute each, and the largest
+difference between their numbers is printed. Each turn goes from the first image to the last number.
+"""
+
+import argparse
 import contextlib
-import importlib.util
 import io
-import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dropkey_core.engine.benchmark import Measurement, measure
-from dropkey_core.engine.errors import UserError
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from checkout import file_of_checkout, load_file
+from report import argument_parser, positive, run_benchmark, speed_table
+from timing import Measurement, Results, Step, measure
+
 from projects.qpic.evaluation import HicoDetEvaluator
 from projects.qpic.ground_truth import Triplet
 
@@ -23,7 +36,9 @@ OURS, OFFICIAL = "HicoDetEvaluator", "QPIC's evaluator"
 # HICO-DET's.
 NUM_CLASSES, NUM_VERBS, NUM_TRIPLETS, NUM_RARE = 80, 117, 600, 138
 PERSON = 0
+NUM_IMAGES = 9546  # with interactions, in the test set
 MEAN_INTERACTIONS = 3.4  # per image of the test set
+NUM_PAIRS = 64  # predicted per image
 
 # By our names in the Default setting.
 OFFICIAL_NAMES = {
@@ -127,7 +142,7 @@ class Outcome:
     """What an evaluator makes of a task.
 
     Args:
-        numbers: by name, see ``HicoDetEvaluator.evaluate``; Known Object's with a prefix.
+        numbers: of the Default setting by name, see ``HicoDetEvaluator.evaluate``.
         right: for each triplet true (True) and false positives, by falling score.
     """
 
@@ -136,39 +151,29 @@ class Outcome:
 
 
 def benchmark_evaluators(
-    num_images: int = 9546, num_pairs: int = 64, repeats: int = 3, reference: str | None = None
-) -> tuple[dict[str, Measurement], dict[str, Outcome]]:
+    num_images: int, repeats: int, reference: str | None = None
+) -> dict[str, Measurement]:
     """Measure the evaluators on generated predictions, from the first image to the last number.
 
     Args:
-        num_images: of the generated test set; HICO-DET has 9,546 with interactions.
-        num_pairs: predicted on each.
+        num_images: of the generated test set.
         repeats: turns of each.
         reference: folder of a checkout of QPIC, whose evaluator is measured too.
 
     Returns:
-        measurements and outcomes by evaluator, QPIC's first.
+        measurements by evaluator, QPIC's first; each ``result`` is an ``Outcome``
 
     Raises:
         UserError: if ``reference`` is no checkout of QPIC.
     """
-    official_class = None if reference is None else official_evaluator(reference)
-    task = generated_task(num_images, num_pairs)
-    outcomes: dict[str, Outcome] = {}
-
-    def ours() -> None:
-        outcomes[OURS] = outcome_of_ours(task)
-
-    steps = {OURS: ours}
-    if official_class is not None:
-        official_inputs = as_official_inputs(task)
-
-        def official() -> None:
-            outcomes[OFFICIAL] = outcome_of_official(official_class(*official_inputs))
-
-        steps = {OFFICIAL: official, OURS: ours}
-    measured = measure(steps, num_images, repeats, torch.device("cpu"))
-    return measured, {name: outcomes[name] for name in steps}
+    task = generated_task(num_images, NUM_PAIRS)
+    steps: dict[str, Step] = {OURS: partial(outcome_of_ours, task)}
+    if reference is not None:
+        file = file_of_checkout(reference, "hitachi-rd-cv/qpic", "datasets/hico_eval.py")
+        evaluator = load_file(file).HICOEvaluator
+        inputs = as_official_inputs(task)
+        steps = {OFFICIAL: lambda: outcome_of_official(evaluator(*inputs)), **steps}
+    return measure(steps, num_images, repeats)
 
 
 def outcome_of_ours(task: EvaluationTask) -> Outcome:
@@ -177,31 +182,8 @@ def outcome_of_ours(task: EvaluationTask) -> Outcome:
     for image_id, prediction in zip(task.ground_truth, task.predictions, strict=True):
         evaluator.process([{"image_id": image_id}], [prediction])
     results = evaluator.triplet_results() or []
-    numbers = evaluator.summary(results)
-    flat = numbers["hoi"] | {
-        f"known_object/{name}": value for name, value in numbers["hoi_known_object"].items()
-    }
-    return Outcome(flat, {result.triplet: result.right for result in results})
-
-
-def official_evaluator(checkout: str | os.PathLike[str]) -> Any:
-    """The class of QPIC's evaluator.
-
-    Raises:
-        UserError: if ``checkout`` is no checkout of QPIC.
-    """
-    path = Path(checkout).expanduser().absolute() / "datasets" / "hico_eval.py"
-    if not path.is_file():
-        raise UserError(
-            f"{checkout} is no checkout of hitachi-rd-cv/qpic: no datasets/hico_eval.py"
-        )
-    # By path, because its package is called "datasets" as others are.
-    spec = importlib.util.spec_from_file_location("qpic_hico_eval", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.HICOEvaluator
+    numbers = evaluator.summary(results)["hoi"]
+    return Outcome(numbers, {result.triplet: result.right for result in results})
 
 
 def as_official_inputs(task: EvaluationTask) -> tuple[Any, ...]:
@@ -239,24 +221,38 @@ def outcome_of_official(evaluator: Any) -> Outcome:
     return Outcome({ours: float(numbers[name]) for ours, name in OFFICIAL_NAMES.items()}, right)
 
 
-def comparison_table(outcomes: Mapping[str, Outcome]) -> str:
-    """The numbers side by side in Markdown, with the largest difference if there are two."""
-    names = list(outcomes[OURS].numbers)
-    rows = ["| number | " + " | ".join(outcomes) + " |", "|---|" + "---:|" * len(outcomes)]
-    for name in names:
-        cells = [outcome.numbers.get(name) for outcome in outcomes.values()]
-        shown = ("-" if cell is None else f"{cell:.6f}" for cell in cells)
-        rows.append(f"| {name} | " + " | ".join(shown) + " |")
-    if OFFICIAL in outcomes:
-        ours, official = outcomes[OURS], outcomes[OFFICIAL]
-        largest = np.nanmax([abs(ours.numbers[n] - official.numbers[n]) for n in OFFICIAL_NAMES])
-        triplets = ours.right.keys() | official.right.keys()
-        differing = sum(
-            not np.array_equal(ours.right.get(t, [None]), official.right.get(t, [None]))
-            for t in triplets
-        )
-        rows.append(
-            f"\nlargest difference: {largest:.1e}; true and false positives differ in "
-            f"{differing} of {len(triplets)} triplets"
-        )
-    return "\n".join(rows)
+def differences(ours: Outcome, official: Outcome) -> str:
+    """Say how far two outcomes are apart."""
+    largest = np.nanmax([abs(ours.numbers[n] - official.numbers[n]) for n in OFFICIAL_NAMES])
+    triplets = ours.right.keys() | official.right.keys()
+    differing = sum(
+        not np.array_equal(ours.right.get(t, [None]), official.right.get(t, [None]))
+        for t in triplets
+    )
+    return (
+        f"largest difference: {largest:.1e}; true and false positives differ in "
+        f"{differing} of {len(triplets)} triplets"
+    )
+
+
+def run(arguments: argparse.Namespace) -> Results:
+    """Do what the command line says."""
+    measured = benchmark_evaluators(arguments.images, arguments.repeats, arguments.reference)
+    results = {"evaluation": measured}
+    print(speed_table(results))
+    if OFFICIAL in measured:
+        print(f"\n{differences(measured[OURS].result, measured[OFFICIAL].result)}")
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, or 2 for a user's error."""
+    parser = argument_parser(__doc__)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--reference", metavar="FOLDER", help="checkout of QPIC")
+    parser.add_argument("--images", type=positive, default=NUM_IMAGES, metavar="N")
+    return run_benchmark(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,19 +1,15 @@
-"""The official DETR (facebookresearch/detr) from a user's own checkout, to measure against.
-
-It speaks other words: everything here translates between its interface and ours.
-"""
+"""The official DETR (facebookresearch/detr) of a user's checkout, behind our interface."""
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
 import torchvision
+from checkout import file_of_checkout
 from torch import Tensor, nn
 
 from dropkey_core.engine.errors import UserError
@@ -21,17 +17,16 @@ from dropkey_core.engine.optim import param_groups
 from projects.detr.detr import Detr
 
 
-def import_from(checkout: str | os.PathLike[str], module: str) -> ModuleType:
+def import_from(checkout: str, module: str) -> ModuleType:
     """Import one of the official modules (``main``, ``models``, ``datasets.coco``, ...).
 
     Raises:
         UserError: if ``checkout`` is no checkout of the official DETR.
     """
-    folder = Path(checkout).expanduser().absolute()
-    if not (folder / "models" / "detr.py").is_file():
-        raise UserError(f"{folder} is no checkout of facebookresearch/detr: no models/detr.py")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    file = file_of_checkout(checkout, "facebookresearch/detr", "models/detr.py")
+    folder = str(file.parents[1])
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     return importlib.import_module(module)
 
 
@@ -46,7 +41,7 @@ class OfficialDetr(nn.Module):
         UserError: if there is no checkout, or the sizes differ.
     """
 
-    def __init__(self, checkout: str | os.PathLike[str], like: Detr) -> None:
+    def __init__(self, checkout: str, like: Detr) -> None:
         super().__init__()
         arguments = import_from(checkout, "main").get_args_parser().parse_args([])
         arguments.device = "cpu"
@@ -108,7 +103,7 @@ def unpretrained_resnet50(pretrained: bool = False, **settings: Any) -> nn.Modul
     )
 
 
-def official_preparation(checkout: str | os.PathLike[str]) -> Callable[[dict[str, Any]], Tensor]:
+def official_preparation(checkout: str) -> Callable[[dict[str, Any]], Tensor]:
     """The official path from a record (see ``load_coco``) to a normalised training image."""
     from PIL import Image
 

@@ -1,12 +1,13 @@
 import json
 
+import mesh as benchmark
 import numpy as np
 import pytest
 
 from projects.metro.body.model import Body, write_body
 from projects.metro.body.skeleton import SMPL_PARENTS
 
-SMALL = ["--skeletons", "20", "--batches", "2", "--repeats", "2"]
+SMALL = ["--repeats", "2"]
 
 # The interface of METRO's alignment, and an answer of its own.
 STAND_IN = """
@@ -17,8 +18,11 @@ def compute_similarity_transform_batch(S1, S2):
 
 
 @pytest.fixture
-def main(load_script):
-    return load_script("tools/benchmark_mesh").main
+def main(monkeypatch):
+    """The command with few skeletons and meshes."""
+    monkeypatch.setattr(benchmark, "NUM_SKELETONS", 20)
+    monkeypatch.setattr(benchmark, "NUM_BATCHES", 2)
+    return benchmark.main
 
 
 def test_ours_alone(main, tmp_path, capsys):
@@ -28,7 +32,7 @@ def test_ours_alone(main, tmp_path, capsys):
     assert "| alignment | procrustes_align |" in printed
     assert "difference" not in printed
     (row,) = json.loads(file.read_text())
-    assert (row["images"], len(row["seconds"])) == (20, 2)
+    assert (row["items"], len(row["seconds"])) == (20, 2)
 
 
 def test_a_difference_is_shown(main, tmp_path, capsys):

@@ -1,15 +1,15 @@
 import json
 
-import pytest
+from evaluator import main
 
-SMALL = ["--images", "20", "--pairs", "8", "--repeats", "2"]
+SMALL = ["--images", "20", "--repeats", "2"]
 
 # The interface of QPIC's evaluator, and an answer of its own.
 STAND_IN = """
 class HICOEvaluator:
     def __init__(self, preds, gts, subject_category_id, rare, non_rare, correct_mat):
-        assert preds[0]["boxes"].shape == (16, 4) and preds[0]["labels"][:8].tolist() == [0] * 8
-        assert preds[0]["obj_ids"].tolist() == list(range(8, 16))
+        assert preds[0]["boxes"].shape == (128, 4) and preds[0]["labels"][:64].tolist() == [0] * 64
+        assert preds[0]["obj_ids"].tolist() == list(range(64, 128))
         assert len(gts) == 20 and correct_mat.shape == (117, 80) and len(rare) == 138
         self.gt_triplets = [(0, 1, 2)]
         self.tp, self.score = {(0, 1, 2): [1, 0]}, {(0, 1, 2): [1, 2]}
@@ -19,38 +19,28 @@ class HICOEvaluator:
 """
 
 
-@pytest.fixture
-def main(load_script):
-    return load_script("tools/benchmark_evaluator").main
-
-
-def test_ours_alone(main, tmp_path, capsys):
+def test_ours_alone(tmp_path, capsys):
     file = tmp_path / "times.json"
     assert main([*SMALL, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "| evaluation | HicoDetEvaluator |" in printed
-    assert "| known_object/mAP_rare |" in printed
     assert "largest difference" not in printed
     (row,) = json.loads(file.read_text())
-    assert (row["images"], len(row["seconds"])) == (20, 2)
+    assert (row["items"], len(row["seconds"])) == (20, 2)
 
 
-def test_a_difference_is_shown(main, tmp_path, capsys):
+def test_a_difference_is_shown(tmp_path, capsys):
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "hico_eval.py").write_text(STAND_IN)
     assert main([*SMALL, "--reference", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| evaluation | QPIC's evaluator |")
-    row = next(line for line in lines if line.startswith("| mAP_full |"))
-    _, _, official, ours, _ = row.split("|")
-    assert official.strip() == "0.500000"
-    assert float(ours) != 0.5
     difference, triplets = lines[-1].removeprefix("largest difference: ").split("; ")
     assert float(difference) > 1e-3
     assert not triplets.startswith("true and false positives differ in 0 of")
 
 
-def test_user_error_is_one_line_and_exit_2(main, capsys):
+def test_user_error_is_one_line_and_exit_2(capsys):
     assert main([*SMALL, "--reference", "/nowhere"]) == 2
     assert capsys.readouterr().err == (
         "error: /nowhere is no checkout of hitachi-rd-cv/qpic: no datasets/hico_eval.py\n"

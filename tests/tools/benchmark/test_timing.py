@@ -1,0 +1,29 @@
+import torch
+from timing import CPU, Measurement, measure, peak_memory
+
+
+def test_contenders_take_turns():
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "ab"}
+    measured = measure(steps, 4, 3)
+    assert "".join(calls[-6:]) == "ababab"
+    assert [len(result.seconds) for result in measured.values()] == [3, 3]
+
+
+def test_the_result_is_that_of_the_first_run():
+    numbers = iter(range(9))
+    assert measure({"a": lambda: next(numbers)}, 1, 2)["a"].result == 0
+
+
+def test_speed_is_the_median_of_ratios():
+    """One slow turn of the machine, which hits both, changes nothing."""
+    first = Measurement(4, seconds=[2.0, 2.0, 20.0])
+    second = Measurement(4, seconds=[1.0, 1.0, 10.0])
+    assert second.speed_over(first) == 2.0
+    assert second.seconds_per_item == 0.25
+
+
+def test_memory_of_a_step():
+    """A step that fills 64 MiB and frees them again; None where the system does not tell."""
+    needed = peak_memory(lambda: torch.ones(16 * 2**20).sum(), CPU)
+    assert needed is None or 60 * 2**20 < needed < 90 * 2**20

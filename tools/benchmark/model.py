@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+"""Benchmark of DETR: how fast a config's model trains and detects, and how much memory that takes.
+
+tools/benchmark/model.py --config projects/detr/dropkey.yaml
+tools/benchmark/model.py --config projects/detr/dropkey.yaml --compare model.drop_unit=weight
+tools/benchmark/model.py --config projects/detr/dropkey.yaml --reference ../detr
+tools/benchmark/model.py --config projects/detr/dropkey.yaml --loader --reference ../detr
+
+Weights are random and the model has COCO's 91 classes, unless overrides say otherwise; images are
+noise. With --reference the official DETR of that checkout takes turns with ours, with the same
+weights and its own optimizer. --loader measures the way from JPEG file to normalised training image
+instead, in this process alone, on the config's dataset.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from official_detr import OfficialDetr, OfficialOptimizer, official_preparation
+from report import argument_parser, device, positive, run_benchmark, speed_table
+from timing import CPU, Results, measure
+
+from dropkey_core.engine import UserError, instantiate, load_config
+from dropkey_core.engine.build import build_optimizer
+from projects.detr.build import build_model
+from projects.detr.detr import Detr
+
+OFFICIAL = "official DETR"
+# Neither a download nor a dataset is needed; what the user overrides comes later and wins.
+WITHOUT_DATA = ("model.num_classes=91", "model.pretrained_backbone=false")
+
+
+def benchmark_models(arguments: argparse.Namespace) -> Results:
+    """Measure training step and inference of a config's model and its variants.
+
+    Raises:
+        UserError: for whatever is wrong with the config or the reference.
+    """
+    plain = Path(arguments.config).name
+    models: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
+    for name, changes in {plain: [], **{change: [change] for change in arguments.compare}}.items():
+        overrides = [*WITHOUT_DATA, *arguments.overrides, *changes]
+        config = load_config(arguments.config, overrides)
+        model: Detr = instantiate(config.model, "model").to(arguments.device)
+        models[name] = model, build_optimizer(config.optimizer, model)
+    ours, _ = models[plain]
+    if arguments.reference:
+        official = OfficialDetr(arguments.reference, like=ours).to(arguments.device)
+        models = {OFFICIAL: (official, OfficialOptimizer(official)), **models}
+    samples = random_samples(*arguments.batch, num_classes=ours.class_embed.out_features - 1)
+    jobs = {
+        "training step": {n: partial(train, *pair, samples) for n, pair in models.items()},
+        "inference": {n: partial(detect, model, samples) for n, (model, _) in models.items()},
+    }
+    return {
+        job: measure(steps, len(samples), arguments.repeats, arguments.device)
+        for job, steps in jobs.items()
+    }
+
+
+def benchmark_loader(arguments: argparse.Namespace) -> Results:
+    """Measure the way from image files to normalised training images.
+
+    Raises:
+        UserError: for whatever is wrong with the config, the dataset or the reference.
+    """
+    config = load_config(arguments.config, [*WITHOUT_DATA, *arguments.overrides])
+    section = config.dataloader.train
+    records = instantiate(section.dataset, "dataloader.train.dataset")
+    records = [record for record in records if record["annotations"]][: arguments.images]
+    if not records:
+        raise UserError("dataloader.train.dataset holds no image with an object")
+    mapper = instantiate(section.mapper, "dataloader.train.mapper")
+    normaliser = build_model("resnet10", embed_dim=8, num_heads=1, pretrained_backbone=False)
+    preparations: dict[str, Callable[[dict[str, Any]], Any]] = {
+        Path(arguments.config).name: lambda record: normaliser.batch([mapper(record)])
+    }
+    if arguments.reference:
+        preparations = {OFFICIAL: official_preparation(arguments.reference), **preparations}
+    steps = {name: partial(load, prepare, records) for name, prepare in preparations.items()}
+    return {"loader": measure(steps, len(records), arguments.repeats)}
+
+
+def random_samples(
+    batch_size: int, height: int, width: int, num_classes: int, num_objects: int = 7
+) -> list[dict[str, Any]]:
+    """Training samples of noise, with as many objects as an image of COCO has on average.
+
+    Args:
+        batch_size: number of samples.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        num_classes: labels are below it.
+        num_objects: in each image.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def sample() -> dict[str, Any]:
+        pixels = torch.randint(0, 256, (3, height, width), generator=generator)
+        return {
+            "image": pixels.to(torch.uint8),
+            "height": height,
+            "width": width,
+            "labels": torch.randint(num_classes, (num_objects,), generator=generator),
+            "boxes_cxcywh": 0.2 + 0.3 * torch.rand(num_objects, 4, generator=generator),
+        }
+
+    return [sample() for _ in range(batch_size)]
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, samples: Sequence[dict[str, Any]]
+) -> None:
+    """Forward, losses, backward and the optimizer's step, clipping included."""
+    model.train()
+    optimizer.zero_grad()
+    sum(model(samples).values()).backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def detect(model: nn.Module, samples: Sequence[dict[str, Any]]) -> None:
+    """From images to detections, without gradients."""
+    model.eval()
+    model(samples)
+
+
+def load(prepare: Callable[[dict[str, Any]], Any], records: Sequence[dict[str, Any]]) -> None:
+    """Prepare every record once, with the same random choices in every turn."""
+    torch.manual_seed(0)
+    random.seed(0)  # the official pipeline draws from Python's generator
+    for record in records:
+        prepare(record)
+
+
+def run(arguments: argparse.Namespace) -> Results:
+    """Do what the command line says."""
+    results = benchmark_loader(arguments) if arguments.loader else benchmark_models(arguments)
+    print(speed_table(results))
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0, or 2 for a user's error."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the YAML")
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="measure this change of the config beside it; may be repeated",
+    )
+    parser.add_argument("--reference", metavar="FOLDER", help="checkout of the official DETR")
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        nargs=3,
+        default=(2, 480, 640),
+        metavar=("N", "HEIGHT", "WIDTH"),
+        help="images and their size in pixels; default: 2 480 640",
+    )
+    parser.add_argument("--device", type=device, default=CPU, metavar="cpu|cuda")
+    parser.add_argument("--loader", action="store_true", help="measure the loader instead")
+    parser.add_argument("--images", type=positive, default=64, metavar="N", help="for --loader")
+    return run_benchmark(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
