@@ -10,8 +10,7 @@ from dropkey_core.attention.places import Unit
 from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import apply_reattention, apply_token_pooling
 from projects.classification.averaging import WeightAverage
-from projects.classification.classifier import Classifier
-from projects.classification.diversification import Diversification
+from projects.classification.classifier import Classifier, Diversification
 from projects.classification.mixing import build_mixing
 from projects.classification.network import Wanted, arguments_of, build_network, refuse_unknown
 from projects.classification.patterns import unit_at
