@@ -15,7 +15,7 @@ from dropkey_core.engine.distributed import (
     total_over_processes,
 )
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.evaluation import Evaluator, run_evaluation
+from dropkey_core.engine.evaluation import Evaluator, ImageEvaluator, run_evaluation
 from dropkey_core.engine.failed_step import replay_step
 from dropkey_core.engine.optim import ClippedAdamW, CosineMultiplier, StepMultiplier, param_groups
 from dropkey_core.engine.paths import dataset_path
@@ -26,6 +26,7 @@ __all__ = [
     "ClippedAdamW",
     "CosineMultiplier",
     "Evaluator",
+    "ImageEvaluator",
     "Processes",
     "StepMultiplier",
     "TrainingStopped",

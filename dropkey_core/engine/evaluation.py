@@ -1,12 +1,22 @@
-"""Running a model over a test set, and what an evaluator must offer."""
+"""Running a model over a test set, what an evaluator must offer, and a base class of evaluators."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+import csv
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import torch
 from torch import nn
 
-from dropkey_core.engine.distributed import gather_objects
+from dropkey_core.engine.distributed import gather_objects, rank_and_world_size
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.atomic_write import whole_file, writing
+
+logger = logging.getLogger(__name__)
 
 # {"bbox": {"AP": 42.0, ...}, ...}: metrics by task, as detectron2's evaluators return them.
 Results = Mapping[str, Any]
@@ -23,6 +33,103 @@ class Evaluator(Protocol):
 
     def evaluate(self) -> Results | None:
         """Return metrics by task for what all processes saw; other ranks than 0 may return None."""
+
+
+class ImageEvaluator:
+    """Base class of evaluators: something is kept of each image, and the first process measures.
+
+    An image counts once, however often and in whichever process it was seen. What is kept of the
+    images of all processes is in the order of their ids, so that no sum depends on the number of
+    processes. A subclass says what is kept (``keep``) and what is measured (``measure``).
+
+    Args:
+        output_dir: folder for the files that ``measure`` writes; None writes none.
+        image_ids: those of the whole test set, where they are known: other images are refused, and
+            those that were not processed are told.
+        source: what errors call that test set.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str] | None = None,
+        image_ids: Collection[int] | None = None,
+        source: object = "the ground truth",
+    ) -> None:
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.image_ids = image_ids
+        self.source = source
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything seen so far."""
+        self._kept: dict[int, Any] = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take in one batch: see ``keep`` for what a sample and its output must have.
+
+        Raises:
+            UserError: an image that does not belong to the test set; see ``keep``.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            image_id = int(sample["image_id"])
+            if self.image_ids is not None and image_id not in self.image_ids:
+                raise UserError(f"image_id {image_id} is not in {self.source}")
+            self._kept[image_id] = self.keep(sample, output)
+
+    def evaluate(self) -> Results | None:
+        """Return what ``measure`` makes of all processes' images; None in others than the first.
+
+        Raises:
+            UserError: see ``gather`` and ``measure``.
+        """
+        kept = self.gather()
+        return None if kept is None else self.measure(kept)
+
+    def gather(self) -> dict[int, Any] | None:
+        """Return what all processes kept, by rising image id; None in others than the first.
+
+        Raises:
+            UserError: no process saw an image, of a test set whose images are not known.
+        """
+        parts = gather_objects(self._kept)
+        if self.image_ids is None and not any(parts):
+            raise UserError("there are no images to evaluate; dataloader.test.dataset gave none")
+        if rank_and_world_size()[0] != 0:
+            return None
+        kept = {image_id: part[image_id] for part in reversed(parts) for image_id in part}
+        if self.image_ids is not None and len(kept) < len(self.image_ids):
+            logger.warning(
+                f"{len(self.image_ids) - len(kept)} of the {len(self.image_ids)} images of "
+                f"{self.source} were not processed; they count as images where nothing was found"
+            )
+        return dict(sorted(kept.items()))
+
+    def keep(self, sample: dict[str, Any], output: dict[str, Any]) -> Any:
+        """Return what is kept of an image: something on the CPU that can be pickled."""
+        raise NotImplementedError
+
+    def measure(self, kept: dict[int, Any]) -> Results:
+        """Return metrics by task for what was kept, by rising image id."""
+        raise NotImplementedError
+
+    def write_json(self, name: str, document: Any, indent: int | None = None) -> None:
+        """Write a JSON file into ``output_dir``, atomically."""
+        if self.output_dir is not None:
+            with self._output(self.output_dir / name) as file:
+                file.write(json.dumps(document, indent=indent))
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table into ``output_dir``, atomically."""
+        if self.output_dir is not None:
+            with self._output(self.output_dir / name) as file:
+                csv.writer(file).writerows([header, *rows])
+
+    @contextmanager
+    def _output(self, path: Path) -> Iterator[IO[str]]:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            yield file
 
 
 def run_evaluation(

@@ -4,8 +4,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dropkey_core.engine.errors import shown
 from dropkey_core.engine.files.links import check_inside, places_of
 from projects.detr.annotation_file import (
     HOW_TO_GET_COCO,
+    Category,
     read_annotation_file,
     where_data_lies,
 )
@@ -34,11 +34,11 @@ class CategoryMap:
     the categories get 0, 1, ... in the order of their ids.
 
     Args:
-        categories: COCO's ``categories``: dicts with ``id`` and ``name``.
+        categories: COCO's ``categories``.
     """
 
-    def __init__(self, categories: Iterable[dict[str, Any]]) -> None:
-        names = {category["id"]: category["name"] for category in categories}
+    def __init__(self, categories: Iterable[Category]) -> None:
+        names = {category.id: category.name for category in categories}
         times = Counter(names.values())  # exports of some tools name two categories alike
         self.names = {  # by category id, each name once
             number: name if times[name] == 1 else f"{name} ({number})"
@@ -86,15 +86,12 @@ def num_classes(annotations: str | os.PathLike[str]) -> int:
     Raises:
         UserError: see ``read_annotation_file``.
     """
-    path = dataset_path(annotations)
-    return _num_classes(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    return read_categories(annotations).num_classes
 
 
-@lru_cache(maxsize=16)
-def _num_classes(
-    path: Path, modified: int
-) -> int:  # ``modified``: a file written anew is read anew
-    return CategoryMap(read_annotation_file(path)["categories"]).num_classes
+def read_categories(annotations: str | os.PathLike[str]) -> CategoryMap:
+    """Read the categories of an annotation file; see ``num_classes``."""
+    return CategoryMap(read_annotation_file(annotations).categories)
 
 
 def load_coco(
@@ -127,37 +124,38 @@ def load_coco(
     document = read_annotation_file(annotations)
     source = dataset_path(annotations)
     folder = image_folder(images)
-    categories = CategoryMap(document["categories"])
+    categories = CategoryMap(document.categories)
     if same_categories_as is not None:
         check_same_categories(categories, source, dataset_path(same_categories_as))
     records = {
-        image["id"]: {
-            "file_name": path_inside(folder, image["file_name"], source),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
+        image.id: {
+            "file_name": path_inside(folder, image.file_name, source),
+            "image_id": image.id,
+            "height": image.height,
+            "width": image.width,
             "annotations": [],
         }
-        for image in document["images"]
+        for image in document.images
     }
     check_files([record["file_name"] for record in records.values()], folder, source)
     left_out = []
-    for annotation in document["annotations"]:
-        record = records[annotation["image_id"]]
-        if not is_learnable(annotation["bbox"], record["height"], record["width"]):
-            left_out.append(annotation["id"])
+    for annotation in document.annotations:
+        record = records[annotation.image_id]
+        x, y, width, height = annotation.bbox
+        if not is_learnable((x, y, x + width, y + height), record):
+            left_out.append(annotation.id)
             continue
         record["annotations"].append(
             {
-                "bbox": annotation["bbox"],
+                "bbox": annotation.bbox,
                 "bbox_mode": XYWH_ABS,
-                "category_id": categories.class_index(annotation["category_id"]),
-                "iscrowd": annotation.get("iscrowd", 0),
+                "category_id": categories.class_index(annotation.category_id),
+                "iscrowd": int(annotation.iscrowd),
             }
         )
     if left_out:
         logger.warning(
-            f"{source}: left out {len(left_out)} of {len(document['annotations'])} boxes that are "
+            f"{source}: left out {len(left_out)} of {len(document.annotations)} boxes that are "
             f"not finite, have no area or lie outside their image (first: annotation {left_out[0]})"
         )
     return list(records.values())
@@ -165,7 +163,7 @@ def load_coco(
 
 def check_same_categories(categories: CategoryMap, source: Path, other_source: Path) -> None:
     """Raise UserError unless both files have the same categories, ids and names."""
-    other = CategoryMap(read_annotation_file(other_source)["categories"])
+    other = read_categories(other_source)
     differing = sorted(set(categories.names.items()) ^ set(other.names.items()))
     if differing:
         number, name = differing[0]
@@ -176,13 +174,13 @@ def check_same_categories(categories: CategoryMap, source: Path, other_source: P
         )
 
 
-def is_learnable(bbox: list[float], height: int, width: int) -> bool:
-    """Whether a box [x, y, width, height] in pixels covers any of its image."""
-    x, y, box_width, box_height = bbox
+def is_learnable(box_xyxy: Sequence[float], record: Mapping[str, Any]) -> bool:
+    """Whether a box [x1, y1, x2, y2] in pixels is finite and covers any of its record's image."""
+    x1, y1, x2, y2 = box_xyxy
     return (
-        all(map(math.isfinite, bbox))
-        and min(x + box_width, width) > max(x, 0)
-        and min(y + box_height, height) > max(y, 0)
+        all(map(math.isfinite, box_xyxy))
+        and min(x2, record["width"]) > max(x1, 0)
+        and min(y2, record["height"]) > max(y1, 0)
     )
 
 
@@ -202,8 +200,6 @@ def image_folder(images: str | os.PathLike[str], how_to_get_it: str = HOW_TO_GET
 def path_inside(folder: str, file_name: str, source: Path) -> str:
     """Absolute path of an image; raises UserError if it would lie outside the folder."""
     path = os.path.normpath(os.path.join(folder, file_name))
-    if "\0" in file_name:
-        raise UserError(f"{source}: file_name {shown(file_name)} is none: it has a NUL character")
     if not path.startswith(os.path.join(folder, "")):
         raise UserError(f"{source}: file_name {shown(file_name)} leaves the image folder {folder}")
     return path

@@ -1,24 +1,19 @@
 """COCO's average precision for the predictions of a model."""
 
-import json
-import logging
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from msgspec import to_builtins
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from dropkey_core.engine import UserError, dataset_path, gather_objects
-from dropkey_core.engine.distributed import rank_and_world_size
-from dropkey_core.engine.files.atomic_write import whole_file, writing
-from projects.detr.annotation_file import read_annotation_file
+from dropkey_core.engine import ImageEvaluator, dataset_path
+from projects.detr.annotation_file import Annotation, read_annotation_file
 from projects.detr.coco import CategoryMap
-
-logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "coco_instances_results.json"
 
@@ -29,12 +24,11 @@ METRICS = (
 )
 
 
-class CocoEvaluator:
-    """Collects predictions and measures them as COCO does; detectron2's evaluator contract.
+class CocoEvaluator(ImageEvaluator):
+    """COCO's average precision of predicted boxes; detectron2's evaluator contract.
 
     The measure is over *all* images of the annotation file: one that was not processed counts as
-    one where nothing was found, and that is said. The predictions of an image count once, however
-    often it was processed. Crowd regions neither reward nor punish.
+    one where nothing was found. Crowd regions neither reward nor punish.
 
     Args:
         annotations: COCO-format file, relative to the dataset root or absolute.
@@ -48,58 +42,42 @@ class CocoEvaluator:
     def __init__(
         self, annotations: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None
     ) -> None:
-        self.path = dataset_path(annotations)
         document = read_annotation_file(annotations)
-        self.category_map = CategoryMap(document["categories"])
-        self.ground_truth = COCO({**document, "annotations": measurable(document["annotations"])})
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.reset()
+        self.category_map = CategoryMap(document.categories)
+        self.ground_truth = COCO(
+            {
+                "categories": to_builtins(document.categories),
+                "images": to_builtins(document.images),
+                "annotations": measurable(document.annotations),
+            }
+        )
+        super().__init__(output_dir, self.ground_truth.imgs, dataset_path(annotations))
 
-    def reset(self) -> None:
-        """Forget all predictions."""
-        self._predictions: dict[int, dict[str, Tensor]] = {}
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Take in the predictions of a batch.
+    def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the predictions of an image.
 
         Args:
-            inputs: samples with ``image_id``.
-            outputs: for each ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices, and
-                ``boxes_xyxy`` (Q, 4) in pixels of the original image; Q may be 0.
+            sample: with ``image_id``.
+            output: ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices, and ``boxes_xyxy``
+                (Q, 4) in pixels of the original image; Q may be 0.
 
         Raises:
-            UserError: an image or a class index that does not belong to the annotation file.
+            UserError: a class index that does not belong to the annotation file.
         """
-        for sample, output in zip(inputs, outputs, strict=True):
-            image_id = sample["image_id"]
-            if image_id not in self.ground_truth.imgs:
-                raise UserError(f"image_id {image_id} is not in {self.path}")
-            if len(output["labels"]):  # now rather than after the last of many images
-                self.category_map.category_id(int(output["labels"].max()))
-            self._predictions[image_id] = {
-                name: output[name].detach().cpu() for name in ("scores", "labels", "boxes_xyxy")
-            }
+        if len(output["labels"]):  # now rather than after the last of many images
+            self.category_map.category_id(int(output["labels"].max()))
+        return {name: output[name].detach().cpu() for name in ("scores", "labels", "boxes_xyxy")}
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Measure what all processes saw; prints COCO's table and the AP of every class.
+    def measure(self, kept: dict[int, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+        """Measure predictions by image id; prints COCO's table and the AP of every class.
 
         Returns:
             ``{"bbox": {...}}`` with the twelve numbers of ``METRICS`` and ``AP-<class name>``, in
             per cent as in detectron2 and in papers (the printed tables are COCO's own, from 0 to
-            1); NaN where the file holds nothing to measure, such as no large object. None in
-            processes other than the first.
+            1); NaN where the file holds nothing to measure, such as no large object.
         """
-        parts = gather_objects(self._predictions)
-        if rank_and_world_size()[0] != 0:
-            return None
-        predictions = {image_id: part[image_id] for part in parts for image_id in part}
-        self._say_what_is_missing(len(predictions))
-        results = self.coco_results(predictions)
-        if self.output_dir is not None:
-            with writing(self.output_dir):
-                self.output_dir.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.output_dir / RESULTS_FILE) as file:
-                file.write(json.dumps(results))
+        results = self.coco_results(kept)
+        self.write_json(RESULTS_FILE, results)
         lines: list[str] = []
         evaluation = COCOeval_faster(
             self.ground_truth,
@@ -117,14 +95,14 @@ class CocoEvaluator:
         metrics |= {f"AP-{name}": value for name, value in class_ap.items()}
         return {"bbox": {name: in_per_cent(value) for name, value in metrics.items()}}
 
-    def coco_results(self, predictions: dict[int, dict[str, Tensor]]) -> list[dict[str, Any]]:
-        """Predictions by image id as COCO's result format, ordered by image.
+    def coco_results(self, predictions: Mapping[int, dict[str, Tensor]]) -> list[dict[str, Any]]:
+        """Predictions by image id as COCO's result format, in their order.
 
         Predictions with numbers that are not finite, and of class indices that no category stands
         behind, are left out.
         """
         results = []
-        for image_id, prediction in sorted(predictions.items()):
+        for image_id, prediction in predictions.items():
             boxes_xywh = box_convert(prediction["boxes_xyxy"].float(), "xyxy", "xywh")
             for score, label, bbox in zip(
                 prediction["scores"].tolist(),
@@ -154,28 +132,24 @@ class CocoEvaluator:
             for name, values in zip(self.category_map.names.values(), known, strict=True)
         }
 
-    def _say_what_is_missing(self, num_processed: int) -> None:
-        num_images = len(self.ground_truth.imgs)
-        if num_processed < num_images:
-            logger.warning(
-                f"{num_images - num_processed} of the {num_images} images of {self.path} were not "
-                "processed; they count as images where nothing was found"
-            )
 
-
-def measurable(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def measurable(annotations: Iterable[Annotation]) -> list[dict[str, Any]]:
     """Annotations as COCO's evaluation needs them.
 
-    Ids are given anew from 1, since COCO's code takes 0 for "no match"; what small sets leave out
-    is filled in: ``iscrowd`` 0, ``area`` that of the box. Boxes that are not finite are left out.
+    Ids are given anew from 1, since COCO's code takes 0 for "no match"; where a set has no ``area``
+    it is that of the box. Boxes that are not finite are left out.
     """
-    finite = [a for a in annotations if all(map(math.isfinite, a["bbox"]))]
+    finite = [annotation for annotation in annotations if all(map(math.isfinite, annotation.bbox))]
     return [
         {
-            "iscrowd": 0,
-            "area": annotation["bbox"][2] * annotation["bbox"][3],
-            **annotation,
             "id": number,
+            "image_id": annotation.image_id,
+            "category_id": annotation.category_id,
+            "bbox": annotation.bbox,
+            "area": annotation.bbox[2] * annotation.bbox[3]
+            if annotation.area is None
+            else annotation.area,
+            "iscrowd": int(annotation.iscrowd),
         }
         for number, annotation in enumerate(finite, start=1)
     ]

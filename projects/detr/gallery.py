@@ -25,8 +25,7 @@ from dropkey_core.engine.files.image_list import find_images, spread, unique_ste
 from dropkey_core.engine.files.images import read_image
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr import visualize
-from projects.detr.annotation_file import read_annotation_file
-from projects.detr.coco import CategoryMap
+from projects.detr.coco import read_categories
 from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
 from projects.detr.picture import FOUND_IOU, Box, Picture
@@ -136,11 +135,6 @@ def class_names(num_classes: int, annotations: str) -> list[str]:
     if num_classes == 91:
         return FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return [f"class {index}" for index in range(num_classes)]
-
-
-def read_categories(annotations: str) -> CategoryMap:
-    """The categories of an annotation file."""
-    return CategoryMap(read_annotation_file(annotations)["categories"])
 
 
 def load_test_set(config: DictConfig, annotations: str) -> tuple[list[dict[str, Any]], list[str]]:

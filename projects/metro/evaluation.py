@@ -1,21 +1,16 @@
 """How far predicted body meshes are from the true ones: MPVE, MPJPE and PA-MPJPE."""
 
-import csv
-import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dropkey_core.engine import UserError, gather_objects
-from dropkey_core.engine.distributed import rank_and_world_size
-from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine import ImageEvaluator, UserError
 from projects.metro.body.model import read_body
 from projects.metro.body.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe
@@ -60,8 +55,8 @@ class MeshErrors(NamedTuple):
     mean_pose: float
 
 
-class MeshEvaluator:
-    """Collects predicted meshes and measures them as METRO does; detectron2's contract.
+class MeshEvaluator(ImageEvaluator):
+    """METRO's MPVE, MPJPE and PA-MPJPE of predicted meshes; detectron2's evaluator contract.
 
     - **MPVE**: mean distance of the vertices, each mesh seen from its own H36M pelvis.
     - **MPJPE**: mean distance of the 14 joints, each skeleton seen from the middle of its hips.
@@ -72,10 +67,10 @@ class MeshEvaluator:
     joints the model gives beside it. True joints count with any confidence. The errors are averaged
     over the images that have the ground truth: a mesh for the first, joints for the others.
 
-    An image counts once, however often and in whichever process it was seen, and as much as any
-    other: the averages are over the images of all processes. METRO's evaluation averages the
-    averages of its processes, and in PA-MPJPE lets images without true joints count with whatever
-    is listed as such; in one process, where every image has everything, its numbers are the same.
+    The averages are over the images of all processes, and one image counts as much as any other.
+    METRO's evaluation averages the averages of its processes, and in PA-MPJPE lets images without
+    true joints count with whatever is listed as such; in one process, where every image has
+    everything, its numbers are the same.
 
     Beside them stands, as a yardstick, the MPJPE of always predicting the mean of the true joints.
 
@@ -104,72 +99,23 @@ class MeshEvaluator:
         # SMPL's 17 joints are sums of some 100 of the 6,890 vertices.
         self.joint_vertices = regressor.any(dim=0).nonzero().flatten()
         self.regressor = regressor[:, self.joint_vertices]
-        self.output_dir = None if output_dir is None else Path(output_dir)
         self.by = tuple(by)
-        self.reset()
+        super().__init__(output_dir)
 
-    def reset(self) -> None:
-        """Forget all predictions."""
-        self._kept: list[np.ndarray] = []
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Take in the predictions of a batch.
+    def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> np.ndarray:
+        """Keep the numbers of ``KEPT`` of an image.
 
         Args:
-            inputs: samples with the whole numbers ``image_id``, ``subject``, ``frame`` and
-                ``camera``; ``file_name``; ``has_mesh`` and, where it is true, ``vertices`` (V, 3);
+            sample: the whole numbers ``image_id``, ``subject``, ``frame`` and ``camera``;
+                ``file_name``; ``has_mesh`` and, where it is true, ``vertices`` (V, 3);
                 ``has_joints_3d`` and, where it is true, ``joints_3d`` (14, 4) with a confidence
                 that is not looked at. Metres, with any origin.
-            outputs: for each ``vertices`` (V, 3) in metres, as the network gives them.
+            output: ``vertices`` (V, 3) in metres, as the network gives them.
 
         Raises:
             UserError: another number of vertices or joints than the body's, or what is not finite;
                 with the image.
         """
-        kept = [self._keep(*pair) for pair in zip(inputs, outputs, strict=True)]
-        self._kept.append(np.array(kept, KEPT))
-
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Measure what all processes saw, and print a table in mm.
-
-        Returns:
-            ``{"mesh": {"MPVE", "MPJPE", "PA-MPJPE", "MPJPE of the mean pose"}}`` in mm; NaN where
-            no image has the ground truth. None in processes other than the first.
-
-        Raises:
-            UserError: no process saw an image.
-        """
-        measured = self.image_errors()
-        if measured is None:
-            return None
-        names, errors, mean_pose = measured
-        say_what_is_missing(errors)
-        groups = {name: averages_by(names[name], errors) for name in self.by}
-        total = averages(errors)
-        print(table(total, mean_pose, groups))
-        if self.output_dir is not None:
-            with writing(self.output_dir):
-                self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_errors(self.output_dir / ERRORS_FILE, names, errors)
-            write_means(self.output_dir / MEANS_FILE, total | {MEAN_POSE: mean_pose}, groups)
-        return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
-
-    def image_errors(self) -> MeshErrors | None:
-        """The errors of each image that any process saw; None in processes other than the first.
-
-        Raises:
-            UserError: no process saw an image.
-        """
-        kept = one_of_each_image(gather_objects(np.concatenate([np.empty(0, KEPT), *self._kept])))
-        if len(kept) == 0:
-            raise UserError("there are no images to evaluate; dataloader.test.dataset gave none")
-        if rank_and_world_size()[0] != 0:
-            return None
-        names = {name: kept[name] for name in NAMES}
-        return MeshErrors(names, errors_in_mm(kept), mean_pose_error_in_mm(kept))
-
-    def _keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> tuple[Any, ...]:
-        """What is kept of an image, in the order of ``KEPT``."""
         shape = (self.num_vertices, 3)
         pred = self._points(sample, output["vertices"], "predicted vertices", shape)
         pred_joints = self._h36m_joints(pred)
@@ -182,12 +128,31 @@ class MeshEvaluator:
         if sample["has_joints_3d"]:
             shape = (len(JOINTS), 4)
             true_joints = self._points(sample, sample["joints_3d"], "true joints", shape)[:, :3]
-        return (
-            *(int(sample[name]) for name in NAMES),
-            vertex_error,
-            pred_joints[list(JOINTS_FROM_H36M)].numpy(),
-            true_joints.numpy(),
-        )
+        names = [int(sample[name]) for name in NAMES]
+        joints = (pred_joints[list(JOINTS_FROM_H36M)].numpy(), true_joints.numpy())
+        return np.array((*names, vertex_error, *joints), KEPT)
+
+    def measure(self, kept: dict[int, np.ndarray]) -> dict[str, dict[str, float]]:
+        """Measure what was kept, by image id, and print a table in mm.
+
+        Returns:
+            ``{"mesh": {"MPVE", "MPJPE", "PA-MPJPE", "MPJPE of the mean pose"}}`` in mm; NaN where
+            no image has the ground truth.
+        """
+        names, errors, mean_pose = image_errors(kept)
+        say_what_is_missing(errors)
+        groups = {name: averages_by(names[name], errors) for name in self.by}
+        total = averages(errors)
+        print(table(total, mean_pose, groups))
+        columns = [names[name].tolist() for name in NAMES]
+        columns += [[null_for_nan(value) for value in errors[name].tolist()] for name in METRICS]
+        self.write_csv(ERRORS_FILE, [*NAMES, *METRICS], zip(*columns, strict=True))
+        document = {"all": plain(total | {MEAN_POSE: mean_pose})} | {
+            name: {str(number): plain(means[number]) for number in means}
+            for name, means in groups.items()
+        }
+        self.write_json(MEANS_FILE, document, indent=1)
+        return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
 
     def _h36m_joints(self, vertices: Tensor) -> Tensor:
         """Human3.6M's joints (17, 3) of a mesh (V, 3), double precision."""
@@ -217,12 +182,11 @@ class MeshEvaluator:
         return points
 
 
-def one_of_each_image(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """What all processes kept, each image once, by rising image id: in any number of processes
-    the same.
-    """
-    kept = np.concatenate(parts)
-    return kept[np.unique(kept["image_id"], return_index=True)[1]]
+def image_errors(kept: Mapping[int, np.ndarray]) -> MeshErrors:
+    """The errors of each image of which something was kept, in the order of ``kept``."""
+    images = np.stack(list(kept.values()))
+    names = {name: images[name] for name in NAMES}
+    return MeshErrors(names, errors_in_mm(images), mean_pose_error_in_mm(images))
 
 
 def errors_in_mm(kept: np.ndarray) -> dict[str, np.ndarray]:
@@ -294,32 +258,9 @@ def cells(means: Mapping[str, float]) -> list[str]:
     return [str(means["images"]), *(f"{means[name]:.2f}" for name in METRICS)]
 
 
-def write_errors(path: Path, names: Mapping[str, np.ndarray], errors: Errors) -> None:
-    """Write the errors of each image, in mm, as CSV; without ground truth the cell is empty."""
-    columns = [names[name].tolist() for name in NAMES]
-    columns += [[null_for_nan(value) for value in errors[name].tolist()] for name in METRICS]
-    with whole_file(path) as file:
-        writer = csv.writer(file)
-        writer.writerow([*NAMES, *METRICS])
-        writer.writerows(zip(*columns, strict=True))
-
-
-def write_means(
-    path: Path,
-    total: Mapping[str, float],
-    groups: Mapping[str, Mapping[int, Mapping[str, float]]],
-) -> None:
-    """Write averages in mm as JSON, null for NaN."""
-
-    def plain(means: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: null_for_nan(value) for name, value in means.items()}
-
-    document = {"all": plain(total)} | {
-        name: {str(number): plain(means[number]) for number in means}
-        for name, means in groups.items()
-    }
-    with whole_file(path) as file:
-        file.write(json.dumps(document, indent=1))
+def plain(means: Mapping[str, float]) -> dict[str, float | None]:
+    """Averages as JSON can write them."""
+    return {name: null_for_nan(value) for name, value in means.items()}
 
 
 def null_for_nan(value: float) -> float | None:

@@ -1,27 +1,27 @@
 """HICO-DET's mean average precision of predicted human-object interactions."""
 
-import json
 import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dropkey_core.engine import UserError, gather_objects
-from dropkey_core.engine.distributed import rank_and_world_size
-from dropkey_core.engine.files.atomic_write import whole_file, writing
-from projects.qpic.average_precision import EXACT_RECALLS, QPIC_RECALLS, eleven_point_ap
+from dropkey_core.engine import ImageEvaluator, UserError
+from projects.qpic.average_precision import (
+    EXACT_RECALLS,
+    QPIC_RECALLS,
+    eleven_point_ap,
+    find_true_positives,
+    strongest_interactions,
+)
 from projects.qpic.classes import read_classes
 from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
 from projects.qpic.interaction_file import read_interactions
-from projects.qpic.strongest import strongest_interactions
-from projects.qpic.true_positives import find_true_positives
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +109,13 @@ class TripletResult:
         return float(self.right.sum() / self.num_truths)
 
 
-class HicoDetEvaluator:
-    """Collects predicted interactions and measures them as HICO-DET does; detectron2's contract.
+class HicoDetEvaluator(ImageEvaluator):
+    """HICO-DET's mean average precision of predicted interactions; detectron2's contract.
 
     Of every image the 100 strongest combinations of a pair and a verb are kept, and each triplet
     (subject label, object label, verb) of the ground truth gets an average precision over eleven
     recalls; ``find_true_positives`` says what counts as right. The measure is over *all* images of
-    the ground truth: one that was not processed counts as one where nothing was found, and that is
-    said. The predictions of an image count once, however often it was processed.
+    the ground truth: one that was not processed counts as one where nothing was found.
 
     Both settings of Chao et al., Learning to Detect Human-Object Interactions, WACV 2018
     (arXiv:1702.05448), section 5, come from the same pass:
@@ -133,7 +132,7 @@ class HicoDetEvaluator:
     ``official_quirks`` keeps or mends:
 
     - predictions on images without any annotated box do not count (mended: they are wrong);
-    - three of the eleven recalls lie a little too high, see ``average_precision``;
+    - three of the eleven recalls lie a little too high, see ``QPIC_RECALLS``;
     - an interaction that an image lists twice can be found once only, but is asked for twice
       (mended: asked for once);
     - predictions of different images with equal scores come in the order of numpy's fast sort
@@ -182,81 +181,70 @@ class HicoDetEvaluator:
         self.non_rare = distinct(non_rare_triplets)
         self.subject_label = self.common_subject() if subject_label is None else subject_label
         self.official_quirks = official_quirks
-        self.output_dir = None if output_dir is None else Path(output_dir)
         self.object_names = object_names
         self.verb_names = verb_names
         self._check_triplets()
         self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
         self._triplet_of_cell = self._triplets_of_cells()
         self._say_what_is_odd()
-        self.reset()
+        super().__init__(output_dir, self._index_of)
 
-    def reset(self) -> None:
-        """Forget all predictions."""
-        self._kept: dict[int, Kept] = {}
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Take in the predictions of a batch.
+    def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> Kept:
+        """Keep the strongest interactions of an image.
 
         Args:
-            inputs: samples with ``image_id``.
-            outputs: for each image Q pairs: ``sub_boxes`` and ``obj_boxes`` (Q, 4) in pixels of
-                the original image, ``obj_labels`` (Q,) class indices, ``verb_scores`` (Q, V); Q
-                may be 0. They are left as they are.
+            sample: with ``image_id``.
+            output: Q pairs: ``sub_boxes`` and ``obj_boxes`` (Q, 4) in pixels of the original image,
+                ``obj_labels`` (Q,) class indices, ``verb_scores`` (Q, V); Q may be 0. They are left
+                as they are.
 
         Raises:
-            UserError: an unknown image id or label, lengths that do not fit, a score or a box that
-                is not finite; with image and entry.
+            UserError: an unknown label, lengths that do not fit, a score or a box that is not
+                finite; with image and entry.
         """
-        for sample, output in zip(inputs, outputs, strict=True):
-            image_id = sample["image_id"]
-            if image_id not in self._index_of:
-                raise UserError(f"image_id {image_id} is not in the ground truth")
-            self._kept[image_id] = self._keep(image_id, output)
+        image_id = sample["image_id"]
+        scores = as_array(output["verb_scores"])
+        labels = as_array(output["obj_labels"])
+        subject_boxes = as_array(output["sub_boxes"])
+        object_boxes = as_array(output["obj_boxes"])
+        self._check_shapes(image_id, scores, labels, subject_boxes, object_boxes)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            bad = np.argmax((labels < 0) | (labels >= self.num_classes))
+            raise UserError(
+                f"image {image_id}, pair {bad}: obj_labels holds {labels[bad]}, which is not in "
+                f"0..{self.num_classes - 1}"
+            )
+        check_finite(image_id, "verb_scores", scores)
+        boxes = np.concatenate([subject_boxes, object_boxes], axis=1)
+        check_finite(image_id, "sub_boxes and obj_boxes", boxes)
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Measure what all processes saw, and print a table in per cent.
+        cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
+        pairs = cells // self.num_verbs
+        verbs = cells - pairs * self.num_verbs
+        return Kept((labels[pairs] * self.num_verbs + verbs).astype(np.int32), scores, boxes[pairs])
+
+    def measure(self, kept: dict[int, Kept]) -> dict[str, dict[str, float]]:
+        """Measure predictions by image id, and print a table in per cent.
 
         Returns:
             ``{"hoi": {...}, "hoi_known_object": {...}}``, each with ``mAP_full``, ``mAP_rare`` and
             ``mAP_non_rare``; ``hoi``, the Default setting, also with ``mean_max_recall``. All from
-            0 to 1; NaN for a list none of whose triplets occurs. None in processes other than the
-            first.
+            0 to 1; NaN for a list none of whose triplets occurs.
         """
-        results = self.triplet_results()
-        if results is None:
-            return None
-        if self.output_dir is not None:
-            with writing(self.output_dir):
-                self.output_dir.mkdir(parents=True, exist_ok=True)
-            rows = [self._as_plain_values(result) for result in results]
-            with whole_file(self.output_dir / RESULTS_FILE) as file:
-                file.write(json.dumps(rows, indent=1))
+        results = self.results_of(kept)
+        self.write_json(RESULTS_FILE, [self._as_plain_values(one) for one in results], indent=1)
         summary = self.summary(results)
         print(table({"Default": summary["hoi"], "Known Object": summary["hoi_known_object"]}))
         return summary
 
     def summary(self, results: list[TripletResult]) -> dict[str, dict[str, float]]:
-        """The means of ``triplet_results`` that ``evaluate`` returns."""
+        """The means of ``results_of`` that ``evaluate`` returns."""
         triplets = [result.triplet for result in results]
         self._warn_of_unlisted(triplets)
         default = self._means(triplets, [result.ap for result in results])
         known_object = self._means(triplets, [result.ap_known_object for result in results])
         max_recall = {"mean_max_recall": mean([result.max_recall for result in results])}
         return {"hoi": default | max_recall, "hoi_known_object": known_object}
-
-    def triplet_results(self) -> list[TripletResult] | None:
-        """The result of every triplet of the ground truth, for what all processes saw.
-
-        Returns:
-            in the order of ``ground_truth.triplets``; None in processes other than the first.
-        """
-        parts = gather_objects(self._kept)
-        if rank_and_world_size()[0] != 0:
-            return None
-        kept = {image_id: part[image_id] for part in parts for image_id in part}
-        self._say_what_is_missing(len(kept))
-        return self._measure(kept)
 
     def common_subject(self) -> int:
         """The class of all subjects in the ground truth, 0 if there are none.
@@ -294,27 +282,6 @@ class HicoDetEvaluator:
         rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
         return rows
 
-    def _keep(self, image_id: int, output: dict[str, Tensor]) -> Kept:
-        scores = as_array(output["verb_scores"])
-        labels = as_array(output["obj_labels"])
-        subject_boxes = as_array(output["sub_boxes"])
-        object_boxes = as_array(output["obj_boxes"])
-        self._check_shapes(image_id, scores, labels, subject_boxes, object_boxes)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            bad = np.argmax((labels < 0) | (labels >= self.num_classes))
-            raise UserError(
-                f"image {image_id}, pair {bad}: obj_labels holds {labels[bad]}, which is not in "
-                f"0..{self.num_classes - 1}"
-            )
-        check_finite(image_id, "verb_scores", scores)
-        boxes = np.concatenate([subject_boxes, object_boxes], axis=1)
-        check_finite(image_id, "sub_boxes and obj_boxes", boxes)
-
-        cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
-        pairs = cells // self.num_verbs
-        verbs = cells - pairs * self.num_verbs
-        return Kept((labels[pairs] * self.num_verbs + verbs).astype(np.int32), scores, boxes[pairs])
-
     def _check_shapes(self, image_id: int, *arrays: np.ndarray) -> None:
         names = ("verb_scores", "obj_labels", "sub_boxes", "obj_boxes")
         num_pairs = len(arrays[1])
@@ -326,7 +293,8 @@ class HicoDetEvaluator:
                     f"{num_pairs} obj_labels"
                 )
 
-    def _measure(self, kept: dict[int, Kept]) -> list[TripletResult]:
+    def results_of(self, kept: dict[int, Kept]) -> list[TripletResult]:
+        """The result of every triplet, in the order of ``ground_truth.triplets``."""
         truth = self.truth
         image, triplet, score, boxes = self._that_count(kept)
         num_triplets = len(truth.triplets)
@@ -425,14 +393,6 @@ class HicoDetEvaluator:
             logger.warning(
                 f"{len(self.truth.not_finite)} boxes of the ground truth are not finite and cannot "
                 f"be found; the first is {self.truth.not_finite[0]}"
-            )
-
-    def _say_what_is_missing(self, num_processed: int) -> None:
-        num_images = len(self.truth.image_ids)
-        if num_processed < num_images:
-            logger.warning(
-                f"{num_images - num_processed} of the {num_images} images of the ground truth were "
-                "not processed; they count as images where nothing was found"
             )
 
     def _warn_of_unlisted(self, triplets: list[Triplet]) -> None:

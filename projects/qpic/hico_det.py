@@ -1,7 +1,6 @@
 """HICO-DET, or a set in its layout, as records to train on."""
 
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from dropkey_core.engine import dataset_path
 from dropkey_core.engine.files.images import image_size
-from projects.detr.coco import check_files, image_folder, path_inside
+from projects.detr.coco import check_files, image_folder, is_learnable, path_inside
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions
 
@@ -59,16 +58,6 @@ def load_hico_det(
         learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
         record["hois"] = [hoi for hoi in record["hois"] if all_of_it(hoi, learnable)]
     return records
-
-
-def is_learnable(box: list[float], record: dict[str, Any]) -> bool:
-    """Whether a box [x1, y1, x2, y2] in pixels covers any of its record's image."""
-    x1, y1, x2, y2 = box
-    return (
-        all(map(math.isfinite, box))
-        and min(x2, record["width"]) > max(x1, 0)
-        and min(y2, record["height"]) > max(y1, 0)
-    )
 
 
 def all_of_it(hoi: tuple[int, int, int], kept: list[bool]) -> bool:

@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by, shown
 from dropkey_core.engine.files.arrays import read_npy
 from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.files.outside import MEGABYTE, check_file
-from projects.detr.annotation_file import is_coordinate
+from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
-from projects.qpic.classes import is_integer
-from projects.qpic.interaction_file import box_problem, hoi_problem
+from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
 from projects.qpic.vocabulary import COCO_OBJECTS, HICO_VERBS
 
 OBJECT_NAMES = list(COCO_OBJECTS.values())  # by class index
@@ -192,99 +193,100 @@ def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[P
 
 
 # ---- the hicodet repository ----------------------------------------------------------------------
+class HicodetImage(Struct, frozen=True, gc=False):
+    """The pairs of an image, as columns: boxes [x1, y1, x2, y2] in pixels, class numbers."""
+
+    boxes_h: list[Box]
+    boxes_o: list[Box]
+    hoi: list[Integer]
+    object: list[Integer]
+    verb: list[Integer]
+
+
+class HicodetFile(Struct, frozen=True, gc=False):
+    """A file of the hicodet repository; its classes are sorted by name.
+
+    ``size`` is (width, height); ``correspondence`` has (number, object, verb) of each HOI class.
+    """
+
+    annotation: list[HicodetImage]
+    filenames: list[Text]
+    size: list[tuple[Integer, Integer]]
+    objects: list[str]
+    verbs: list[str]
+    correspondence: list[tuple[Integer, Integer, Integer]]
+    rare: list[Integer]
+
+
 def read_document(path: Path, release: Release) -> None:
     """Read a JSON file of the hicodet repository or of QPIC."""
     document = read_json(path)
-    if isinstance(document, dict) and {"annotation", "filenames"} <= document.keys():
-        read_hicodet(document, path, release)
-    elif isinstance(document, list) and document:
-        read_qpic(document, path, release)
-    else:
+    try:
+        if isinstance(document, list):
+            read_qpic(msgspec.convert(document, InteractionFile), path, release)
+        else:
+            read_hicodet(msgspec.convert(document, HicodetFile), path, release)
+    except msgspec.ValidationError as error:
         raise UserError(
             f"{path} is neither in hicodet's layout (an object with annotation, filenames, ...) "
-            "nor in QPIC's (a list with one object per image)"
+            f"nor in QPIC's (a list with one object per image): {said_by(error)}"
+        ) from error
+
+
+def read_hicodet(document: HicodetFile, path: Path, release: Release) -> None:
+    """Read a file of the hicodet repository."""
+    if not len(document.annotation) == len(document.size) == len(document.filenames):
+        raise UserError(
+            f"{path} has {len(document.annotation)} of annotation and {len(document.size)} of "
+            f"size, but {len(document.filenames)} filenames"
         )
-
-
-HICODET_FIELDS = {"boxes_h": list, "boxes_o": list, "hoi": int, "object": int, "verb": int}
-
-
-def read_hicodet(document: dict[str, Any], path: Path, release: Release) -> None:
-    """Read a file of the hicodet repository; its classes are sorted by name."""
-    for name in ("annotation", "filenames", "size", "objects", "verbs", "correspondence", "rare"):
-        if not isinstance(document.get(name), list):
-            raise UserError(f"{path} has no list {shown(name)}, as hicodet's files have")
-    for name in ("annotation", "size"):
-        if len(document[name]) != len(document["filenames"]):
-            raise UserError(
-                f"{path} has {len(document[name])} of {name}, but "
-                f"{len(document['filenames'])} filenames"
-            )
     triplets = []
-    for number, row in enumerate(document["correspondence"]):
+    for number, row in enumerate(document.correspondence):
         where = f"{path}: correspondence[{number}]"
-        lengths = (len(document["objects"]), len(document["verbs"]))
-        if not (is_row(row, 3) and row[0] == number and in_range(row[1:], lengths)):
-            raise UserError(f"{where} is {shown(row)}, not [{number}, object, verb]")
+        lengths = (len(document.objects), len(document.verbs))
+        if row[0] != number or not in_range(row[1:], lengths):
+            raise UserError(f"{where} is {list(row)}, not [{number}, object, verb]")
         _, object_, verb = row
-        triplets.append(class_indices(document["objects"][object_], document["verbs"][verb], where))
-    for hoi in document["rare"]:
-        if not is_integer(hoi) or not 0 <= hoi < len(triplets):
-            raise UserError(f"{path}: rare has {shown(hoi)}, there are {len(triplets)} classes")
+        triplets.append(class_indices(document.objects[object_], document.verbs[verb], where))
+    for hoi in document.rare:
+        if not 0 <= hoi < len(triplets):
+            raise UserError(f"{path}: rare has {hoi}, there are {len(triplets)} classes")
     if release.triplets not in ([], triplets):
         raise UserError(f"{path} has another order of classes than the other files")
     release.triplets = triplets
-    release.rare = [triplets[hoi] for hoi in document["rare"]]
+    release.rare = [triplets[hoi] for hoi in document.rare]
     entries = []
-    split = split_of(document["filenames"], path)
+    split = split_of(document.filenames, path)
     for number, (name, size, image) in enumerate(
-        zip(document["filenames"], document["size"], document["annotation"], strict=True)
+        zip(document.filenames, document.size, document.annotation, strict=True)
     ):
         where = f"{path}: annotation[{number}] {shown(name)}"
-        if not is_row(size, 2):
-            raise UserError(f"{where} has size {shown(size)}, not [width, height]")
         pairs = list(hicodet_pairs(image, document, release, where))
         entries.append(release.entry(split, name, size, pairs))
     release.add(split, entries, path)
 
 
 def hicodet_pairs(
-    image: Any, document: dict[str, Any], release: Release, where: str
+    image: HicodetImage, document: HicodetFile, release: Release, where: str
 ) -> Iterator[Pair]:
     """The pairs of one image; what is wrong goes to ``release.problems``."""
-    lengths = set()
-    for name in HICODET_FIELDS:
-        if not isinstance(image, dict) or not isinstance(image.get(name), list):
-            raise UserError(f"{where} has no list {shown(name)}")
-        lengths.add(len(image[name]))
-    if len(lengths) > 1:
-        raise UserError(f"{where}: {', '.join(HICODET_FIELDS)} differ in length: {sorted(lengths)}")
-    for row, (human, object_, *classes) in enumerate(
-        zip(*(image[name] for name in HICODET_FIELDS), strict=True)
-    ):
+    columns = [image.boxes_h, image.boxes_o, image.hoi, image.object, image.verb]
+    if len(lengths := set(map(len, columns))) > 1:
+        names = ", ".join(HicodetImage.__struct_fields__)
+        raise UserError(f"{where}: {names} differ in length: {sorted(lengths)}")
+    for row, (human, object_, *classes) in enumerate(zip(*columns, strict=True)):
         hoi = classes[0]
-        if not (is_row(human, 4, is_coordinate) and is_row(object_, 4, is_coordinate)):
-            raise UserError(
-                f"{where}: boxes {shown(human)} and {shown(object_)} of pair {row} are not both 4"
-            )
-        if not is_integer(hoi) or not 0 <= hoi < len(release.triplets):
+        if not 0 <= hoi < len(release.triplets):
             release.problems.append(
-                f"{where}: hoi[{row}] is {shown(hoi)}, there are {len(release.triplets)} classes; "
-                "left out"
+                f"{where}: hoi[{row}] is {hoi}, there are {len(release.triplets)} classes; left out"
             )
             continue
-        if classes != document["correspondence"][hoi]:
+        if tuple(classes) != document.correspondence[hoi]:
             release.problems.append(
-                f"{where}: pair {row} has object {shown(classes[1])} and verb {shown(classes[2])}, "
-                f"its class {hoi} stands for {document['correspondence'][hoi][1:]}; the class is "
-                "believed"
+                f"{where}: pair {row} has object {classes[1]} and verb {classes[2]}, its class "
+                f"{hoi} stands for {list(document.correspondence[hoi][1:])}; the class is believed"
             )
         yield Pair(human, object_, release.triplets[hoi])
-
-
-def is_row(row: Any, length: int, kind: Any = is_integer) -> bool:
-    """Whether a value from JSON is a list of so many whole numbers, or values of another kind."""
-    return isinstance(row, list) and len(row) == length and all(map(kind, row))
 
 
 def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:
@@ -293,32 +295,24 @@ def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:
 
 
 # ---- QPIC's own files ----------------------------------------------------------------------------
-def read_qpic(document: list[Any], path: Path, release: Release) -> None:
+def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
     """Read ``trainval_hico.json`` or ``test_hico.json``; leave out what points nowhere."""
     object_labels = {number: label for label, number in enumerate(OBJECT_IDS)}
     verb_labels = {number: label for label, number in enumerate(range(1, len(HICO_VERBS) + 1))}
     entries = []
     for number, image in enumerate(document):
-        name = image.get("file_name") if isinstance(image, dict) else None
-        if not isinstance(name, str):
-            raise UserError(f"{path}: image [{number}] has no file_name: is this QPIC's layout?")
-        where = f"{path}: image [{number}] {shown(name)}"
-        for section in ("annotations", "hoi_annotation"):
-            if not isinstance(image.get(section), list):
-                raise UserError(f"{where} has no list {section!r}")
-        for row, box in enumerate(image["annotations"]):
-            if problem := box_problem(box, object_labels):
-                raise UserError(f"{where}: annotations[{row}] {problem}")
+        where = f"{path}: image [{number}] {shown(image.file_name)}"
+        boxes_alone = ImageEntry(image.file_name, image.annotations, [])
+        if problem := image_problem(boxes_alone, object_labels, verb_labels):
+            raise UserError(f"{where}: {problem}")
         hois = []
-        for row, hoi in enumerate(image["hoi_annotation"]):
-            if problem := hoi_problem(hoi, len(image["annotations"]), verb_labels):
+        for row, hoi in enumerate(image.hoi_annotation):
+            if problem := hoi_problem(hoi, len(image.annotations), verb_labels):
                 release.problems.append(f"{where}: hoi_annotation[{row}] {problem}; left out")
-                continue
-            hois.append({key: hoi[key] for key in ("subject_id", "object_id", "category_id")})
-        boxes = [
-            {"bbox": box["bbox"], "category_id": box["category_id"]} for box in image["annotations"]
-        ]
-        entries.append({"file_name": name, "annotations": boxes, "hoi_annotation": hois})
+            else:
+                hois.append(hoi)
+        entry = ImageEntry(image.file_name, image.annotations, hois)
+        entries.append(msgspec.to_builtins(entry))
     release.add(split_of([entry["file_name"] for entry in entries], path), entries, path)
 
 

@@ -118,7 +118,7 @@ def test_the_release_becomes_qpics_layout(prepare, tmp_path):
     ]
     classes = read_classes(tmp_path / "hico_det" / "annotations" / "classes.json")
     assert classes.triplets == ((BICYCLE, HOLD), (BICYCLE, RIDE), (DOG, WALK))
-    assert classes.object_names[BICYCLE] == "bicycle" and classes.object_ids[BICYCLE] == 2
+    assert classes.object_names[BICYCLE] == "bicycle" and classes.objects[BICYCLE].id == 2
     assert (len(classes.object_names), len(classes.verb_names)) == (80, 117)
     assert "1 images, 0 of them without a pair; 3 boxes, 2 pairs, 3 interactions" in printed
     assert "train images: 1, but HICO-DET has 38,118 or 37,633" in printed

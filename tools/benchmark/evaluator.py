@@ -181,7 +181,7 @@ def outcome_of_ours(task: EvaluationTask) -> Outcome:
     evaluator = HicoDetEvaluator(task.ground_truth, task.validity, task.rare, task.non_rare)
     for image_id, prediction in zip(task.ground_truth, task.predictions, strict=True):
         evaluator.process([{"image_id": image_id}], [prediction])
-    results = evaluator.triplet_results() or []
+    results = evaluator.results_of(evaluator.gather())
     numbers = evaluator.summary(results)["hoi"]
     return Outcome(numbers, {result.triplet: result.right for result in results})
 

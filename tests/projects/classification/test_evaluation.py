@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from dropkey_core.engine import UserError
-from projects.classification import ClassificationEvaluator, evaluation
+from dropkey_core.engine import UserError, evaluation
+from projects.classification import ClassificationEvaluator
 
 
 def judged(rows, **settings):
@@ -84,7 +84,8 @@ def test_several_processes_give_the_same_number(monkeypatch):
     for split in (1, 13, 40):
 
         def of_all(mine, split=split):
-            return [mine[split:], mine[:split]]
+            parts = list(mine.items())
+            return [dict(parts[split:]), dict(parts[:split])]
 
         monkeypatch.setattr(evaluation, "gather_objects", of_all)
         assert judged(rows) == alone

@@ -2,15 +2,17 @@ import json
 import logging
 import os
 
+import msgspec
 import pytest
 
 from dropkey_core.engine import UserError
 from projects.detr import load_coco, num_classes
+from projects.detr.annotation_file import Category
 from projects.detr.coco import COCO_CATEGORY_IDS, CategoryMap
 
 
 def categories(ids):
-    return [{"id": number, "name": f"c{number}"} for number in ids]
+    return [Category(number, f"c{number}") for number in ids]
 
 
 def test_sparse_ids_become_contiguous_in_id_order_and_come_back():
@@ -38,7 +40,7 @@ def test_a_part_of_cocos_ids_is_not_coco():
 
 
 def test_names_that_occur_twice_are_told_apart():
-    categories_ = CategoryMap([{"id": 0, "name": "fish"}, {"id": 4, "name": "fish"}])
+    categories_ = CategoryMap([Category(0, "fish"), Category(4, "fish")])
     assert [categories_.name(index) for index in (0, 1)] == ["fish (0)", "fish (4)"]
 
 
@@ -113,10 +115,7 @@ def named(file_name):
     return {"images": [{"id": 11, "file_name": file_name, "height": 4, "width": 4}]}
 
 
-def test_file_names_that_no_file_has(write_coco):
-    images, annotations = write_coco(**named("a\0.jpg"), annotations=[])
-    with pytest.raises(UserError, match=r"file_name 'a\\x00\.jpg' is none: it has a NUL"):
-        load_coco(images, annotations)
+def test_a_file_name_of_two_lines_is_told_in_one(write_coco):
     images, annotations = write_coco(**named("a\nb.jpg"), annotations=[])
     with pytest.raises(UserError) as error:
         load_coco(images, annotations)
@@ -168,7 +167,7 @@ def test_missing_image_folder_names_path_and_setting(write_coco, tmp_path):
 def test_number_of_classes_follows_the_file_even_when_it_changes(write_coco):
     _, annotations = write_coco()
     assert num_classes(annotations) == 2
-    write_coco(categories=categories([2, 7, 9]))
+    write_coco(categories=msgspec.to_builtins(categories([2, 7, 9])))
     os.utime(annotations, ns=(1, 1))
     assert num_classes(str(annotations)) == 3
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dropkey_core.engine import UserError
 from projects.detr import CocoEvaluator, DetrMapper, load_coco
-from projects.detr.coco import COCO_CATEGORY_IDS, CategoryMap
+from projects.detr.coco import COCO_CATEGORY_IDS, read_categories
 
 INSTALLED = importlib.util.find_spec("detectron2") is not None
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="detectron2 is not installed")
@@ -121,7 +121,7 @@ def annotations_of(categories, count=24):
 def test_both_evaluators_measure_the_same(categories, write_coco, registered, tmp_path):
     annotations = list(annotations_of(categories))
     images, file = write_coco(categories=categories, annotations=annotations)
-    numbering = CategoryMap(categories)
+    numbering = read_categories(file)
     records = load_coco(images, file)
     model = Sloppy(records, numbering.num_classes).eval()
     ours, theirs = CocoEvaluator(file), COCOEvaluator(registered(images, file), ("bbox",), False)

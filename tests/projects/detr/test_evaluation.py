@@ -10,8 +10,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dropkey_core.engine import UserError
-from projects.detr import CocoEvaluator, evaluation
+from dropkey_core.engine import UserError, evaluation
+from projects.detr import CocoEvaluator
 from projects.detr.coco import COCO_CATEGORY_IDS
 from projects.detr.evaluation import METRICS, RESULTS_FILE
 
@@ -195,7 +195,7 @@ def test_predictions_of_all_processes_are_measured_in_the_first(noisy_set, monke
     process(first, predictions[::2])
     process(second, predictions[1::2])
     expected = alone.evaluate()
-    parts = [first._predictions, second._predictions]
+    parts = [first._kept, second._kept]
     monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
     assert first.evaluate() == expected
     monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))

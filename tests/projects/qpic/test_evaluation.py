@@ -14,8 +14,7 @@ from evaluator import (
     generated_task,
 )
 
-from dropkey_core.engine import UserError
-from projects.qpic import evaluation
+from dropkey_core.engine import UserError, evaluation
 from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
 from tests.projects.qpic import plain_protocol
 
@@ -57,7 +56,7 @@ def results_of(ground_truth, outputs, **options):
     """Results by triplet of outputs by image id."""
     evaluator = evaluator_of(ground_truth, **options)
     evaluator.process([{"image_id": image_id} for image_id in outputs], list(outputs.values()))
-    return {result.triplet: result for result in evaluator.triplet_results()}
+    return {result.triplet: result for result in evaluator.results_of(evaluator.gather())}
 
 
 # --- worked out by hand
@@ -209,7 +208,7 @@ def test_impossible_combinations_have_score_0_and_scores_stay_as_they_are():
     evaluator = HicoDetEvaluator({0: holds_kite()}, validity, [], [])
     prediction = output((MAN, TOY, KITE, [0.9, 0.8]))
     evaluator.process([{"image_id": 0}], [prediction])
-    (result,) = evaluator.triplet_results()
+    (result,) = evaluator.results_of(evaluator.gather())
     assert result.scores.tolist() == [0]
     assert result.right.tolist() == [True]
     assert prediction["verb_scores"].tolist() == [pytest.approx([0.9, 0.8])]
@@ -243,9 +242,9 @@ def test_an_image_processed_twice_counts_once_and_reset_forgets():
     evaluator = evaluator_of({0: holds_kite()})
     found = output((MAN, TOY, KITE, [0.9, 0]))
     evaluator.process([{"image_id": 0}, {"image_id": 0}], [found, found])
-    assert evaluator.triplet_results()[0].right.tolist() == [True]
+    assert evaluator.results_of(evaluator.gather())[0].right.tolist() == [True]
     evaluator.reset()
-    assert evaluator.triplet_results()[0].right.tolist() == []
+    assert evaluator.results_of(evaluator.gather())[0].right.tolist() == []
 
 
 def test_half_precision_and_gradients():
@@ -303,7 +302,7 @@ def assert_as_plain(task, official_quirks):
     )
     ids = list(ground_truth)
     evaluator.process([{"image_id": number} for number in ids[::-1]], predictions[::-1])
-    results = {result.triplet: result for result in evaluator.triplet_results()}
+    results = {result.triplet: result for result in evaluator.results_of(evaluator.gather())}
     ap, order = plain_protocol.evaluate(
         ground_truth,
         dict(zip(ids, [{n: v.tolist() for n, v in p.items()} for p in predictions], strict=True)),
@@ -486,7 +485,7 @@ def test_subjects_of_several_classes_need_a_choice():
         HicoDetEvaluator(ground_truth, VALIDITY, [], [])
     evaluator = HicoDetEvaluator(ground_truth, VALIDITY, [], [], subject_label=BALL)
     evaluator.process([{"image_id": 1}], [output((MAN, TOY, KITE, [0.9, 0]))])
-    assert [result.max_recall for result in evaluator.triplet_results()] == [0, 1]
+    assert [result.max_recall for result in evaluator.results_of(evaluator.gather())] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from dropkey_core.engine import UserError
@@ -43,38 +41,52 @@ def one_hoi(subject, object_, verb):
         (one_hoi(-1, 1, 1), r"hoi_annotation\[0\] has subject_id -1"),
         (one_hoi(0, 3, 1), r"has object_id 3, which is not -1 or an index of .* 3 boxes"),
         (one_hoi(0, -2, 1), "has object_id -2"),
-        (one_hoi(0, True, 1), "has object_id True"),
         (one_hoi(0, 1, 4), "has unknown category_id 4; the verbs of the set have ids 1, 2, 3"),
         (
             {"annotations": [{"bbox": [1, 2, 3, 4], "category_id": 2}]},
             r"annotations\[0\] has unknown category_id 2; the objects of the set have ids 1, 18",
         ),
-        (
-            {"annotations": [{"bbox": [1, 2, 3], "category_id": 1}]},
-            r"annotations\[0\] has bbox \[1, 2, 3\], which is not \[x1, y1, x2, y2\]",
-        ),
-        ({"annotations": [[1, 2, 3, 4]]}, r"annotations\[0\] is not an object"),
-        ({"hoi_annotation": None}, "has no list 'hoi_annotation'"),
-        ({"hoi_annotation": [4]}, r"hoi_annotation\[0\] is not an object but 4"),
-        ({"height": 0}, "has height 0, which is not a whole number of pixels"),
-        ({"file_name": 7}, "has no text file_name"),
     ],
 )
 def test_what_is_wrong_names_file_image_and_entry(write_interactions, changes, message):
     paths = write_interactions(**changes)
     with pytest.raises(UserError, match=message) as error:
         read(paths)
-    assert str(error.value).startswith(f"{paths[1]}: image [0]")
+    assert str(error.value).startswith(f"{paths[1]}: image [0] 'a.jpg': ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (one_hoi(0, True, 1), r"got `bool` - at `\$\[0\]\.hoi_annotation\[0\]\.object_id`"),
+        (
+            {"annotations": [{"bbox": [1, 2, 3], "category_id": 1}]},
+            r"length >= 4 - at `\$\[0\]\.annotations\[0\]\.bbox`",
+        ),
+        ({"annotations": [[1, 2, 3, 4]]}, r"got `array` - at `\$\[0\]\.annotations\[0\]`"),
+        ({"hoi_annotation": None}, r"got `null` - at `\$\[0\]\.hoi_annotation`"),
+        ({"hoi_annotation": [4]}, r"got `int` - at `\$\[0\]\.hoi_annotation\[0\]`"),
+        ({"height": 0}, r"`int` >= 1 - at `\$\[0\]\.height`"),
+        ({"file_name": 7}, r"got `int` - at `\$\[0\]\.file_name`"),
+    ],
+)
+def test_another_type_names_file_and_place(write_interactions, changes, message):
+    paths = write_interactions(**changes)
+    with pytest.raises(UserError, match=f"^{paths[1]}: .*{message}$"):
+        read(paths)
 
 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"images": []}, "not in QPIC's layout: it holds a dict"),
-        ([], "has no images"),
-        (["a.jpg"], r"image \[0\]: is not an object but 'a.jpg'"),
-        ([{"file_name": "a", "width": 4}], r"image \[0\] 'a': has only one of height and width"),
+        ({"images": []}, "Expected `array`, got `object`"),
+        ([], "Expected `array` of length >= 1"),
+        (["a.jpg"], r"got `str` - at `\$\[0\]`"),
+        (
+            [{"file_name": "a", "width": 4, "annotations": [], "hoi_annotation": []}],
+            r"Only one of `height` and `width` - at `\$\[0\]`",
+        ),
     ],
 )
 def test_another_structure_is_refused(write_interactions, document, message):
@@ -84,6 +96,6 @@ def test_another_structure_is_refused(write_interactions, document, message):
 
 def test_a_file_that_is_no_json_is_told(write_interactions):
     paths = write_interactions()
-    paths[1].write_text(json.dumps([1])[:-1])
+    paths[1].write_text(paths[1].read_text()[:-1])
     with pytest.raises(UserError, match="is not valid JSON"):
         read(paths)
