@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from report import argument_parser, device, markdown_table, picture, run_benchmark, save
-from timing import CPU, MEBIBYTE, Results, Step, measure
+from timing import CPU, MEBIBYTE, Measurement, Results, Step, measure
 
 from dropkey_core.attention import MultiheadAttention, drop_key_attention
 
@@ -202,7 +202,7 @@ def benchmark_attention(
     return forward, training
 
 
-def _measure(steps: Mapping[str, Step], repeats: int, like: Tensor) -> dict[str, Any]:
+def _measure(steps: Mapping[str, Step], repeats: int, like: Tensor) -> dict[str, Measurement]:
     calls = CALLS_PER_TURN[like.device.type]
 
     def turn(step: Step) -> None:

@@ -29,7 +29,7 @@ from timing import Measurement, Results, measure
 
 from projects.metro.body.model import read_body
 from projects.metro.body.skeleton import JOINTS
-from projects.metro.evaluation import MeshEvaluator, image_errors
+from projects.metro.evaluation import MeshEvaluator
 from projects.metro.metrics import procrustes_align
 from projects.metro.pictures.rasteriser import render
 from projects.metro.pictures.view import predicted_view
