@@ -1,21 +1,34 @@
-"""What the scripts that draw a set share: its settings and their command line."""
+"""What the scripts that draw a set share: its settings, its files and their command line."""
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-# What needs the engine imports it in its function: it brings torch with it.
+import cv2
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.errors import shown
+from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.files.json_file import read_json
+
+SPLITS = ("train", "val")
 FEWEST_PIXELS = 64  # below this the smallest shapes have no shape, and arms are under a pixel thin
 
 
 @dataclass(frozen=True)
 class SetSettings:
     """What determines a set; each script has a size of image and a spread of sizes of its own."""
+
+    description: ClassVar[str]
+    version: ClassVar[str]  # of the script; it rises when the same settings give other pictures
 
     num_train: int = 2000
     num_val: int = 200
@@ -24,28 +37,70 @@ class SetSettings:
 
     def __post_init__(self):
         if min(self.num_train, self.num_val) < 1:
-            raise ValueError(
+            raise UserError(
                 "--num-train and --num-val must be at least 1, "
                 f"got {self.num_train} and {self.num_val}"
             )
         if self.image_size < FEWEST_PIXELS:
-            raise ValueError(
-                f"--image-size must be at least {FEWEST_PIXELS}, got {self.image_size}"
-            )
+            raise UserError(f"--image-size must be at least {FEWEST_PIXELS}, got {self.image_size}")
         if self.seed < 0:
-            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
+            raise UserError(f"--seed must be 0 or more, got {self.seed}")
+
+    def info(self) -> dict[str, Any]:
+        """What a set's file has under ``info``, by which the set is recognised."""
+        return {
+            "description": self.description,
+            "version": self.version,
+            "settings": asdict(self),
+        }
+
+    def check_info(self, output: Path, path: Path) -> None:
+        """Raise UserError if the file ``path`` of a folder is of another set, or cannot be read."""
+        document = read_json(path)
+        found = document.get("info", document) if isinstance(document, dict) else document
+        if found != self.info():
+            raise UserError(
+                f"{output} holds another set ({shown(found)}); delete it or choose another --output"
+            )
 
 
-def info_in(path: Path) -> Any:
-    """What a JSON file has under ``info``, by which a set is recognised; None if nothing.
+def draw_split(
+    folder: Path,
+    split: str,
+    settings: SetSettings,
+    draw: Callable[[np.random.Generator, int], tuple],
+) -> Iterator[tuple]:
+    """Draw the pictures of a split into a folder, each from a seed of its own.
 
-    Raises:
-        UserError: the file cannot be read, or is no JSON.
+    Args:
+        folder: where the JPEG files go.
+        split: one of ``SPLITS``.
+        settings: of the set.
+        draw: makes the image (H, W, 3) uint8, and what is on it, of chance and a number.
+
+    Yields:
+        a picture's ``file_name``, ``height`` and ``width``, and what is on it.
     """
-    from dropkey_core.engine.files.json_file import read_json
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(settings.num_train if split == "train" else settings.num_val):
+        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
+        image, *found = draw(rng, index)
+        name = f"{index + 1:012d}.jpg"
+        write_jpeg(folder / name, image)
+        yield {"file_name": name, "height": image.shape[0], "width": image.shape[1]}, *found
 
-    document = read_json(path)
-    return document.get("info") if isinstance(document, dict) else None
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """Write an image (H, W, 3) uint8, blue first."""
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+        raise OSError(f"could not write {path}")
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file that is either there in full or not there; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(json.dumps(document))
 
 
 def run_command(
@@ -53,7 +108,7 @@ def run_command(
     description: str,
     name: str,
     settings: type[SetSettings],
-    make: Callable[[Path, SetSettings], bool],
+    make: Callable[[Path, Any], bool],
 ) -> int:
     """Read the command line, make the set, and return the exit status.
 
@@ -62,8 +117,7 @@ def run_command(
         description: the script's docstring, of which the first paragraph is its help.
         name: folder below the dataset root where the set goes by default.
         settings: each of its fields is an option.
-        make: writes the set to a folder; False if it was there already. A ``ValueError``,
-            ``OSError`` or ``UserError`` is the user's.
+        make: writes the set to a folder; False if it was there already.
     """
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
     parser.add_argument("--output", type=Path, help=f"default: {name} below the dataset root")
@@ -71,13 +125,11 @@ def run_command(
         option = "--" + field.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help="default: %(default)s")
     arguments = vars(parser.parse_args(argv))
-    from dropkey_core.engine import UserError, dataset_path
-
     output = arguments.pop("output") or dataset_path(name)
-    try:
-        made = make(output, settings(**arguments))
-    except (ValueError, OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{output}: {'written' if made else 'already there'}")
-    return 0
+
+    def run() -> None:
+        with writing(output):
+            made = make(output, settings(**arguments))
+        print(f"{output}: {'written' if made else 'already there'}")
+
+    return exit_code(run)

@@ -9,14 +9,13 @@ datasets/prepare_humbi.py's code. The same settings give the same set, and askin
 that is there does nothing.
 """
 
-import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -25,11 +24,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from generated_set import SetSettings, run_command
+from generated_set import SetSettings, run_command, write_jpeg, write_json
 from make_shapes import textured_background, vivid_colour, with_noise
 from mannequin import make_mannequin
 
-from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine import UserError
 from projects.metro.body.model import Body, BodyModel, write_body
 from projects.metro.geometry import in_camera
 from projects.metro.humbi.files import (
@@ -49,16 +48,18 @@ from projects.metro.humbi.prepare import INDEX, Rules, prepare
 from projects.metro.pictures.rasteriser import render
 
 INFO = "made.json"
-GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
 
 
 @dataclass(frozen=True)
-class Settings(SetSettings):
+class BodySettings(SetSettings):
     """What determines a set.
 
     ``num_train`` and ``num_val`` count people, each of whom stands in ``num_frames`` poses before
     ``num_cameras`` cameras. Images are ``image_size`` pixels high.
     """
+
+    description: ClassVar[str] = "People in poses, made by datasets/make_bodies.py"
+    version: ClassVar[str] = "1"
 
     num_train: int = 40
     num_val: int = 6
@@ -69,7 +70,7 @@ class Settings(SetSettings):
     def __post_init__(self):
         super().__post_init__()
         if min(self.num_frames, self.num_cameras) < 1:
-            raise ValueError(
+            raise UserError(
                 "--num-frames and --num-cameras must be at least 1, "
                 f"got {self.num_frames} and {self.num_cameras}"
             )
@@ -123,7 +124,7 @@ RING_RADIUS, RING_HEIGHT, LOOKED_AT = 3.5, 1.3, 0.9  # metres
 CAMERA_STEP = 7  # between the ids of neighbours: HUMBI's ids have gaps, too
 
 
-def ring_of_cameras(rng: np.random.Generator, settings: Settings) -> dict[int, Camera]:
+def ring_of_cameras(rng: np.random.Generator, settings: BodySettings) -> dict[int, Camera]:
     """Cameras evenly about the floor's origin, by id; no two rings are quite alike."""
     height, width = image_shape(settings)
     focal = 0.75 * height * RING_RADIUS / 1.75  # who is 1.75 m tall fills three quarters
@@ -150,7 +151,7 @@ def looking_at(target: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.stack([right, np.cross(forward, right), forward])
 
 
-def image_shape(settings: Settings) -> tuple[int, int]:
+def image_shape(settings: BodySettings) -> tuple[int, int]:
     """Height and width of the images in pixels."""
     return settings.image_size, round(settings.image_size * 4 / 3)
 
@@ -207,7 +208,7 @@ class Person:
     vertices: np.ndarray
 
 
-def draw_person(rng: np.random.Generator, body: Body, settings: Settings) -> Person:
+def draw_person(rng: np.random.Generator, body: Body, settings: BodySettings) -> Person:
     """Somebody of random build in ``num_frames`` poses, with feet on the floor."""
     scale = rng.uniform(0.9, 1.1)  # world units per metre: what a fit cannot know
     betas = rng.normal(0, 0.8, size=10).clip(-2, 2)
@@ -275,7 +276,7 @@ def take_picture(
 
 
 # ---- files ---------------------------------------------------------------------------------------
-def write_subject(bundle: Path, body: Body, settings: Settings, subject: int) -> None:
+def write_subject(bundle: Path, body: Body, settings: BodySettings, subject: int) -> None:
     """Write one subject's body session, from a seed of its own."""
     torch.set_num_threads(1)
     rng = np.random.default_rng([settings.seed, subject])
@@ -293,11 +294,10 @@ def write_subject(bundle: Path, body: Body, settings: Settings, subject: int) ->
             image = take_picture(
                 rng, vertices, camera, body.faces, person.colours, image_shape(settings)
             )
-            if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                raise OSError(f"could not write {path}")
+            write_jpeg(path, image)
 
 
-def make_bodies(output: Path, settings: Settings, body: Body | None = None) -> bool:
+def make_bodies(output: Path, settings: BodySettings, body: Body | None = None) -> bool:
     """Write the set to a folder.
 
     Args:
@@ -309,18 +309,15 @@ def make_bodies(output: Path, settings: Settings, body: Body | None = None) -> b
         False if the set was already there.
 
     Raises:
-        ValueError: the folder holds another set.
-        UserError: what it says of itself cannot be read.
+        UserError: the folder holds another set, or what it says of itself cannot be read.
     """
     info = output / INFO
     if info.exists():
-        if read_json(info) != describe(settings):
-            raise ValueError(f"{output} holds another set; delete it or choose another --output")
+        settings.check_info(output, info)
         if (output / INDEX).exists():  # which is written last
             return False
-    output.mkdir(parents=True, exist_ok=True)
     # First, so that nothing of this set is ever mixed with another's, should it be stopped.
-    info.write_text(json.dumps(describe(settings)))
+    write_json(info, settings.info())
     body = body or make_mannequin()
     write_body(output.absolute() / "body.npz", body, "made by datasets/make_bodies.py")
     train = range(1, settings.num_train + 1)
@@ -336,18 +333,9 @@ def make_bodies(output: Path, settings: Settings, body: Body | None = None) -> b
     return True
 
 
-def describe(settings: Settings) -> dict:
-    """What ``INFO`` holds, by which a set is recognised, finished or not."""
-    return {
-        "description": "People in poses, made by datasets/make_bodies.py",
-        "version": GENERATOR_VERSION,
-        "settings": asdict(settings),
-    }
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command(argv, __doc__, "bodies", Settings, make_bodies)
+    return run_command(argv, __doc__, "bodies", BodySettings, make_bodies)
 
 
 if __name__ == "__main__":

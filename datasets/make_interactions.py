@@ -10,19 +10,17 @@ nobody does anything with, category ids with gaps, combinations that never occur
 that is there does nothing.
 """
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generated_set import SetSettings, info_in, run_command
+from generated_set import SPLITS, SetSettings, draw_split, run_command, write_json
 from make_shapes import (
     fill,
     regular_polygon,
@@ -31,8 +29,6 @@ from make_shapes import (
     with_noise,
 )
 
-SPLITS = ("train", "val")
-GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
 RARE_BELOW = 10  # HICO-DET's: a combination is rare with fewer training instances
 
 OBJECTS = {1: "person", 3: "ball", 7: "box", 9: "kite"}  # by category id
@@ -67,13 +63,14 @@ COMPATIBLE = (
 
 
 @dataclass(frozen=True)
-class Settings(SetSettings):
+class InteractionSettings(SetSettings):
     """What determines a set.
 
     Both sides of an image lie between 0.8 of ``image_size`` and ``image_size`` pixels.
     """
 
-    image_size: int = 96
+    description: ClassVar[str] = "People and things, made by datasets/make_interactions.py"
+    version: ClassVar[str] = "1"
 
 
 # ---- figures: x to the right, y down, a person is 1 high and stands on (0, 0) --------------------
@@ -88,6 +85,10 @@ class Figure:
         """Its box (4,)."""
         corners = np.concatenate(self.polygons)
         return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+    def moved(self, offset: np.ndarray, scale: float = 1) -> "Figure":
+        """The same figure, scaled about (0, 0) and then moved."""
+        return Figure(self.name, [polygon * scale + offset for polygon in self.polygons])
 
 
 @dataclass
@@ -152,11 +153,6 @@ def thing(rng: np.random.Generator, name: str, longest: float) -> Figure:
     return Figure(name, [(corners - (low + high) / 2) * (longest / (high - low).max())])
 
 
-def moved(figure: Figure, offset: np.ndarray) -> Figure:
-    """The same figure elsewhere."""
-    return Figure(figure.name, [polygon + offset for polygon in figure.polygons])
-
-
 # ---- one person and what it does -----------------------------------------------------------------
 def draw_actions(
     rng: np.random.Generator, rare: tuple[str, str] | None, most: int
@@ -184,7 +180,7 @@ def act(rng: np.random.Generator, actions: list[tuple[str, str]]) -> Group:
     group = Group([])
     for verb, name in actions:
         figure = thing(rng, name, rng.uniform(0.34, 0.42))
-        group.figures.append(moved(figure, place_for(rng, verb, figure, side, angles)))
+        group.figures.append(figure.moved(place_for(rng, verb, figure, side, angles)))
         number = len(group.figures)
         group.hois += [(0, number, implied) for implied in IMPLIED.get(verb, (verb,))]
         if side in angles:  # what else there is lies on the other side
@@ -290,60 +286,31 @@ def side_by_side(
         left += share
         top = rng.uniform(0, height - scale * extent[1])
         offset = np.array([left, top]) + scale * (MARGIN - box[:2])
-        placed.append(changed(group, scale, offset))
+        figures = [figure.moved(offset, scale) for figure in group.figures]
+        placed.append(Group(figures, group.hois))
         left += scale * extent[0]
     return placed
 
 
-def changed(group: Group, scale: float, offset: np.ndarray) -> Group:
-    """The same group, scaled about (0, 0) and then moved."""
-    figures = [
-        Figure(figure.name, [polygon * scale + offset for polygon in figure.polygons])
-        for figure in group.figures
-    ]
-    return Group(figures, group.hois)
-
-
 # ---- the set -------------------------------------------------------------------------------------
-def make_interactions(output: Path, settings: Settings) -> bool:
+def make_interactions(output: Path, settings: InteractionSettings) -> bool:
     """Write ``output/{train,val}/*.jpg`` and ``output/annotations/{train,val,classes}.json``.
 
-    Returns False if exactly this set was there already. Raises FileExistsError if ``output`` holds
-    another set, UserError if its files cannot be read: nothing is overwritten.
+    Returns False if exactly this set was there already. Raises UserError if ``output`` holds
+    another set or its files cannot be read: nothing is overwritten.
     """
     folder = output / "annotations"
     classes = folder / "classes.json"
     if classes.is_file():
-        found = info_in(classes)
-        if found != describe(settings):
-            raise FileExistsError(
-                f"{output} holds another set ({found}); delete it or choose another --output"
-            )
+        settings.check_info(output, classes)
         if all((folder / f"{split}.json").is_file() for split in SPLITS):
             return False
-    folder.mkdir(parents=True, exist_ok=True)
-    documents = {split: draw_split(output / split, split, settings) for split in SPLITS}
+    documents = {split: qpic_document(output / split, split, settings) for split in SPLITS}
     for split, document in documents.items():
-        write_whole(folder / f"{split}.json", document)
+        write_json(folder / f"{split}.json", document)
     # It comes last, so that it stands for a finished set.
-    write_whole(classes, {"info": describe(settings), **class_names(documents["train"])})
+    write_json(classes, {"info": settings.info(), **class_names(documents["train"])})
     return True
-
-
-def describe(settings: Settings) -> dict:
-    """The ``info`` entry, by which a finished set is recognised."""
-    return {
-        "description": "People and things, made by datasets/make_interactions.py",
-        "version": GENERATOR_VERSION,
-        "settings": asdict(settings),
-    }
-
-
-def write_whole(path: Path, document: list | dict) -> None:
-    """Write a JSON file that is either there in full or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document))
-    unfinished.replace(path)
 
 
 def class_names(training: list[dict]) -> dict:
@@ -366,33 +333,16 @@ def class_names(training: list[dict]) -> dict:
     }
 
 
-def draw_split(images: Path, split: str, settings: Settings) -> list[dict]:
+def qpic_document(images: Path, split: str, settings: InteractionSettings) -> list[dict]:
     """Draw the pictures of one split into a folder and return its document in QPIC's layout."""
-    images.mkdir(parents=True, exist_ok=True)
-    document = []
-    for index, (image, annotations, hois) in enumerate(pictures(split, settings)):
-        name = f"{index + 1:012d}.jpg"
-        if not cv2.imwrite(str(images / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"could not write {images / name}")
-        height, width = image.shape[:2]
-        document.append(
-            {
-                "file_name": name,
-                "height": height,
-                "width": width,
-                "annotations": annotations,
-                "hoi_annotation": hois,
-            }
-        )
-    return document
 
+    def draw(rng: np.random.Generator, index: int) -> tuple[np.ndarray, list[dict], list[dict]]:
+        return draw_picture(rng, settings.image_size, rare_one(split, index))
 
-def pictures(split: str, settings: Settings) -> Iterator[tuple[np.ndarray, list[dict], list[dict]]]:
-    """The pictures of a split, each from a seed of its own."""
-    count = {"train": settings.num_train, "val": settings.num_val}[split]
-    for index in range(count):
-        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
-        yield draw_picture(rng, settings.image_size, rare_one(split, index))
+    return [
+        {**picture, "annotations": annotations, "hoi_annotation": hois}
+        for picture, annotations, hois in draw_split(images, split, settings, draw)
+    ]
 
 
 def rare_one(split: str, index: int) -> tuple[str, str] | None:
@@ -410,7 +360,7 @@ def rare_one(split: str, index: int) -> tuple[str, str] | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command(argv, __doc__, "interactions", Settings, make_interactions)
+    return run_command(argv, __doc__, "interactions", InteractionSettings, make_interactions)
 
 
 if __name__ == "__main__":

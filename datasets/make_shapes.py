@@ -7,21 +7,18 @@ images without objects, crowd regions with a run-length mask, images of differin
 The same settings give the same set, and asking again for a set that is there does nothing.
 """
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generated_set import SetSettings, info_in, run_command
-
-SPLITS = ("train", "val")
-GENERATOR_VERSION = "1"  # raise it when the same settings give other pictures
+from generated_set import SPLITS, SetSettings, draw_split, run_command, write_json
 
 
 # ---- shapes: corners around the origin, in no particular scale -----------------------------------
@@ -53,11 +50,14 @@ HUES = {1: 0, 3: 60, 7: 120}
 
 
 @dataclass(frozen=True)
-class Settings(SetSettings):
+class ShapeSettings(SetSettings):
     """What determines a set.
 
     Both sides of an image lie between 0.7 of ``image_size`` and ``image_size`` pixels.
     """
+
+    description: ClassVar[str] = "Shapes on noisy backgrounds, made by datasets/make_shapes.py"
+    version: ClassVar[str] = "1"
 
     image_size: int = 160
 
@@ -211,45 +211,27 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 # ---- the set -------------------------------------------------------------------------------------
-def make_shapes(output: Path, settings: Settings) -> bool:
+def make_shapes(output: Path, settings: ShapeSettings) -> bool:
     """Write ``output/{train,val}/*.jpg`` and ``output/annotations/instances_{train,val}.json``.
 
-    Returns False if exactly this set was there already. Raises FileExistsError if ``output`` holds
-    another set, UserError if its files cannot be read: nothing is overwritten.
+    Returns False if exactly this set was there already. Raises UserError if ``output`` holds
+    another set or its files cannot be read: nothing is overwritten.
     """
     annotation_files = [output / "annotations" / f"instances_{split}.json" for split in SPLITS]
     if all(path.is_file() for path in annotation_files):
-        found = [info_in(path) for path in annotation_files]
-        if found == [describe(settings)] * len(SPLITS):
-            return False
-        raise FileExistsError(
-            f"{output} holds another set ({found[0]}); delete it or choose another --output"
-        )
+        for path in annotation_files:
+            settings.check_info(output, path)
+        return False
     for split, path in zip(SPLITS, annotation_files, strict=True):
-        write_split(output / split, path, split, settings)
+        # The annotation file comes last, so that it stands for a finished split.
+        write_json(path, coco_document(output / split, split, settings))
     return True
 
 
-def describe(settings: Settings) -> dict:
-    """The ``info`` entry, by which a finished set is recognised."""
-    return {
-        "description": "Shapes on noisy backgrounds, made by datasets/make_shapes.py",
-        "version": GENERATOR_VERSION,
-        "settings": asdict(settings),
-    }
-
-
-def write_split(images: Path, annotation_file: Path, split: str, settings: Settings) -> None:
-    """Write one split; the annotation file comes last, so that it stands for a finished split."""
-    images.mkdir(parents=True, exist_ok=True)
-    annotation_file.parent.mkdir(parents=True, exist_ok=True)
-    annotation_file.write_text(json.dumps(draw_split(images, split, settings)))
-
-
-def draw_split(images: Path, split: str, settings: Settings) -> dict:
+def coco_document(images: Path, split: str, settings: ShapeSettings) -> dict:
     """Draw the pictures of one split into a folder and return its COCO document."""
     document: dict = {
-        "info": describe(settings),
+        "info": settings.info(),
         "licenses": [
             {
                 "id": 1,
@@ -264,31 +246,20 @@ def draw_split(images: Path, split: str, settings: Settings) -> dict:
         "images": [],
         "annotations": [],
     }
-    for image_id, image, annotations in pictures(split, settings):
-        name = f"{image_id:012d}.jpg"
-        if not cv2.imwrite(str(images / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"could not write {images / name}")
-        height, width = image.shape[:2]
-        document["images"].append(
-            {"id": image_id, "file_name": name, "height": height, "width": width, "license": 1}
-        )
+    drawn = draw_split(
+        images, split, settings, lambda rng, _: draw_picture(rng, settings.image_size)
+    )
+    for image_id, (picture, annotations) in enumerate(drawn, 1):
+        document["images"].append({"id": image_id, **picture, "license": 1})
         for annotation in annotations:
             number = len(document["annotations"]) + 1
             document["annotations"].append({"id": number, "image_id": image_id, **annotation})
     return document
 
 
-def pictures(split: str, settings: Settings) -> Iterator[tuple[int, np.ndarray, list[dict]]]:
-    """The pictures of a split, (image id, image, annotations), each from a seed of its own."""
-    count = {"train": settings.num_train, "val": settings.num_val}[split]
-    for index in range(count):
-        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
-        yield index + 1, *draw_picture(rng, settings.image_size)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command(argv, __doc__, "shapes", Settings, make_shapes)
+    return run_command(argv, __doc__, "shapes", ShapeSettings, make_shapes)
 
 
 if __name__ == "__main__":
