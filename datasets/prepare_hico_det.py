@@ -20,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.command import exit_code
-from projects.qpic.classes import read_classes
+from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.interaction_file import read_interactions
-from projects.qpic.release import OBJECT_IDS, OBJECT_NAMES, Release, odd_boxes, read_release
-from projects.qpic.vocabulary import HICO_VERBS
+from projects.qpic.prepare import Release, odd_boxes, read_release
 
 FILES = {"train": "trainval.json", "test": "test.json"}
 RARE_BELOW = 10  # training instances
@@ -101,7 +100,7 @@ def classes_of(release: Release) -> dict[str, Any]:
         )
     unknown = occurring(release) - set(triplets)
     release.problems += [
-        f"{HICO_VERBS[verb]} {OBJECT_NAMES[label]} is annotated, but is none of the "
+        f"{VERB_NAMES[verb]} {OBJECT_NAMES[label]} is annotated, but is none of the "
         f"{len(triplets)} classes"
         for label, verb in sorted(unknown)
     ]
@@ -110,7 +109,7 @@ def classes_of(release: Release) -> dict[str, Any]:
             {"id": number, "name": name}
             for number, name in zip(OBJECT_IDS, OBJECT_NAMES, strict=True)
         ],
-        "verbs": [{"id": number, "name": name} for number, name in enumerate(HICO_VERBS, 1)],
+        "verbs": [{"id": number, "name": name} for number, name in enumerate(VERB_NAMES, 1)],
         "triplets": triplets,
         "rare_triplets": rare,
     }

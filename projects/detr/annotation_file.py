@@ -140,7 +140,7 @@ def _read_typed_json(path: Path, kind: Any, modified: int, size: int) -> Any:
         del content  # Not JSON, and Python's reader says where; or NaN, which Python reads.
     try:
         return msgspec.convert(read_json(path, without="segmentation"), kind)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # UnicodeEncodeError, too, for halves of characters
         raise UserError(f"{path}: {error}") from error
 
 

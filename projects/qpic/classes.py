@@ -1,4 +1,4 @@
-"""What a set's classes are called and which of them go together: its ``classes.json``."""
+"""Names of objects and verbs, and which go together: a set's ``classes.json``, and HICO-DET's."""
 
 import os
 from typing import Annotated
@@ -8,11 +8,37 @@ from msgspec import Meta, Struct
 
 from dropkey_core.engine import dataset_path
 from projects.detr.annotation_file import Category, check_unique, read_typed_json
+from projects.detr.coco import COCO_CATEGORY_IDS
 
 HOW_TO_GET_IT = (
     "to get HICO-DET: python datasets/prepare_hico_det.py; "
     "to get a small set: python datasets/make_interactions.py"
 )
+
+# HICO-DET's 80 objects, which are COCO's, and its 117 verbs, as it spells them; QPIC's files only
+# number them: objects by COCO's ids in their order, verbs from 1 in alphabetical order.
+_OBJECTS = """
+person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign
+parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella
+handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard
+surfboard tennis_racket bottle wine_glass cup fork knife spoon bowl banana apple sandwich orange
+broccoli carrot hot_dog pizza donut cake chair couch potted_plant bed dining_table toilet tv laptop
+mouse remote keyboard cell_phone microwave oven toaster sink refrigerator book clock vase scissors
+teddy_bear hair_drier toothbrush
+"""
+_VERBS = """
+adjust assemble block blow board break brush_with buy carry catch chase check clean control cook cut
+cut_with direct drag dribble drink_with drive dry eat eat_at exit feed fill flip flush fly greet
+grind groom herd hit hold hop_on hose hug hunt inspect install jump kick kiss lasso launch lick
+lie_on lift light load lose make milk move no_interaction open operate pack paint park pay peel pet
+pick pick_up point pour pull push race read release repair ride row run sail scratch serve set shear
+sign sip sit_at sit_on slide smell spin squeeze stab stand_on stand_under stick stir stop_at
+straddle swing tag talk_on teach text_on throw tie toast train turn type_on walk wash watch wave
+wear wield zip
+"""
+OBJECT_IDS = sorted(COCO_CATEGORY_IDS)  # by class index, as the names
+OBJECT_NAMES = _OBJECTS.split()
+VERB_NAMES = _VERBS.split()
 
 ClassIndex = Annotated[int, Meta(ge=0)]
 # Class indices of an object and a verb.

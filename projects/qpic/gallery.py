@@ -25,13 +25,11 @@ from projects.detr.picture import Picture
 from projects.detr.visualize import cell_span, draw_page, draw_picture
 from projects.figure import say_saved
 from projects.qpic.attention import draw_attention_maps, find_with_attention
-from projects.qpic.classes import read_classes
+from projects.qpic.classes import OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.interaction_file import NO_OBJECT
 from projects.qpic.mapper import QpicMapper
 from projects.qpic.picture import Pair, distinct_pairs, draw_pairs, pair_kinds
 from projects.qpic.qpic import Qpic
-from projects.qpic.release import OBJECT_NAMES
-from projects.qpic.vocabulary import HICO_VERBS
 
 NUM_MAPS = 4  # queries whose attention is drawn
 
@@ -135,8 +133,8 @@ def class_names(
         known = read_classes(classes)
         if (len(known.object_names), len(known.verb_names)) == (num_objects, num_verbs):
             return known.object_names, known.verb_names
-    if (num_objects, num_verbs) == (len(OBJECT_NAMES), len(HICO_VERBS)):
-        return OBJECT_NAMES, HICO_VERBS
+    if (num_objects, num_verbs) == (len(OBJECT_NAMES), len(VERB_NAMES)):
+        return OBJECT_NAMES, VERB_NAMES
     return [f"object {n}" for n in range(num_objects)], [f"verb {n}" for n in range(num_verbs)]
 
 

@@ -1,10 +1,14 @@
 """MATLAB files up to version 7, read by scipy in a process of its own.
 
 scipy's reader is compiled code that believes what a file claims. A damaged file makes it take any
-amount of memory, call itself without end, or end the process. So ``mat_to_json.py`` calls it in a
-child, whose memory, time and output are bounded, and what it found comes back as JSON.
+amount of memory, call itself without end, or end the process. So this file runs itself in a child,
+whose memory, time and output are bounded, and what scipy found comes back as JSON:
+
+    mat_file.py FILE OUTPUT MEMORY SECONDS LARGEST_OUTPUT VARIABLE [VARIABLE ...]
 """
 
+import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -12,15 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dropkey_core.engine import UserError
-from dropkey_core.engine.files.json_file import read_json
-from dropkey_core.engine.files.outside import MEGABYTE, check_file
-
-LARGEST_FILE = 256 * MEGABYTE
-LARGEST_OUTPUT = 1024 * MEGABYTE
-MOST_MEMORY = 4096 * MEGABYTE  # of address space; a made-up file of HICO-DET's size took 0.7 GB
+LARGEST_FILE = 2**28  # bytes
+LARGEST_OUTPUT = 2**30
+MOST_MEMORY = 2**32  # of address space; a made-up file of HICO-DET's size took 0.7 GB
 MOST_SECONDS = 600  # of processor time
-CONVERTER = Path(__file__).with_name("mat_to_json.py")
 
 
 def read_mat(path: Path, names: list[str]) -> dict[str, Any]:
@@ -38,12 +37,16 @@ def read_mat(path: Path, names: list[str]) -> dict[str, Any]:
         UserError: it is missing, too large, damaged, of another version, holds what JSON cannot
             (complex numbers), or reading it takes too much memory or time.
     """
+    from dropkey_core.engine import UserError  # here: the child imports nothing of ours
+    from dropkey_core.engine.files.json_file import read_json
+    from dropkey_core.engine.files.outside import check_file
+
     check_file(path, LARGEST_FILE)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "variables.json"
         limits = (MOST_MEMORY, MOST_SECONDS, LARGEST_OUTPUT)
         # -I: nothing of the current folder or the environment is imported.
-        command = [sys.executable, "-I", CONVERTER, path, output, *limits, *names]
+        command = [sys.executable, "-I", __file__, path, output, *limits, *names]
         child = subprocess.run([*map(str, command)], capture_output=True, text=True)
         if child.returncode:
             reason = reason_of(child)
@@ -59,3 +62,41 @@ def reason_of(child: "subprocess.CompletedProcess[str]") -> str:
         return f"it is damaged (scipy ended with {signal.Signals(-child.returncode).name})"
     last = child.stderr.strip().splitlines()[-1:] or ["?"]  # of a traceback
     return last[0][:200]
+
+
+# ---- the child -----------------------------------------------------------------------------------
+def bound(memory: int, seconds: int, output: int) -> None:
+    """Bound this process: bytes of address space, seconds of processor time, bytes written."""
+    import resource
+
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: output,
+        resource.RLIMIT_CORE: 0,
+    }
+    for what, limit in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # macOS has no bound of address space
+            resource.setrlimit(what, (limit, limit + 1))  # a second to end by SIGXCPU
+
+
+def plain(value: Any) -> Any:
+    """An array or a number of numpy's as JSON can write it."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"it holds a {type(value).__name__}, which is not expected in such a file")
+
+
+def main(path: str, output: str, *arguments: str) -> None:
+    """Convert; any exception is the answer to ``read_mat``, by its last line."""
+    bound(*map(int, arguments[:3]))
+    from scipy.io import loadmat  # within the bounds, too
+
+    names = list(arguments[3:])
+    found = loadmat(path, simplify_cells=True, variable_names=names)
+    with Path(output).open("w", encoding="utf-8") as file:
+        json.dump({name: found[name] for name in names if name in found}, file, default=plain)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -33,7 +33,8 @@ from projects.metro.body.skeleton import SMPL_PARENTS
 from projects.metro.humbi import files as humbi_files
 from projects.metro.humbi import records as humbi
 from projects.paper.tables import reading
-from projects.qpic import classes, interaction_file, mat_file, release
+from projects.qpic import classes, interaction_file, mat_file
+from projects.qpic import prepare as hico_det_release
 from tests.fuzz.archive_inputs import mutate_archive
 from tests.fuzz.image_inputs import mutate_image
 from tests.fuzz.number_inputs import mutate_numbers
@@ -205,11 +206,11 @@ def release_seeds() -> list[bytes]:
 
 
 def read_release(path: Path) -> None:
-    found = release.read_release([path], 0.5)
+    found = hico_det_release.read_release([path], 0.5)
     json.dumps(found.entries)  # what prepare_hico_det.py writes
     assert all("\n" not in problem and len(problem) < 1000 for problem in found.problems)
     for entries in found.entries.values():
-        list(release.odd_boxes(entries))
+        list(hico_det_release.odd_boxes(entries))
         for entry in entries:
             boxes = torch.tensor([a["bbox"] for a in entry["annotations"]], dtype=torch.float64)
             assert all(h["subject_id"] < len(boxes) for h in entry["hoi_annotation"])

@@ -65,6 +65,7 @@ def test_missing_file_names_path_setting_and_remedy(tmp_path, monkeypatch):
         (b'{"images": [', "not valid JSON"),
         (b"\xff\xfe\x00", "is not a text file"),
         (b'{"info": ' + b"[" * 100_000, "too deep"),
+        (b'"\\ud800"', "surrogates not allowed"),
         (b"[1, 2]", "Expected `object`, got `array`$"),
         (b"{}", "Object missing required field `categories`$"),
     ],

@@ -24,11 +24,9 @@ from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.files.outside import MEGABYTE, check_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
+from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
 from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
-from projects.qpic.vocabulary import COCO_OBJECTS, HICO_VERBS
 
-OBJECT_NAMES = list(COCO_OBJECTS.values())  # by class index
-OBJECT_IDS = list(COCO_OBJECTS)
 PERSON_ID = 1
 SPLITS = ("train", "test")
 
@@ -157,9 +155,9 @@ def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
     """(object, verb) class indices of two names; raises UserError if HICO-DET has no such."""
     if noun not in OBJECT_NAMES:
         raise UserError(f"{where}: {shown(noun)} is none of HICO-DET's {len(OBJECT_NAMES)} objects")
-    if verb not in HICO_VERBS:
-        raise UserError(f"{where}: {shown(verb)} is none of HICO-DET's {len(HICO_VERBS)} verbs")
-    return OBJECT_NAMES.index(noun), HICO_VERBS.index(verb)
+    if verb not in VERB_NAMES:
+        raise UserError(f"{where}: {shown(verb)} is none of HICO-DET's {len(VERB_NAMES)} verbs")
+    return OBJECT_NAMES.index(noun), VERB_NAMES.index(verb)
 
 
 def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[Pair]:
@@ -226,7 +224,7 @@ def read_document(path: Path, release: Release) -> None:
             read_qpic(msgspec.convert(document, InteractionFile), path, release)
         else:
             read_hicodet(msgspec.convert(document, HicodetFile), path, release)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # UnicodeEncodeError, too, for halves of characters
         raise UserError(
             f"{path} is neither in hicodet's layout (an object with annotation, filenames, ...) "
             f"nor in QPIC's (a list with one object per image): {said_by(error)}"
@@ -298,7 +296,7 @@ def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:
 def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
     """Read ``trainval_hico.json`` or ``test_hico.json``; leave out what points nowhere."""
     object_labels = {number: label for label, number in enumerate(OBJECT_IDS)}
-    verb_labels = {number: label for label, number in enumerate(range(1, len(HICO_VERBS) + 1))}
+    verb_labels = {number: label for label, number in enumerate(range(1, len(VERB_NAMES) + 1))}
     entries = []
     for number, image in enumerate(document):
         where = f"{path}: image [{number}] {shown(image.file_name)}"
@@ -327,7 +325,7 @@ def read_correspondences(path: Path, release: Release) -> None:
     except Exception as error:  # numpy's for a header of another kind, of which there are many
         reason = said_by(error)
         raise UserError(f"{path} cannot be read as an array of numbers: {reason}") from error
-    expected = (len(HICO_VERBS), len(OBJECT_NAMES))
+    expected = (len(VERB_NAMES), len(OBJECT_NAMES))
     if table.shape != expected:
         raise UserError(f"{path} has shape {table.shape}, QPIC's corre_hico.npy has {expected}")
     if not release.triplets:  # which has their order as well
