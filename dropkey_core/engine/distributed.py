@@ -1,9 +1,9 @@
-"""The processes of a run: how many there are, which is the first, and where they meet."""
+"""Distributed: how many processes a run has, where they meet, and what they exchange."""
 
 import os
+import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -13,21 +13,11 @@ from dropkey_core.engine.errors import UserError
 T = TypeVar("T")
 
 TIMEOUT_S = 600.0
-URL_FORM = "must be tcp://HOST:PORT of machine 0, for instance tcp://10.0.0.1:29500"
-
-
-class Started(NamedTuple):
-    """Processes that something else has started.
-
-    Args:
-        by: its name.
-        per_machine: their number on each machine.
-        machines: number of machines.
-    """
-
-    by: str
-    per_machine: int
-    machines: int
+URL_FORM = "tcp://HOST:PORT of machine 0, for instance tcp://10.0.0.1:29500"
+MEETING = {  # variables that say where the processes of several machines meet, and our options
+    "NODE_RANK": "--machine-rank: 0 on the first machine, then 1 and so on",
+    "MASTER_ADDR": f"--dist-url {URL_FORM}",
+}
 
 
 @dataclass(frozen=True)
@@ -53,110 +43,68 @@ class Processes:
     def counted(self) -> tuple[int, int]:
         """Return the number of processes on each machine and that of machines.
 
-        Raises:
-            UserError: numbers below 1, or others than torchrun or SLURM has started.
+        Other numbers than torchrun or SLURM has started are refused when Fabric launches.
         """
-        started = started_from_outside() or Started("", 1, 1)
-        wanted = {
-            "--num-gpus": (self.num_gpus, started.per_machine),
-            "--num-machines": (self.num_machines, started.machines),
-        }
-        for option, (number, there_are) in wanted.items():
-            if number is not None and number < 1:
-                raise UserError(f"{option} must be at least 1, got {number}")
-            if started.by and number not in (None, there_are):
-                raise UserError(
-                    f"{option} {number}: {started.by} has started {started.per_machine} processes "
-                    f"on each of {started.machines} machines; leave {option} out or give "
-                    f"{there_are}"
-                )
-        return self.num_gpus or started.per_machine, self.num_machines or started.machines
+        per_machine, num_machines = 1, 1
+        if started_by() == "torchrun":
+            per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+            num_machines = int(os.environ["WORLD_SIZE"]) // per_machine
+        elif started_by() == "SLURM":
+            per_machine = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
+            num_machines = int(os.environ.get("SLURM_NNODES", 1))
+        return self.num_gpus or per_machine, self.num_machines or num_machines
 
     def announce(self) -> None:
-        """Check everything, and set the variables by which torch's processes find each other.
+        """Check the options, and set the variables by which torch's processes find each other.
 
         Raises:
             UserError: naming the option.
         """
+        for option, number in (("gpus", self.num_gpus), ("machines", self.num_machines)):
+            if number is not None and number < 1:
+                raise UserError(f"--num-{option} must be at least 1, got {number}")
         if not self.timeout > 0:
             raise UserError(f"--dist-timeout must be above 0 seconds, got {self.timeout:g}")
         num_machines = self.counted()[1]
-        if started := started_from_outside():
-            for option, value in (
-                ("--machine-rank", self.machine_rank),
-                ("--dist-url", self.dist_url),
-            ):
-                if value is not None:
-                    raise UserError(f"{option}: {started.by} sees to that; leave it out")
-            return
-        if self.machine_rank is not None and not 0 <= self.machine_rank < num_machines:
+        if not 0 <= (self.machine_rank or 0) < num_machines:
             raise UserError(
                 f"--machine-rank must be in 0..{num_machines - 1} with --num-machines "
                 f"{num_machines}, got {self.machine_rank}"
             )
-        if num_machines > 1:
-            self._check_that_machines_can_meet(num_machines)
-        if self.machine_rank is not None:
-            os.environ["NODE_RANK"] = str(self.machine_rank)
-        if self.dist_url is not None:
-            host, port = host_and_port(self.dist_url)
-            os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
-
-    def _check_that_machines_can_meet(self, num_machines: int) -> None:
-        if self.machine_rank is None and "NODE_RANK" not in os.environ:
+        meeting = self.meeting()
+        if started_by() and meeting:
             raise UserError(
-                f"--num-machines {num_machines} needs --machine-rank: 0 on the first machine, then "
-                f"up to {num_machines - 1}"
+                f"--machine-rank, --dist-url: {started_by()} sees to that; leave it out"
             )
-        if self.dist_url is None and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-            raise UserError(f"--num-machines {num_machines} needs --dist-url: it {URL_FORM}")
+        for name, option in MEETING.items():
+            if num_machines > 1 and not started_by() and name not in {*os.environ, *meeting}:
+                raise UserError(f"--num-machines {num_machines} needs {option}")
+        os.environ.update(meeting)
+
+    def meeting(self) -> dict[str, str]:
+        """Return what is given of where processes meet, as variables of torch and Lightning."""
+        given = {} if self.machine_rank is None else {"NODE_RANK": str(self.machine_rank)}
+        if self.dist_url is None:
+            return given
+        form = re.fullmatch(r"tcp://([\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", self.dist_url)
+        if not form or not 0 < int(form[2]) < 2**16:
+            raise UserError(f"--dist-url must be {URL_FORM}, got {self.dist_url!r}")
+        return {**given, "MASTER_ADDR": form[1].strip("[]"), "MASTER_PORT": form[2]}
 
 
-def started_from_outside() -> Started | None:
-    """Return what torchrun or SLURM's srun has started; None if neither has."""
+def started_by() -> str:
+    """Return what has started the processes: ``torchrun``, ``SLURM`` (its srun) or nothing."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
-        return Started("torchrun", per_machine, int(os.environ["WORLD_SIZE"]) // per_machine)
+        return "torchrun"
     # Lightning takes jobs of these names for a shell in which the user starts things by hand.
     by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    tasks = int(os.environ.get("SLURM_NTASKS", 1))
-    if tasks == 1 or by_hand:
-        return None
-    machines = int(os.environ.get("SLURM_NNODES", 1))
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise UserError(
-            f"SLURM runs {tasks} tasks: say how many on each machine by #SBATCH --ntasks-per-node, "
-            "one for each GPU"
-        )
-    return Started("SLURM", int(os.environ["SLURM_NTASKS_PER_NODE"]), machines)
-
-
-def host_and_port(url: str) -> tuple[str, int]:
-    """Take apart ``tcp://HOST:PORT``.
-
-    Raises:
-        UserError: for anything else.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is no number, or above 65535
-        host = port = None
-    if (
-        not host
-        or not port
-        or url.lower() not in (f"tcp://{host}:{port}", f"tcp://[{host}]:{port}")
-    ):
-        raise UserError(f"--dist-url {URL_FORM}, got {url!r}")
-    return host, port
+    return "SLURM" if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not by_hand else ""
 
 
 def is_first_process() -> bool:
     """Return whether this process is rank 0, or will be once it has launched the others."""
-    started = started_from_outside()
-    by = started.by if started else ""
     ranks = {"torchrun": ("RANK",), "SLURM": ("SLURM_PROCID",), "": ("NODE_RANK", "LOCAL_RANK")}
-    return all(int(os.environ.get(name, 0)) == 0 for name in ranks[by])
+    return all(int(os.environ.get(name, 0)) == 0 for name in ranks[started_by()])
 
 
 def total_over_processes(amount: Tensor) -> Tensor:

@@ -1,4 +1,10 @@
-"""Where a run computes: devices, processes and precision, by Lightning Fabric."""
+"""Launching by Lightning Fabric: devices, processes, mixed precision, and a watchdog.
+
+In mixed precision the forward is float16, and a scaler multiplies the loss so that small gradients
+do not vanish. Where one overflows it leaves out the step and halves the scale; after 2,000 good
+steps in a row it doubles it. A step that is left out counts as a step all the same: data, learning
+rate and checkpoints go on as in detectron2.
+"""
 
 import logging
 import os
@@ -16,58 +22,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from dropkey_core.engine.distributed import Processes, started_from_outside
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.distributed import Processes, started_by
+from dropkey_core.engine.errors import UserError, first_line
 from dropkey_core.engine.signals import TrainingStopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+POLL_S = 0.2
+# What a process waits with its own error before it tells it, and ends the others that it started.
+USER_ERROR_S = 1.0  # most mistakes are the same in every process: the first one tells them
+OTHER_ERROR_S = 5.0  # likely the consequence of another process's
 
-def launch(train: DictConfig, processes: Processes) -> "tuple[Fabric, JointEnd]":
-    """Start the processes of a run; each returns from here knowing its rank and device.
-
-    Args:
-        train: the ``train`` section: ``device``, ``amp.enabled`` and ``ddp`` are read.
-        processes: how many, see :func:`check_launch`.
-
-    Returns:
-        Lightning's handle on the processes, and what lets them end together.
-
-    Raises:
-        UserError: if the processes cannot meet.
-    """
-    # Imported here: it takes seconds, and a mistake in the config should not wait for it.
-    from lightning.fabric import Fabric
-    from lightning.fabric.plugins.environments import LightningEnvironment
-    from lightning.fabric.strategies import DDPStrategy
-
-    quieten_lightning()
-    num_gpus, num_machines = processes.counted()
-    several = num_gpus * num_machines > 1
-    # detectron2's default too. Broadcasting would also need evaluations of equal length.
-    options = {"broadcast_buffers": False, **train.ddp}
-    ddp = DDPStrategy(timeout=timedelta(seconds=processes.timeout), **options)
-    fabric = Fabric(
-        accelerator=train.device,
-        devices=num_gpus,
-        num_nodes=num_machines,
-        strategy=ddp if several else "auto",
-        plugins=[
-            *([mixed_precision(train.device)] if train.amp.enabled else []),
-            # Else Lightning waits for tasks of SLURM wherever it finds its variables.
-            *([] if started_from_outside() else [LightningEnvironment()]),
-        ],
-    )
-    joint_end = JointEnd(fabric.strategy.launcher)
-    if several:
-        joint_end.watch()
-    try:
-        fabric.launch()
-    except torch.distributed.DistError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the processes of this run did not find each other: {reason}") from error
-    return fabric, joint_end
+# Below this a loss of 1 is no normal float16 any more: it is not the scale that is too large.
+LEAST_SCALE = 2.0**-14
 
 
 def check_launch(train: DictConfig, processes: Processes) -> None:
@@ -93,111 +61,125 @@ def check_devices(train: DictConfig, num_gpus: int) -> None:
         raise UserError(f"--num-gpus {num_gpus}: this machine has {available}")
 
 
-def quieten_lightning() -> None:
-    """Keep Lightning's notices (devices, seeds, process groups, tips) out of the user's sight."""
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*lightning.*")
-
-
-POLL_S = 0.2
-# What a process waits with its own error before it tells it, and ends the others that it started.
-USER_ERROR_S = 1.0  # most mistakes are the same in every process: the first one tells them
-OTHER_ERROR_S = 5.0  # likely the consequence of another process's
-
-
-class JointEnd:
-    """Watches over the processes on this machine that belong with this one.
+def launch(train: DictConfig, processes: Processes) -> "Fabric":
+    """Start the processes of a run; each returns from here knowing its rank and device.
 
     Args:
-        launcher: Lightning's; it keeps the processes that it has started in ``procs``.
+        train: the ``train`` section: ``device``, ``amp.enabled`` and ``ddp`` are read.
+        processes: how many, see :func:`check_launch`.
+
+    Raises:
+        UserError: if the processes cannot meet, or are others than torchrun or SLURM has started.
     """
+    # Imported here: it takes seconds, and a mistake in the config should not wait for it.
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins import MixedPrecision
+    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.strategies import DDPStrategy
 
-    def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
-        self._is_told = False  # this process tells an error of its own
-        self._parent = os.getppid()
+    for name in ("lightning.fabric", "lightning.pytorch"):  # devices, seeds, tips
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*lightning.*")
+    num_gpus, num_machines = processes.counted()
+    several = num_gpus * num_machines > 1
+    # detectron2's default too. Broadcasting would also need evaluations of equal length.
+    options = {"broadcast_buffers": False, **train.ddp}
+    ddp = DDPStrategy(timeout=timedelta(seconds=processes.timeout), **options)
+    precision = MixedPrecision("16-mixed", device=train.device)
+    # Lightning's own would also round the true boxes to float16.
+    precision.convert_input = lambda data: data  # type: ignore[method-assign]
+    try:
+        fabric = Fabric(
+            accelerator=train.device,
+            devices=num_gpus,
+            num_nodes=num_machines,
+            strategy=ddp if several else "auto",
+            plugins=[
+                *([precision] if train.amp.enabled else []),
+                # Else Lightning waits for tasks of SLURM wherever it finds its variables.
+                *([] if started_by() else [LightningEnvironment()]),
+            ],
+        )
+        if several:
+            watch(launched_by(fabric))
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the processes of this run cannot meet: {first_line(error)}") from error
+    return fabric
 
-    @property
-    def _others(self) -> list["Popen[bytes]"]:
-        return list(getattr(self._launcher, "procs", []))
 
-    def watch(self) -> None:
-        """Begin to watch, in a thread: the main one may wait for a dead process for long."""
-        threading.Thread(target=self._watch, name="joint-end", daemon=True).start()
+def watch(launched: "list[Popen[bytes]]") -> None:
+    """Watchdog: a thread that ends this process when one that belongs with it has failed.
 
-    @contextmanager
-    def guard(self, fabric: "Fabric") -> Iterator[None]:
-        """Run a block; if it fails, end the other processes here and say which one failed.
+    The main thread may wait long for a dead process.
 
-        Raises:
-            UserError: the block's, with the rank unless it is 0.
-        """
-        try:
-            yield
-        except (TrainingStopped, KeyboardInterrupt):
-            raise  # asked for, and in every process
-        except Exception as error:
-            if fabric.world_size == 1:
-                raise
-            self._let_others_speak(isinstance(error, UserError), fabric.global_rank)
-            self._end_others()
-            name = f"rank {fabric.global_rank} of {fabric.world_size}"
-            if isinstance(error, UserError) and fabric.global_rank:
-                raise UserError(f"{name}: {error.one_line()}") from error
-            if not isinstance(error, UserError):
-                print(f"{name} fails; if another one has failed, see there", file=sys.stderr)
+    Args:
+        launched: the processes that this one has launched, or is going to launch.
+    """
+    parent = os.getppid() if int(os.environ.get("LOCAL_RANK", 0)) else None
+
+    def look() -> None:
+        while parent in (None, os.getppid()):
+            time.sleep(POLL_S)
+            codes = {rank: process.poll() for rank, process in enumerate(launched, 1)}
+            for rank, code in codes.items():
+                if code:
+                    end_launched(launched)
+                    end_as(rank, code)
+        os._exit(1)  # nobody is left to tell it to
+
+    threading.Thread(target=look, name="watchdog", daemon=True).start()
+
+
+def end_as(local_rank: int, code: int) -> None:
+    """End this process as that of ``local_rank`` has ended, with ``code``."""
+    if code < 0:  # it had no time to say anything
+        name = signal.Signals(-code).name
+        print(f"error: process {local_rank} was ended by {name}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 - code if code < 0 else code)
+
+
+def launched_by(fabric: "Fabric") -> "list[Popen[bytes]]":
+    """Return the processes that this one has launched; Fabric's launcher adds to this list."""
+    launcher: Any = fabric.strategy.launcher
+    return launcher.procs
+
+
+def end_launched(launched: "list[Popen[bytes]]") -> None:
+    """Kill the processes that this one has launched, and forget them: they have not failed."""
+    while launched:
+        launched.pop().kill()
+
+
+@contextmanager
+def ending_together(fabric: "Fabric") -> Iterator[None]:
+    """Run a block; if it fails, end the other processes here and say which one failed.
+
+    When one fails, those that wait for it fail soon after: the connection is gone. That says
+    nothing of the cause, so they leave the one that knows it the time to say so, and to end them.
+
+    Raises:
+        UserError: the block's, with the rank unless it is 0.
+    """
+    try:
+        yield
+    except TrainingStopped:
+        raise  # asked for, and in every process
+    except Exception as error:
+        if fabric.world_size == 1:
             raise
-
-    def _let_others_speak(self, is_user_error: bool, rank: int) -> None:
-        if not is_user_error:
-            time.sleep(OTHER_ERROR_S * (1 if rank == 0 else 2))
+        rank, name = fabric.global_rank, f"rank {fabric.global_rank} of {fabric.world_size}"
+        if not isinstance(error, UserError):
+            time.sleep(OTHER_ERROR_S * (2 if rank else 1))
+            print(f"{name} fails; if another one has failed, see there", file=sys.stderr)
         elif rank:
             time.sleep(USER_ERROR_S)
-
-    def _end_others(self) -> None:
-        self._is_told = True
-        for process in self._others:
-            process.kill()
-
-    def _watch(self) -> None:
-        was_launched = int(os.environ.get("LOCAL_RANK", 0)) > 0
-        while not self._is_told:
-            time.sleep(POLL_S)
-            codes = {rank: process.poll() for rank, process in enumerate(self._others, 1)}
-            failed = [(rank, code) for rank, code in codes.items() if code]
-            if failed and not self._is_told:
-                self._end(*failed[0])
-            if was_launched and os.getppid() != self._parent:
-                os._exit(1)  # nobody is left to tell it to
-
-    def _end(self, local_rank: int, code: int) -> None:
-        """End everything here: the process of ``local_rank`` has ended with ``code``."""
-        self._end_others()
-        if code < 0:  # it had no time to say anything
-            name = signal.Signals(-code).name
-            print(f"error: process {local_rank} was ended by {name}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 - code if code < 0 else code)
-
-
-# Below this a loss of 1 is no normal float16 any more: it is not the scale that is too large.
-LEAST_SCALE = 2.0**-14
-
-
-def mixed_precision(device: str) -> Any:
-    """Return Lightning's plugin for ``device``, which leaves the model's input as it is."""
-    from lightning.fabric.plugins import MixedPrecision
-
-    class MixedPrecisionForward(MixedPrecision):
-        """float16 in the forward; Lightning's own would also round the true boxes to float16."""
-
-        def convert_input(self, data: Any) -> Any:
-            return data
-
-    return MixedPrecisionForward(precision="16-mixed", device=device)
+            raise UserError(f"{name}: {error.one_line()}") from error
+        end_launched(launched_by(fabric))
+        raise
 
 
 def measure_overflow(

@@ -39,7 +39,7 @@ from dropkey_core.engine.errors import UserError, listed
 from dropkey_core.engine.evaluation import run_evaluation
 from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
-from dropkey_core.engine.launch import check_launch, launch, measure_overflow
+from dropkey_core.engine.launch import check_launch, ending_together, launch, measure_overflow
 from dropkey_core.engine.run_folder import (
     BEST,
     LAST,
@@ -84,8 +84,8 @@ def train(
     with StopRequests() as stop:
         if is_first_process():
             prepare_folder(folder, config, resume, overwrite)
-        fabric, joint_end = launch(config.train, processes)
-        with joint_end.guard(fabric):
+        fabric = launch(config.train, processes)
+        with ending_together(fabric):
             is_resumed = resume and (folder / LAST).exists()
             start = config.train.init_checkpoint
             trainer = Trainer(config, fabric, stop, weights_follow=bool(is_resumed or start))
@@ -115,8 +115,8 @@ def evaluate(
     """
     processes = processes or Processes()
     check_launch(config.train, processes)
-    fabric, joint_end = launch(config.train, processes)
-    with joint_end.guard(fabric):
+    fabric = launch(config.train, processes)
+    with ending_together(fabric):
         torch.manual_seed(config.train.seed)
         path, setting = config.train.init_checkpoint, "train.init_checkpoint"
         if resume:

@@ -1,18 +1,16 @@
 import os
 
 import pytest
+from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.distributed import (
-    Processes,
-    host_and_port,
-    is_first_process,
-    started_from_outside,
-)
+from dropkey_core.engine.distributed import Processes, is_first_process, started_by
+from dropkey_core.engine.launch import launch
 
 VARIABLES = (
     "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK",
     "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE",
+    "SLURM_NODEID", "SLURM_LOCALID",
     "SLURM_NNODES", "SLURM_PROCID", "SLURM_JOB_NAME",
 )  # fmt: skip
 URL = "tcp://10.0.0.1:29500"
@@ -48,7 +46,7 @@ def environment(monkeypatch):
         ({"num_machines": 2, "machine_rank": 2, "dist_url": URL}, r"must be in 0..1 .* got 2"),
         ({"num_machines": 2, "machine_rank": -1, "dist_url": URL}, r"must be in 0..1 .* got -1"),
         ({"num_machines": 2, "dist_url": URL}, "--num-machines 2 needs --machine-rank: 0 on the"),
-        ({"num_machines": 2, "machine_rank": 0}, "--num-machines 2 needs --dist-url: .*:29500"),
+        ({"num_machines": 2, "machine_rank": 0}, "--num-machines 2 needs --dist-url tcp://.*:29500"),
         *(
             ({"dist_url": url}, "--dist-url must be tcp://HOST:PORT of machine 0, .* got")
             for url in (
@@ -70,19 +68,15 @@ def test_machines_are_told_where_to_meet(environment):
     found = [os.environ.get(name) for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")]
     assert found == ["1", "10.0.0.1", "29500"]
     assert not is_first_process()
-    assert host_and_port("tcp://[fe80::1]:80") == ("fe80::1", 80)
-    assert host_and_port("tcp://Node1:80") == ("node1", 80)
+    Processes(2, 2, 1, "tcp://[fe80::1]:80").announce()
+    assert [os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")] == ["fe80::1", "80"]
 
 
 def test_the_numbers_are_those_of_who_started_the_processes(environment):
     assert Processes().counted() == (1, 1)
-    assert started_from_outside() is None
+    assert not started_by()
     environment(**TORCHRUN)
     assert Processes().counted() == Processes(4, 2).counted() == (4, 2)
-    with pytest.raises(UserError, match=r"--num-gpus 8: torchrun has started 4 .* 2 machines"):
-        Processes(8).counted()
-    with pytest.raises(UserError, match="--num-machines 1: torchrun has started"):
-        Processes(4, 1).counted()
     with pytest.raises(UserError, match="--dist-url: torchrun sees to that; leave it out"):
         Processes(dist_url=URL).announce()
 
@@ -90,7 +84,7 @@ def test_the_numbers_are_those_of_who_started_the_processes(environment):
 def test_slurm(environment):
     environment(**SLURM)
     assert Processes().counted() == (4, 2)
-    with pytest.raises(UserError, match="--machine-rank: SLURM sees to that"):
+    with pytest.raises(UserError, match="--machine-rank, --dist-url: SLURM sees to that"):
         Processes(machine_rank=0).announce()
     environment(SLURM_JOB_NAME="interactive")
     assert Processes(8).counted() == (8, 1)
@@ -98,10 +92,21 @@ def test_slurm(environment):
     assert Processes(8).counted() == (8, 1)
 
 
-def test_slurm_without_a_number_for_each_machine(environment):
-    environment(SLURM_NTASKS="8", SLURM_NNODES="2")
-    with pytest.raises(UserError, match=r"SLURM runs 8 tasks: .* --ntasks-per-node"):
-        Processes().counted()
+@pytest.mark.parametrize(
+    ("variables", "processes", "message"),
+    [
+        (TORCHRUN, Processes(8), r"`devices=8` and `num_nodes=2` .* the world size \(8\)"),
+        (TORCHRUN, Processes(4, 1), r"`num_nodes=1` .* the world size \(8\)"),
+        (SLURM, Processes(8), "`devices=8` .*`--ntasks-per-node=4` does not match"),
+        ({**SLURM, "SLURM_NTASKS_PER_NODE": None}, Processes(), ".* Use `--ntasks-per-node=8`"),
+    ],
+)
+def test_other_numbers_than_were_started_are_one_line(environment, variables, processes, message):
+    environment(LOCAL_RANK="1", SLURM_NODEID="1", SLURM_LOCALID="1")
+    environment(**{name: value for name, value in variables.items() if value})
+    train = OmegaConf.create({"device": "cpu", "amp": {"enabled": False}, "ddp": {}})
+    with pytest.raises(UserError, match=rf"^the processes of this run cannot meet: .*{message}"):
+        launch(train, processes)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from dropkey_core.engine import (
     train,
 )
 from dropkey_core.engine.distributed import rank_and_world_size
-from dropkey_core.engine.launch import JointEnd
+from dropkey_core.engine.launch import ending_together, watch
 from dropkey_core.engine.trainer import Trainer
 from tests.ranks import run_ranks
 
@@ -146,9 +146,9 @@ def launching(commands, note, error=None):
     processes = [
         subprocess.Popen(["bash", "-c", command], stderr=sys.stderr) for command in commands
     ]
-    end = JointEnd(SimpleNamespace(procs=processes))
-    end.watch()
-    with end.guard(SimpleNamespace(world_size=3, global_rank=0)):
+    watch(processes)
+    strategy = SimpleNamespace(launcher=SimpleNamespace(procs=processes))
+    with ending_together(SimpleNamespace(world_size=3, global_rank=0, strategy=strategy)):
         if error is not None:
             raise error
         time.sleep(60)
@@ -203,7 +203,7 @@ def abandoned(pids):
         os.read(reading, 1)
         os._exit(0)
     os.environ["LOCAL_RANK"] = "1"
-    JointEnd(None).watch()
+    watch([])
     pids.put(os.getpid())
     os.write(writing, b".")
     time.sleep(30)
