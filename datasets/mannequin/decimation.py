@@ -44,27 +44,18 @@ def decimate(
     """
     mesh = Decimation(points, faces, normals, fineness)
     strictness = 1.0
-    while mesh.num_vertices > count:
+    while len(mesh.alive) > count:
         if not mesh.collapse_down_to(count, strictness):
             strictness /= 2
             if strictness < 0.01:
-                raise ValueError(f"cannot take the mesh below {mesh.num_vertices} vertices")
+                raise ValueError(f"cannot take the mesh below {len(mesh.alive)} vertices")
     kept = np.array(sorted(mesh.alive))
-    number = np.full(len(points), -1)
-    number[kept] = np.arange(count)
     remaining = np.array(sorted(mesh.faces.values()))
-    return kept, number[remaining].astype(np.int32)
+    return kept, np.searchsorted(kept, remaining).astype(np.int32)
 
 
 class Decimation:
-    """A triangle mesh that loses one vertex at a time.
-
-    Args:
-        points: (n, 3).
-        faces: (m, 3).
-        normals: (n, 3), what faces are compared with.
-        fineness: (n,) what an edge's length is divided by before edges are compared.
-    """
+    """A triangle mesh that loses one vertex at a time; arguments as those of ``decimate``."""
 
     def __init__(
         self, points: np.ndarray, faces: np.ndarray, normals: np.ndarray, fineness: np.ndarray
@@ -79,30 +70,21 @@ class Decimation:
         for number, face in self.faces.items():
             for vertex in face:
                 self.faces_of[vertex].add(number)
-        edges = np.unique(
-            np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0
-        )
-        self.heap = [(self.length(a, b), a, b) for a, b in edges.tolist()]
+        edges = {(min(edge), max(edge)) for a, b, c in self.faces.values() for edge in ((a, b), (b, c), (c, a))}
+        self.heap = [(self.length(a, b), a, b) for a, b in edges]
         heapq.heapify(self.heap)
-
-    @property
-    def num_vertices(self) -> int:
-        """How many vertices are left."""
-        return len(self.alive)
 
     def length(self, a: int, b: int) -> float:
         """An edge's length relative to what it should be."""
         wanted = (self.fineness[a] + self.fineness[b]) / 2
-        return (
-            sum((p - q) ** 2 for p, q in zip(self.points[a], self.points[b], strict=True)) ** (0.5)
-            / wanted
-        )
+        along = minus(self.points[a], self.points[b])
+        return dot(along, along) ** 0.5 / wanted
 
     def collapse_down_to(self, count: int, strictness: float) -> bool:
         """Collapse edges until ``count`` vertices are left or no edge will do; was there any?"""
         refused = []
-        collapsed = False
-        while self.heap and self.num_vertices > count:
+        before = len(self.alive)
+        while self.heap and len(self.alive) > count:
             entry = heapq.heappop(self.heap)
             _, a, b = entry
             if a not in self.alive or b not in self.alive:
@@ -110,16 +92,15 @@ class Decimation:
             choices = [0.0, 0.0]
             if len(self.neighbours(a) & self.neighbours(b)) == 2:
                 choices = [self.outcome(a, b, strictness), self.outcome(b, a, strictness)]
-            best = max(choices)
-            if best <= 0:
+            if max(choices) <= 0:
                 refused.append(entry)
-                continue
-            gone, kept = (a, b) if choices[0] == best else (b, a)
-            self.collapse(gone, kept)
-            collapsed = True
+            elif choices[0] == max(choices):
+                self.collapse(a, b)
+            else:
+                self.collapse(b, a)
         for entry in refused:
             heapq.heappush(self.heap, entry)
-        return collapsed
+        return len(self.alive) < before
 
     def neighbours(self, vertex: int) -> set[int]:
         """Vertices that share a face with one."""
@@ -133,13 +114,10 @@ class Decimation:
         worst = 1.0
         for number in changed:
             corners = [kept if vertex == gone else vertex for vertex in self.faces[number]]
-            places = [self.points[vertex] for vertex in corners]
-            facing = normal(*places)
-            size = dot(facing, facing) ** 0.5
-            shape = shape_of(*places, twice_area=size)
+            facing, size, shape = triangle(*(self.points[vertex] for vertex in corners))
+            least = LEAST_COSINE * strictness * size
             if shape < LEAST_SHAPE * strictness or any(
-                dot(facing, self.normals[vertex]) < LEAST_COSINE * strictness * size
-                for vertex in corners
+                dot(facing, self.normals[vertex]) < least for vertex in corners
             ):
                 return 0.0
             worst = min(worst, shape)
@@ -147,15 +125,12 @@ class Decimation:
 
     def collapse(self, gone: int, kept: int) -> None:
         """Move a vertex onto its neighbour; the two faces between them vanish."""
-        for number in list(self.faces_of[gone]):
-            face = self.faces[number]
-            if kept in face:
-                for vertex in face:
-                    self.faces_of[vertex].discard(number)
-                del self.faces[number]
-            else:
-                self.faces[number] = tuple(kept if vertex == gone else vertex for vertex in face)
-                self.faces_of[kept].add(number)
+        for number in self.faces_of[gone] & self.faces_of[kept]:
+            for vertex in self.faces.pop(number):
+                self.faces_of[vertex].discard(number)
+        for number in self.faces_of[gone]:
+            self.faces[number] = tuple(kept if v == gone else v for v in self.faces[number])
+        self.faces_of[kept] |= self.faces_of[gone]
         self.faces_of[gone] = set()
         self.alive.discard(gone)
         for other in sorted(self.neighbours(kept)):
@@ -163,21 +138,23 @@ class Decimation:
             heapq.heappush(self.heap, entry)
 
 
+def minus(first: Point, second: Point) -> Point:
+    """Difference."""
+    return first[0] - second[0], first[1] - second[1], first[2] - second[2]
+
+
 def dot(first: Point, second: Point) -> float:
     """Scalar product."""
     return first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
 
 
-def normal(a: Point, b: Point, c: Point) -> Point:
-    """Normal of a triangle, twice its area long."""
-    u = (b[0] - a[0], b[1] - a[1], b[2] - a[2])
-    v = (c[0] - a[0], c[1] - a[1], c[2] - a[2])
-    return (u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0])
+def triangle(a: Point, b: Point, c: Point) -> tuple[Point, float, float]:
+    """A triangle's normal, twice its area long; twice its area; and its shape.
 
-
-def shape_of(a: Point, b: Point, c: Point, twice_area: float) -> float:
-    """1 for an equilateral triangle, 0 for one without area."""
-    squares = 0.0
-    for p, q in ((a, b), (b, c), (c, a)):
-        squares += (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2 + (p[2] - q[2]) ** 2
-    return 2 * 3**0.5 * twice_area / squares if squares else 0.0
+    The shape is 1 for an equilateral triangle and 0 for one without area.
+    """
+    u, v, w = minus(b, a), minus(c, a), minus(c, b)
+    facing = (u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0])
+    twice_area = dot(facing, facing) ** 0.5
+    squares = dot(u, u) + dot(w, w) + dot(v, v)
+    return facing, twice_area, 2 * 3**0.5 * twice_area / squares if squares else 0.0

@@ -128,16 +128,8 @@ def limb_girth(rest: RestPose) -> np.ndarray:
 
 
 SHAPES: tuple[Callable[[RestPose], np.ndarray], ...] = (
-    height,
-    girth,
-    leg_length,
-    shoulder_width,
-    arm_length,
-    belly,
-    hip_width,
-    chest,
-    head_size,
-    limb_girth,
+    *(height, girth, leg_length, shoulder_width, arm_length),
+    *(belly, hip_width, chest, head_size, limb_girth),
 )
 
 
