@@ -1,9 +1,8 @@
-"""What a run measured, on disk: ``metrics.csv`` to plot, TensorBoard to look at."""
+"""Logging: ``metrics.csv``, TensorBoard, and a progress bar or plain lines on the terminal."""
 
 import contextlib
 import csv
 import os
-import platform
 import resource
 import sys
 import time
@@ -11,16 +10,19 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from dropkey_core.engine.files.atomic_write import whole_file, writing
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class MetricsLog:
-    """One row per logged step; a resumed run goes on where its checkpoint stood.
+    """CSV and TensorBoard logger; a resumed run goes on where its checkpoint stood.
 
     Lightning's own CSV logger starts an existing file anew, and splits training and evaluation of
     one step into two rows.
@@ -32,12 +34,12 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, done: int) -> None:
+        self.folder = folder
         self.path = folder / "metrics.csv"
         self.done = done
-        self._tensorboard_folder = folder / "tensorboard"
-        self._tensorboard: EventFile | None = None
-        self._columns: list[str] = ["step"]
-        self._last_row: dict[str, Any] = {}
+        self._tensorboard: SummaryWriter | None = None
+        self._columns = ["step"]
+        self._last_row: dict[str, str] = {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add ``metrics`` of ``step``, a count of finished steps that never falls.
@@ -45,12 +47,18 @@ class MetricsLog:
         Raises:
             WriteError: if the disk is full, or the folder read-only or gone.
         """
-        with writing(self._tensorboard_folder):
+        from torch.utils.tensorboard import SummaryWriter  # takes a second
+
+        if self._tensorboard is None:
+            self._rewrite([row for row in self._read() if int(row["step"]) <= self.done])
+        self._write_row(step, metrics)
+        logs = self.folder / "tensorboard"
+        with writing(logs):
             if self._tensorboard is None:
-                self._tensorboard = EventFile(self._tensorboard_folder, self.done)
-                self._rewrite([row for row in self._read() if int(row["step"]) <= self.done])
-            self._tensorboard.write(step, metrics)
-        self._write_csv(step, metrics)
+                self._tensorboard = SummaryWriter(str(logs), purge_step=self.done + 1)
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
 
     def sync(self) -> None:
         """Let what is written survive a power cut."""
@@ -61,20 +69,19 @@ class MetricsLog:
     def close(self) -> None:
         """Finish the TensorBoard file."""
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):  # what could not be written was told
+                self._tensorboard.close()
 
-    def _write_csv(self, step: int, metrics: Mapping[str, float]) -> None:
-        is_new_row = self._last_row.get("step") != str(step)
-        row = {} if is_new_row else self._last_row
+    def _write_row(self, step: int, metrics: Mapping[str, float]) -> None:
+        is_new = self._last_row.get("step") != str(step)
+        row = {} if is_new else self._last_row
         row |= {"step": str(step), **{name: repr(float(v)) for name, v in metrics.items()}}
-        new_columns = [name for name in row if name not in self._columns]
-        self._columns += new_columns
-        if is_new_row and not new_columns and self.path.exists():
+        if is_new and row.keys() <= set(self._columns) and self.path.exists():
             with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
             self._last_row = row
         else:  # rare: the first row, and evaluations
-            earlier = self._read() if is_new_row else self._read()[:-1]
+            earlier = self._read() if is_new else self._read()[:-1]
             self._rewrite([*earlier, row])
 
     def _read(self) -> list[dict[str, Any]]:
@@ -87,8 +94,8 @@ class MetricsLog:
         return [row for row in whole if row.get("step", "").isdigit()]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        self._columns += [name for row in rows for name in row if name not in self._columns]
-        self._columns = list(dict.fromkeys(self._columns))
+        names = [name for row in rows for name in row]
+        self._columns = list(dict.fromkeys([*self._columns, *names]))
         with whole_file(self.path) as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
@@ -96,53 +103,10 @@ class MetricsLog:
         self._last_row = rows[-1] if rows else {}
 
 
-class EventFile:
-    """One file of scalars, made when a run starts or goes on.
-
-    tensorboard's own writer hands all it gets to a thread: that one dies with a traceback of its
-    own when the disk is full, and loader processes would be forked beside it. This one writes when
-    it is told to.
-
-    Args:
-        folder: where the run's event files lie; made if need be.
-        done: finished steps of the run: TensorBoard forgets later ones in older files.
-    """
-
-    def __init__(self, folder: Path, done: int) -> None:
-        # Imported here: it takes a second.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
-        self._event = Event
-        self._records = RecordWriter((folder / name).open("wb"))
-        self._write(file_version="brain.Event:2")
-        self._write(step=done + 1, session_log=SessionLog(status=SessionLog.START))
-        self._records.flush()
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add the scalars of a step; they have left this process when it returns."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        for name, value in scalars.items():
-            summary = Summary(value=[Summary.Value(tag=name, simple_value=float(value))])
-            self._write(step=step, summary=summary)
-        self._records.flush()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with contextlib.suppress(OSError):  # what could not be written is tried again, and was told
-            self._records.close()
-
-    def _write(self, **fields: object) -> None:
-        event = self._event(wall_time=time.time(), **fields)
-        self._records.write(event.SerializeToString())
-
-
 class Progress:
-    """Counts steps and images of the training itself; evaluations and checkpoints do not count.
+    """Progress bar, or plain lines where there is no terminal, with speed and time to go.
+
+    Time counts for the training itself, not for evaluations and checkpoints.
 
     Args:
         first_step: steps done before this run.
@@ -152,10 +116,8 @@ class Progress:
 
     def __init__(self, first_step: int, max_iter: int, quiet: bool = False) -> None:
         self.max_iter = max_iter
-        self.seconds_per_step = 0.0
         self._steps = self._images = 0
-        self._seconds = 0.0
-        self._started: float | None = None
+        self._seconds = self._seconds_per_step = self._started = 0.0
         self._quiet = quiet
         self._bar = None
         if not quiet and sys.stderr.isatty():
@@ -167,7 +129,6 @@ class Progress:
 
     def finish_step(self, images: int) -> None:
         """Count one step over ``images`` images."""
-        assert self._started is not None
         self._seconds += time.perf_counter() - self._started
         self._steps += 1
         self._images += images
@@ -176,16 +137,15 @@ class Progress:
 
     def measure(self) -> dict[str, float]:
         """Return speed since the last call, and the most memory used so far."""
-        self.seconds_per_step = self._seconds / max(self._steps, 1)
+        self._seconds_per_step = self._seconds / max(self._steps, 1)
         speed = self._images / self._seconds if self._seconds else 0.0
-        self._steps = self._images = 0
-        self._seconds = 0.0
+        self._steps, self._images, self._seconds = 0, 0, 0.0
         return {"images_per_second": speed, "memory_mb": memory_mb()}
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell the state after ``step`` steps: time to go, losses, learning rate, speed, memory."""
         words = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        left = timedelta(seconds=round((self.max_iter - step) * self.seconds_per_step))
+        left = timedelta(seconds=round((self.max_iter - step) * self._seconds_per_step))
         if self._bar is not None:
             self._tell(self._bar.set_postfix_str, words)
         else:

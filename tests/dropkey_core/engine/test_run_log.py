@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dropkey_core.engine.files.atomic_write import WriteError
-from dropkey_core.engine.run_log import EventFile, MetricsLog, Progress
+from dropkey_core.engine.run_log import MetricsLog, Progress
 from tests.dropkey_core.engine.toy_run import full_disk
 
 
@@ -100,35 +100,37 @@ def test_full_disk_cuts_a_row_that_the_next_start_drops(tmp_path):
     assert [row["loss"] for row in rows(tmp_path)[-2:]] == ["1.0", "3.0"]
 
 
-def test_full_disk_stops_tensorboard_with_one_line(tmp_path):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_stops_tensorboard(tmp_path):
     log = MetricsLog(tmp_path, 0)
     with full_disk(80), pytest.raises(WriteError, match=r"cannot write .*tensorboard: "):
-        log.write(1, {"loss": 1})
+        for step in (1, 2, 3):  # its thread fails, and the next call tells
+            log.write(step, {"loss": 1})
     log.close()
 
 
 def shown(folder):
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     tags = events.Tags()["scalars"]
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
 def test_tensorboard_reads_it(tmp_path):
-    file = EventFile(tmp_path, 0)
-    file.write(1, {"loss": 0.5, "bbox/AP": 42.0})
-    file.write(2, {"loss": 0.25})
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, {"loss": 0.5, "bbox/AP": 42.0})
+    log.write(2, {"loss": 0.25})
     assert shown(tmp_path) == {"loss": [(1, 0.5), (2, 0.25)], "bbox/AP": [(1, 42.0)]}
-    file.close()
+    log.close()
 
 
 def test_steps_that_are_done_again_replace_those_of_a_killed_run(tmp_path):
-    killed = EventFile(tmp_path, 0)
+    killed = MetricsLog(tmp_path, 0)
     for step in (1, 2, 3, 4):
         killed.write(step, {"loss": step})
-    path = next(tmp_path.iterdir())
+    path = next((tmp_path / "tensorboard").iterdir())
     path.write_bytes(path.read_bytes()[:-7])  # in the middle of a record
-    again = EventFile(tmp_path, 2)
+    again = MetricsLog(tmp_path, 2)
     again.write(2, {"AP": 9})  # the evaluation of a step that was logged before
     again.write(3, {"loss": 30})
     assert shown(tmp_path) == {"loss": [(1, 1), (2, 2), (3, 30)], "AP": [(2, 9)]}
