@@ -1,8 +1,8 @@
 """The one place that knows DETR's sizes."""
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -17,98 +17,13 @@ from projects.detr.transformer import Decoder, DecoderLayer, Encoder, EncoderLay
 ATTENTION_SITES = ("encoder_self", "decoder_self", "decoder_cross")
 
 
-class BodyParts(NamedTuple):
-    """What a ``DetrBody`` is made of, in the order of its arguments."""
+@dataclass(frozen=True, kw_only=True)
+class BodySettings:
+    """Sizes of all of DETR but heads and loss, and what its attention drops.
 
-    backbone: ResNetBackbone
-    position_encoding: SinePositionEncoding
-    transformer: Transformer
-    embed_dim: int
-    num_queries: int
+    The defaults are the official sizes, with DropKey; each is written here alone.
 
-
-def build_transformer(
-    *,
-    embed_dim: int,
-    num_heads: int,
-    num_encoder_layers: int,
-    num_decoder_layers: int,
-    ffn_dim: int,
-    dropout: float,
-    pre_norm: bool,
-    drop_ratio: float,
-    drop_unit: str,
-    drop_schedule: str,
-    drop_sites: Sequence[str],
-) -> Transformer:
-    """DETR's encoder and decoder; see ``build_body`` for the arguments."""
-    unknown = [site for site in drop_sites if site not in ATTENTION_SITES]
-    if unknown:
-        raise UserError(
-            f"drop_sites may hold {', '.join(ATTENTION_SITES)}, got {', '.join(map(str, unknown))}"
-        )
-    ratios = {
-        "encoder": drop_ratios(drop_schedule, drop_ratio, num_encoder_layers),
-        "decoder": drop_ratios(drop_schedule, drop_ratio, num_decoder_layers),
-    }
-
-    def attention(stack: str, kind: str, layer: int) -> MultiheadAttention:
-        dropped = f"{stack}_{kind}" in drop_sites
-        return MultiheadAttention(
-            embed_dim,
-            num_heads,
-            batch_first=True,
-            drop_ratio=ratios[stack][layer] if dropped else 0.0,
-            unit=drop_unit,
-        )
-
-    encoder = Encoder(
-        [
-            EncoderLayer(attention("encoder", "self", i), ffn_dim, dropout, pre_norm)
-            for i in range(num_encoder_layers)
-        ],
-        nn.LayerNorm(embed_dim) if pre_norm else None,
-    )
-    decoder = Decoder(
-        [
-            DecoderLayer(
-                attention("decoder", "self", i),
-                attention("decoder", "cross", i),
-                ffn_dim,
-                dropout,
-                pre_norm,
-            )
-            for i in range(num_decoder_layers)
-        ],
-        nn.LayerNorm(embed_dim),
-    )
-    return Transformer(encoder, decoder)
-
-
-def build_body(
-    backbone: str,
-    num_queries: int,
-    *,
-    embed_dim: int = 256,
-    num_heads: int = 8,
-    num_encoder_layers: int = 6,
-    num_decoder_layers: int = 6,
-    ffn_dim: int = 2048,
-    dropout: float = 0.1,
-    pre_norm: bool = False,
-    pretrained_backbone: bool = True,
-    backbone_norm: str = "frozen",
-    backbone_stages: int = 4,
-    dilation: bool = False,
-    position_temperature: float = 10_000.0,
-    drop_ratio: float = 0.3,
-    drop_unit: str = "key",
-    drop_schedule: str = "linear_decreasing",
-    drop_sites: Sequence[str] = ATTENTION_SITES,
-) -> BodyParts:
-    """Build all of DETR but heads and loss; the defaults are the official sizes, with DropKey.
-
-    Args:
+    Attributes:
         backbone: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
         num_queries: the most objects (or pairs) found in an image.
         embed_dim: channels of the transformer.
@@ -133,61 +48,135 @@ def build_body(
             ``decoder_cross``.
 
     Raises:
-        UserError: unknown backbone, norm or site, or ImageNet weights out of reach.
+        UserError: an unknown site.
+    """
+
+    backbone: str = "resnet50"
+    num_queries: int = 100
+    embed_dim: int = 256
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    pre_norm: bool = False
+    pretrained_backbone: bool = True
+    backbone_norm: str = "frozen"
+    backbone_stages: int = 4
+    dilation: bool = False
+    position_temperature: float = 10_000.0
+    drop_ratio: float = 0.3
+    drop_unit: str = "key"
+    drop_schedule: str = "linear_decreasing"
+    drop_sites: Sequence[str] = ATTENTION_SITES
+
+    def __post_init__(self) -> None:
+        if unknown := [str(site) for site in self.drop_sites if site not in ATTENTION_SITES]:
+            raise UserError(
+                f"drop_sites may hold {', '.join(ATTENTION_SITES)}, got {', '.join(unknown)}"
+            )
+
+
+class BodyParts(NamedTuple):
+    """What a ``DetrBody`` is made of, in the order of its arguments."""
+
+    backbone: ResNetBackbone
+    position_encoding: SinePositionEncoding
+    transformer: Transformer
+    embed_dim: int
+    num_queries: int
+
+
+def build_transformer(body: BodySettings) -> Transformer:
+    """DETR's encoder and decoder."""
+    ratios = {
+        "encoder": drop_ratios(body.drop_schedule, body.drop_ratio, body.num_encoder_layers),
+        "decoder": drop_ratios(body.drop_schedule, body.drop_ratio, body.num_decoder_layers),
+    }
+
+    def attention(stack: str, kind: str, layer: int) -> MultiheadAttention:
+        dropped = f"{stack}_{kind}" in body.drop_sites
+        return MultiheadAttention(
+            body.embed_dim,
+            body.num_heads,
+            batch_first=True,
+            drop_ratio=ratios[stack][layer] if dropped else 0.0,
+            unit=body.drop_unit,
+        )
+
+    further = (body.ffn_dim, body.dropout, body.pre_norm)
+    encoder = Encoder(
+        [
+            EncoderLayer(attention("encoder", "self", i), *further)
+            for i in range(body.num_encoder_layers)
+        ],
+        nn.LayerNorm(body.embed_dim) if body.pre_norm else None,
+    )
+    decoder = Decoder(
+        [
+            DecoderLayer(
+                attention("decoder", "self", i), attention("decoder", "cross", i), *further
+            )
+            for i in range(body.num_decoder_layers)
+        ],
+        nn.LayerNorm(body.embed_dim),
+    )
+    return Transformer(encoder, decoder)
+
+
+def build_body(body: BodySettings) -> BodyParts:
+    """Build all of DETR but heads and loss.
+
+    Raises:
+        UserError: unknown backbone or norm, or ImageNet weights out of reach.
         ValueError: a ratio outside [0, 1), an unknown schedule or unit, sizes that do not fit.
     """
-    transformer = build_transformer(
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        num_encoder_layers=num_encoder_layers,
-        num_decoder_layers=num_decoder_layers,
-        ffn_dim=ffn_dim,
-        dropout=dropout,
-        pre_norm=pre_norm,
-        drop_ratio=drop_ratio,
-        drop_unit=drop_unit,
-        drop_schedule=drop_schedule,
-        drop_sites=drop_sites,
-    )
+    transformer = build_transformer(body)
     return BodyParts(
-        ResNetBackbone(backbone, pretrained_backbone, backbone_norm, dilation, backbone_stages),
-        SinePositionEncoding(embed_dim, position_temperature),
+        ResNetBackbone(
+            body.backbone,
+            body.pretrained_backbone,
+            body.backbone_norm,
+            body.dilation,
+            body.backbone_stages,
+        ),
+        SinePositionEncoding(body.embed_dim, body.position_temperature),
         transformer,
-        embed_dim,
-        num_queries,
+        body.embed_dim,
+        body.num_queries,
     )
 
 
-def shows_body_settings(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function that ends in ``**body``, for ``build_body``, show these settings one by one.
-
-    Its signature and annotations then name them all, for ``help`` and for the check of configs.
-    """
-    own = inspect.signature(build)
-    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    settings = inspect.signature(build_body).parameters
-    further = [p for name, p in settings.items() if name not in own.parameters]
-    build.__signature__ = own.replace(parameters=[*named, *further])  # type: ignore[attr-defined]
-    hints = {p.name: p.annotation for p in [*named, *further]}
-    build.__annotations__ = {**hints, "return": own.return_annotation}
-    return build
-
-
-@shows_body_settings
 def build_model(
-    backbone: str = "resnet50",
+    backbone: str = BodySettings.backbone,
     num_classes: int = 91,
-    num_queries: int = 100,
+    num_queries: int = BodySettings.num_queries,
     class_weight: float = 1.0,
     l1_weight: float = 5.0,
     giou_weight: float = 2.0,
     no_object_weight: float = 0.1,
-    **body: Any,
+    *,
+    embed_dim: int = BodySettings.embed_dim,
+    num_heads: int = BodySettings.num_heads,
+    num_encoder_layers: int = BodySettings.num_encoder_layers,
+    num_decoder_layers: int = BodySettings.num_decoder_layers,
+    ffn_dim: int = BodySettings.ffn_dim,
+    dropout: float = BodySettings.dropout,
+    pre_norm: bool = BodySettings.pre_norm,
+    pretrained_backbone: bool = BodySettings.pretrained_backbone,
+    backbone_norm: str = BodySettings.backbone_norm,
+    backbone_stages: int = BodySettings.backbone_stages,
+    dilation: bool = BodySettings.dilation,
+    position_temperature: float = BodySettings.position_temperature,
+    drop_ratio: float = BodySettings.drop_ratio,
+    drop_unit: str = BodySettings.drop_unit,
+    drop_schedule: str = BodySettings.drop_schedule,
+    drop_sites: Sequence[str] = BodySettings.drop_sites,
 ) -> Detr:
     """Build DETR with DropKey; the defaults are the official R50 model.
 
     Args:
-        backbone: see ``build_body``.
+        backbone: see ``BodySettings``.
         num_classes: size of the class head, without "no object". The official COCO checkpoints
             have 91: their class index is COCO's category id.
         num_queries: the most objects found in an image.
@@ -195,17 +184,37 @@ def build_model(
         l1_weight: weight of the L1 box term in loss and matching.
         giou_weight: weight of the generalised-IoU term in loss and matching.
         no_object_weight: class weight of "no object" in the classification loss.
-        body: what else ``build_body`` takes, with its defaults.
+        embed_dim: see ``BodySettings``, as the following.
 
     Returns:
         The model in training mode. In eval mode nothing is dropped.
 
     Raises:
-        UserError: see ``build_body``.
+        UserError: see ``BodySettings`` and ``build_body``.
         ValueError: see ``build_body``.
     """
+    body = BodySettings(
+        backbone=backbone,
+        num_queries=num_queries,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        num_encoder_layers=num_encoder_layers,
+        num_decoder_layers=num_decoder_layers,
+        ffn_dim=ffn_dim,
+        dropout=dropout,
+        pre_norm=pre_norm,
+        pretrained_backbone=pretrained_backbone,
+        backbone_norm=backbone_norm,
+        backbone_stages=backbone_stages,
+        dilation=dilation,
+        position_temperature=position_temperature,
+        drop_ratio=drop_ratio,
+        drop_unit=drop_unit,
+        drop_schedule=drop_schedule,
+        drop_sites=drop_sites,
+    )
     return Detr(
-        *build_body(backbone, num_queries, **body),
+        *build_body(body),
         num_classes,
         DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight),
     )

@@ -2,25 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from projects.detr.build import ATTENTION_SITES, build_transformer
+from projects.detr.build import BodySettings, build_transformer
 
-SETTINGS = {
-    "num_encoder_layers": 2,
-    "num_decoder_layers": 3,
-    "dropout": 0.1,
-    "pre_norm": False,
-    "drop_ratio": 0.3,
-    "drop_unit": "key",
-    "drop_schedule": "linear_decreasing",
-    "drop_sites": ATTENTION_SITES,
-}
+LAYERS = {"num_encoder_layers": 2, "num_decoder_layers": 3}
 
 
 @pytest.fixture(params=[False, True], ids=["post_norm", "pre_norm"])
 def transformer(request):
     torch.manual_seed(0)
     sizes = {"embed_dim": 16, "num_heads": 2, "ffn_dim": 24}
-    model = build_transformer(**{**SETTINGS, **sizes, "pre_norm": request.param})
+    model = build_transformer(BodySettings(**LAYERS, **sizes, pre_norm=request.param))
     return model.eval()
 
 
@@ -93,7 +84,7 @@ def test_positions_reach_queries_and_keys_only(transformer):
 def test_matrices_start_after_glorot():
     """In transformer and decoder alike; norms and biases keep their own start."""
     torch.manual_seed(0)
-    model = build_transformer(**SETTINGS, embed_dim=64, num_heads=4, ffn_dim=128)
+    model = build_transformer(BodySettings(**LAYERS, embed_dim=64, num_heads=4, ffn_dim=128))
     weight = model.encoder.layers[0].linear1.weight
     bound = (6 / (64 + 128)) ** 0.5
     assert 0.95 * bound < weight.abs().max() <= bound

@@ -1,6 +1,8 @@
+import dataclasses
 import inspect
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from dropkey_core.attention import MultiheadAttention
 from dropkey_core.engine.errors import UserError
+from projects.detr.build import BodySettings
 from projects.detr.build import build_model as build_detr
 from projects.qpic.build import build_model
 
@@ -55,16 +58,22 @@ def test_equals_the_official_table():
     assert sorted(frozen) == sorted(table["frozen_parameter_keys"])
 
 
-def test_settings_of_the_body_are_those_of_detr():
-    """Same names and defaults, none of them written twice."""
-    ours, theirs = (inspect.signature(build).parameters for build in (build_model, build_detr))
-    body = {name for name, p in theirs.items() if p.kind is p.KEYWORD_ONLY}
-    assert {"embed_dim", "dropout", "drop_ratio", "position_temperature"} <= body
-    assert {name: ours[name] for name in body} == {name: theirs[name] for name in body}
-    assert set(ours) - body == {
-        "backbone", "num_object_classes", "num_verb_classes", "num_queries", "object_weight",
-        "verb_weight", "l1_weight", "giou_weight", "no_object_weight",
-    }  # fmt: skip
+@pytest.mark.parametrize("build", [build_detr, build_model])
+def test_all_settings_of_the_body_can_be_given_and_arrive(build, monkeypatch):
+    """Same types and defaults in both projects, and each value under its own name."""
+    given = inspect.signature(build).parameters
+    for field in dataclasses.fields(BodySettings):
+        assert given[field.name].annotation == field.type
+        assert given[field.name].default == field.default
+    told = []
+    module = sys.modules[build.__module__]
+    monkeypatch.setattr(module, "build_body", lambda body: told.append(body) or [None] * 5)
+    for name in ("Detr", "Qpic"):
+        monkeypatch.setattr(module, name, lambda *parts: None, raising=False)
+    values = {field.name: object() for field in dataclasses.fields(BodySettings)}
+    values["drop_sites"] = ["encoder_self"]
+    build(**values)
+    assert told == [BodySettings(**values)]
 
 
 def test_dropkey_falls_in_encoder_and_decoder(small_qpic):
