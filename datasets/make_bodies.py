@@ -191,25 +191,14 @@ KEYPOINT_OFFSETS = {
 }
 
 
-@dataclass(frozen=True)
-class Person:
-    """One subject.
+def draw_poses(
+    rng: np.random.Generator, body: Body, settings: BodySettings
+) -> tuple[list[Fit], np.ndarray]:
+    """Somebody of random build in ``num_frames`` poses, with feet on the floor.
 
-    Attributes:
-        colours: (V, 3) of its vertices in 0..255, blue first as OpenCV has it.
-        cameras: by id.
-        fits: the body's parameters in each frame.
-        vertices: (frames, V, 3) in world units.
+    Returns:
+        the body's parameters in each frame, and its vertices (frames, V, 3) in world units.
     """
-
-    colours: np.ndarray
-    cameras: dict[int, Camera]
-    fits: list[Fit]
-    vertices: np.ndarray
-
-
-def draw_person(rng: np.random.Generator, body: Body, settings: BodySettings) -> Person:
-    """Somebody of random build in ``num_frames`` poses, with feet on the floor."""
     scale = rng.uniform(0.9, 1.1)  # world units per metre: what a fit cannot know
     betas = rng.normal(0, 0.8, size=10).clip(-2, 2)
     poses = np.array([draw_pose(rng).ravel() for _ in range(settings.num_frames)])
@@ -222,12 +211,7 @@ def draw_person(rng: np.random.Generator, body: Body, settings: BodySettings) ->
     places -= scale * (body.joint_regressor[0] @ posed)  # the root joint stands there
     places[:, 1] = -scale * posed[..., 1].max(axis=1)
     fits = [Fit(scale, place, pose, betas) for place, pose in zip(places, poses, strict=True)]
-    return Person(
-        draw_clothes(rng, body),
-        ring_of_cameras(rng, settings),
-        fits,
-        scale * posed + places[:, None],
-    )
+    return fits, scale * posed + places[:, None]
 
 
 def draw_clothes(rng: np.random.Generator, body: Body) -> np.ndarray:
@@ -250,51 +234,33 @@ def keypoint_vertices(body: Body) -> np.ndarray:
     return np.linalg.norm(joints[:, None] - body.template, axis=2).argmin(axis=1)
 
 
-def take_picture(
-    rng: np.random.Generator,
-    vertices: np.ndarray,
-    camera: Camera,
-    faces: np.ndarray,
-    colours: np.ndarray,
-    shape: tuple[int, int],
-) -> np.ndarray:
-    """What a camera sees of a coloured mesh: an image (*shape, 3) uint8, blue first.
-
-    ``vertices`` are (V, 3) in world units, ``faces`` (F, 3), ``colours`` (V, 3) in 0..255.
-    """
-    return with_noise(
-        rng,
-        render(
-            in_camera(vertices, camera.R, camera.C),
-            faces,
-            camera.K,
-            shape,
-            background=textured_background(rng, *shape),
-            vertex_colours=colours,
-        ),
-    )
-
-
 # ---- files ---------------------------------------------------------------------------------------
 def write_subject(bundle: Path, body: Body, settings: BodySettings, subject: int) -> None:
     """Write one subject's body session, from a seed of its own."""
     torch.set_num_threads(1)
     rng = np.random.default_rng([settings.seed, subject])
-    person = draw_person(rng, body, settings)
-    keypoints = keypoint_vertices(body)
+    fits, meshes = draw_poses(rng, body, settings)
+    colours = draw_clothes(rng, body)
+    cameras = ring_of_cameras(rng, settings)
+    keypoints, shape = keypoint_vertices(body), image_shape(settings)
     folder = body_folder(bundle, subject)
-    write_cameras(folder, person.cameras, settings.num_frames)
-    for frame, (fit, vertices) in enumerate(zip(person.fits, person.vertices, strict=True), 1):
+    write_cameras(folder, cameras, settings.num_frames)
+    for frame, (fit, vertices) in enumerate(zip(fits, meshes, strict=True), 1):
         write_fit(parameter_file(folder, frame), fit)
         write_vertices(vertex_file(folder, frame), vertices)
         write_keypoints(keypoint_file(folder, frame), vertices[keypoints])
-        for number, camera in person.cameras.items():
+        for number, camera in cameras.items():
             path = image_file(folder, frame, number)
             path.parent.mkdir(exist_ok=True)
-            image = take_picture(
-                rng, vertices, camera, body.faces, person.colours, image_shape(settings)
+            image = render(
+                in_camera(vertices, camera.R, camera.C),
+                body.faces,
+                camera.K,
+                shape,
+                background=textured_background(rng, *shape),
+                vertex_colours=colours,
             )
-            write_jpeg(path, image)
+            write_jpeg(path, with_noise(rng, image))
 
 
 def make_bodies(output: Path, settings: BodySettings, body: Body | None = None) -> bool:
