@@ -114,7 +114,7 @@ def test_cameras_look_at_the_people(bodies, body):
         vertices = read_vertices(
             session / "00000001" / "reconstruction" / "smpl_vertex.txt", len(body.template)
         )
-        cameras = read_cameras(session)
+        cameras, _ = read_cameras(session)
         assert list(cameras) == [0, 7]
         for camera in cameras.values():
             seen = in_camera(vertices, camera.R, camera.C)

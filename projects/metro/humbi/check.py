@@ -15,9 +15,9 @@ from projects.metro.humbi.files import (
     PROJECTIONS,
     Array,
     keypoint_file,
+    read_cameras,
     read_keypoints,
     read_projections,
-    read_sound_cameras,
     read_vertices,
     vertex_file,
 )
@@ -139,7 +139,7 @@ def pixel_error(folder: Path, seeing: list[int], vertices: Array) -> float:
     if not (folder / PROJECTIONS).is_file():
         return float("nan")
     matrices = read_projections(folder / PROJECTIONS)
-    cameras, _ = read_sound_cameras(folder)
+    cameras, _ = read_cameras(folder)
     points = np.column_stack([vertices, np.ones(len(vertices))])
     return max(
         (

@@ -12,7 +12,7 @@ names file and line.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.outside import read_file
+from dropkey_core.engine.errors import shown
+from dropkey_core.engine.files.outside import read_text
 
 NUM_CAMERAS = 107  # ids 0 ... 106
 NUM_VERTICES = 6890
@@ -34,6 +35,7 @@ INTRINSICS, EXTRINSICS, PROJECTIONS = "intrinsic.txt", "extrinsic.txt", "project
 ROTATION_TOLERANCE = 1e-3
 
 Array = NDArray[np.float64]
+Lines = list[tuple[int, str]]  # with their numbers
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,7 @@ def read_vertices(path: Path, num_vertices: int = NUM_VERTICES) -> Array:
     Raises:
         UserError: another number of rows, a row that is not three finite numbers, no such file.
     """
-    lines = read_lines(path)
-    if len(lines) != num_vertices:
-        raise UserError(
-            f"{path} has {len(lines)} rows, but the body has {num_vertices} vertices, one per row"
-        )
-    return table(path, lines, columns=3)
+    return finite(path, table(path, read_lines(path, num_vertices), columns=3))
 
 
 def read_keypoints(path: Path) -> Array:
@@ -144,14 +141,8 @@ def read_keypoints(path: Path) -> Array:
         UserError: another number of rows, a row that does not begin with three numbers, no such
             file.
     """
-    lines = read_lines(path)
-    if len(lines) != NUM_KEYPOINTS:
-        raise UserError(f"{path} has {len(lines)} rows, but there are {NUM_KEYPOINTS} keypoints")
-    rows = [numbers(path, number, line) for number, line in enumerate(lines, 1)]
-    for number, row in enumerate(rows, 1):
-        if len(row) < 3:
-            raise UserError(f"{path}, line {number} has {len(row)} numbers, at least 3 are needed")
-    return np.array([row[:3] for row in rows])
+    lines = read_lines(path, NUM_KEYPOINTS)
+    return table(path, [(number, " ".join(line.split()[:3])) for number, line in lines], columns=3)
 
 
 def read_fit(path: Path) -> Fit:
@@ -161,57 +152,40 @@ def read_fit(path: Path) -> Fit:
         UserError: another number of them, one that is not finite, a scale that is not positive, no
             such file.
     """
-    lines = read_lines(path)
-    if len(lines) != NUM_PARAMETERS:
-        raise UserError(
-            f"{path} has {len(lines)} parameters, but a fit has {NUM_PARAMETERS}, one per line: "
-            "scale, translation 3, pose 72, betas 10"
-        )
-    values = table(path, lines, columns=1)[:, 0]
+    values = finite(path, table(path, read_lines(path, NUM_PARAMETERS), columns=1))[:, 0]
     if values[0] <= 0:
         raise UserError(f"{path}, line 1: the scale is {values[0]:g}, it must be above 0")
     return Fit(float(values[0]), values[1:4], values[4:76], values[76:])
 
 
-def read_cameras(body: Path) -> dict[int, Camera]:
-    """Read the cameras of a session from intrinsic.txt and extrinsic.txt, by id.
-
-    Raises:
-        UserError: a file is missing or not in this layout, or anything that
-            ``read_sound_cameras`` leaves out.
-    """
-    cameras, problems = read_sound_cameras(body)
-    if problems:
-        raise UserError(problems[0])
-    return cameras
-
-
-def read_sound_cameras(body: Path) -> tuple[dict[int, Camera], list[str]]:
-    """Read those cameras of a session that can be used.
+def read_cameras(body: Path) -> tuple[dict[int, Camera], list[str]]:
+    """Read the cameras of a session from intrinsic.txt and extrinsic.txt.
 
     A camera whose numbers are all zero in either file is one that was not there: it is left out
     without a word, as in HUMBI's own reader.
 
     Returns:
-        The cameras by id, and one line for each that is in one file only or has numbers that no
-        camera can have.
+        The cameras that can be used by id, and one line for each that is in one file only or has
+        numbers that no camera can have.
 
     Raises:
         UserError: a file is missing or not in this layout.
     """
-    K_of = read_blocks(body / INTRINSICS, (3, 3, 3))
-    extrinsics_of = read_blocks(body / EXTRINSICS, (3, 3, 3, 3))
-    cameras, problems = {}, []
-    for number in sorted(K_of.keys() | extrinsics_of.keys()):
-        if number not in K_of or number not in extrinsics_of:
-            names = (EXTRINSICS, INTRINSICS) if number not in K_of else (INTRINSICS, EXTRINSICS)
-            problems.append(f"{body}: camera {number} is in {names[0]}, but not in {names[1]}")
+    K_of = read_blocks(body / INTRINSICS, (3, 3))
+    extrinsics_of = read_blocks(body / EXTRINSICS, (4, 3))
+    problems = [
+        f"{body}: camera {number} is not in both {INTRINSICS} and {EXTRINSICS}"
+        for number in sorted(K_of.keys() ^ extrinsics_of.keys())
+    ]
+    cameras = {}
+    for number in sorted(K_of.keys() & extrinsics_of.keys()):
+        C, *R = extrinsics_of[number]
+        camera = Camera(K_of[number], np.array(R), C)
+        if not camera.K.any() or not camera.R.any():
             continue
-        K, (C, *R) = K_of[number], extrinsics_of[number]
-        camera = Camera(K, np.array(R), C)
         if problem := camera_problem(camera):
             problems.append(f"{body}: camera {number} {problem}")
-        elif K.any() and camera.R.any():
+        else:
             cameras[number] = camera
     return cameras, problems
 
@@ -222,136 +196,97 @@ def read_projections(path: Path) -> dict[int, Array]:
     Raises:
         UserError: the file is missing or not in this layout.
     """
-    return read_blocks(path, (4, 4, 4))
+    return read_blocks(path, (3, 4))
 
 
 def camera_problem(camera: Camera) -> str | None:
-    """What no camera can have, or None; a camera of zeros only stands for none and is right."""
-    for name, values in (("K", camera.K), ("R", camera.R), ("C", camera.C)):
+    """What no camera can have, or None."""
+    K, R = camera.K, camera.R
+    for name, values in (("K", K), ("R", R), ("C", camera.C)):
         if not np.isfinite(values).all():
             return f"has a {name} that is not finite"
-    if not camera.K.any() or not camera.R.any():
-        return None
-    K, R = camera.K, camera.R
     if not (K[0, 0] > 0 and K[1, 1] > 0) or np.any(K[[1, 2, 2], [0, 0, 1]]) or K[2, 2] != 1:
         return f"has K {K.tolist()}, which is not [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
-    with np.errstate(over="ignore", invalid="ignore"):  # NaN is no rotation either
-        error = np.abs(R @ R.T - np.eye(3)).max()
-        if not error <= ROTATION_TOLERANCE or np.linalg.det(R) < 0:
-            return f"has an R that is no rotation (R R^T differs from 1 by {error:.2g})"
-        if not np.isfinite(camera.projection()).all():
-            return "has numbers too large to compute with"
+    error = np.abs(R @ R.T - np.eye(3)).max()
+    if not error <= ROTATION_TOLERANCE or np.linalg.det(R) < 0:
+        return f"has an R that is no rotation (R R^T differs from 1 by {error:.2g})"
     return None
 
 
-def read_blocks(path: Path, row_lengths: Sequence[int]) -> dict[int, Array]:
+def read_blocks(path: Path, shape: tuple[int, int]) -> dict[int, Array]:
     """Read a camera file: three header lines, then a line ``0 <id>`` and a few rows per camera.
 
     Args:
         path: the file.
-        row_lengths: how many numbers each of a camera's rows has, all alike.
+        shape: rows of a camera, and numbers of a row.
 
     Returns:
-        An array (rows, numbers) per camera id. Numbers may be NaN or infinite.
+        An array of ``shape`` per camera id. Numbers may be NaN or infinite.
 
     Raises:
         UserError: a line is not what it should be, a camera is there twice or unknown, or the last
             one is cut short.
     """
     lines = read_lines(path)
-    if any(is_numbers(line) for line in lines[:HEADER_LINES]):
-        raise UserError(
-            f"{path} has numbers where its {HEADER_LINES} header lines should be (Numcam, "
-            "numframes, numP)"
-        )
-    step = 1 + len(row_lengths)
+    step = 1 + shape[0]
     count, rest = divmod(len(lines) - HEADER_LINES, step)
     if count < 1 or rest:
         raise UserError(
             f"{path} has {len(lines)} lines, not {HEADER_LINES} and {step} for each camera"
         )
+    lines = lines[HEADER_LINES:]
+    rows = [line for place, line in enumerate(lines) if place % step]
+    values = table(path, rows, shape[1]).reshape(-1, *shape)
     blocks: dict[int, Array] = {}
-    for start in range(HEADER_LINES, len(lines), step):
-        camera = camera_id(path, start + 1, lines[start])
-        if camera in blocks:
-            raise UserError(f"{path}, line {start + 1}: camera {camera} is there twice")
-        blocks[camera] = np.array(
-            [
-                numbers(path, number, lines[number - 1], length)
-                for number, length in enumerate(row_lengths, start + 2)
-            ]
-        )
+    for (number, line), block in zip(lines[::step], values, strict=True):
+        match = re.fullmatch(r"0\s+(\d{1,3})", line.strip(), re.ASCII)
+        if match is None or int(match.group(1)) >= NUM_CAMERAS:
+            raise UserError(
+                f"{path}, line {number} is {shown(line)}, but a camera begins with '0 <id>', an id "
+                f"of 0 to {NUM_CAMERAS - 1}"
+            )
+        if int(match.group(1)) in blocks:
+            raise UserError(f"{path}, line {number}: camera {match.group(1)} is there twice")
+        blocks[int(match.group(1))] = block
     return blocks
 
 
-def camera_id(path: Path, number: int, line: str) -> int:
-    """The id in the line that a camera begins with."""
-    match = re.fullmatch(r"0\s+(\d{1,9})", line.strip(), re.ASCII)
-    if match is None:
-        raise UserError(
-            f"{path}, line {number} is {shortened(line)}, but a camera begins with '0 <id>'"
-        )
-    camera = int(match.group(1))
-    if camera >= NUM_CAMERAS:
-        raise UserError(
-            f"{path}, line {number}: camera id {camera} is not one of 0 to {NUM_CAMERAS - 1}"
-        )
-    return camera
+def read_lines(path: Path, count: int | None = None) -> Lines:
+    """The lines of a text file, which must be ``count`` if that is given, with their numbers."""
+    lines = read_text(path, LARGEST_FILE).rstrip().splitlines()
+    if count not in (None, len(lines)):
+        raise UserError(f"{path} has {len(lines)} rows, not {count}")
+    return list(enumerate(lines, 1))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without blank ones at its end."""
+def table(path: Path, lines: Lines, columns: int) -> Array:
+    """Numbers (lines, columns) of lines that all have as many."""
     try:
-        text = read_file(path, LARGEST_FILE).decode("ascii")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file: {error}") from error
-    return text.rstrip().splitlines()
-
-
-def table(path: Path, lines: list[str], columns: int) -> Array:
-    """Finite numbers (lines, columns) of lines that all have as many."""
-    try:
-        values = np.loadtxt(lines, comments=None, ndmin=2)  # C: several times as fast as float()
+        # In C, several times as fast as float().
+        values = np.loadtxt([line for _, line in lines], comments=None, ndmin=2)
     except ValueError:
         values = np.empty((0, 0))
-    if values.shape == (len(lines), columns) and np.isfinite(values).all():
+    if values.shape == (len(lines), columns):
         return values
-    return np.array(list(finite_rows(path, lines, columns)))  # finds the line to be named
+    number, line = next((one for one in lines if not is_row(one[1], columns)), (1, "no table"))
+    raise UserError(f"{path}, line {number} is {shown(line)}, not {columns} numbers")
 
 
-def finite_rows(path: Path, lines: list[str], columns: int) -> Iterator[list[float]]:
-    """The same line by line."""
-    for number, line in enumerate(lines, 1):
-        row = numbers(path, number, line, columns)
-        if not np.isfinite(row).all():
-            raise UserError(f"{path}, line {number} is {shortened(line)}, which is not finite")
-        yield row
-
-
-def numbers(path: Path, number: int, line: str, count: int | None = None) -> list[float]:
-    """The numbers of a line, which must be ``count`` if that is given."""
+def is_row(line: str, columns: int) -> bool:
+    """Whether a line is so many numbers."""
     try:
-        values = [float(word) for word in line.split()]
-    except ValueError:
-        raise UserError(
-            f"{path}, line {number} is {shortened(line)}, which is not numbers only"
-        ) from None
-    if count not in (None, len(values)):
-        raise UserError(f"{path}, line {number} has {len(values)} numbers, not {count}")
-    return values
-
-
-def is_numbers(line: str) -> bool:
-    """Whether a line has numbers and nothing else."""
-    try:
-        return len([float(word) for word in line.split()]) > 0
+        return len([float(word) for word in line.split()]) == columns
     except ValueError:
         return False
 
 
-def shortened(line: str) -> str:
-    """A line as errors show it."""
-    return repr(line if len(line) <= 40 else f"{line[:40]}...")
+def finite(path: Path, values: Array) -> Array:
+    """The values (lines, columns) of a file, all finite."""
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(f"{path}, line {row + 1} is {values[row].tolist()}, which is not finite")
+    return values
 
 
 # ---- writing -------------------------------------------------------------------------------------

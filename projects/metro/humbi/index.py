@@ -9,41 +9,15 @@ since their errors are multiplied by thousands of pixels.
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
+from typing import Annotated, get_type_hints
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.humbi.files import image_file
-
-# S subjects, N cameras, M frames, L views.
-LAYOUT: Layout = {
-    "subject_ids": ("i", ("S",)),
-    "subject_folders": ("U", ("S",)),
-    "camera_subjects": ("i", ("N",)),
-    "camera_ids": ("i", ("N",)),
-    "K": ("f", ("N", 3, 3)),
-    "R": ("f", ("N", 3, 3)),
-    "C": ("f", ("N", 3)),
-    "frame_subjects": ("i", ("M",)),
-    "frame_numbers": ("i", ("M",)),
-    "scales": ("f", ("M",)),
-    "translations": ("f", ("M", 3)),
-    "poses": ("f", ("M", 72)),
-    "betas": ("f", ("M", 10)),
-    "view_frames": ("i", ("L",)),
-    "view_cameras": ("i", ("L",)),
-    "image_sizes": ("i", ("L", 2)),
-    "centres": ("f", ("L", 2)),
-    "box_sides": ("f", ("L",)),
-}
-REFERENCES = {  # column: the one whose rows it points to
-    "camera_subjects": "subject_ids",
-    "frame_subjects": "subject_ids",
-    "view_frames": "frame_numbers",
-    "view_cameras": "camera_ids",
-}
 
 HOW_TO_GET_IT = (
     "to make it of HUMBI: python datasets/prepare_humbi.py; "
@@ -53,45 +27,31 @@ HOW_TO_GET_IT = (
 
 @dataclass(frozen=True, eq=False)
 class HumbiIndex:
-    """The tables of an index, as columns.
+    """The tables of an index, as columns of S subjects, N cameras, M frames and L views.
 
-    Attributes:
-        subject_ids: (S,) int32, each once.
-        subject_folders: (S,) text, their body sessions, relative to the index's own folder.
-        camera_subjects: (N,) int32 rows of subjects: every subject has cameras of its own.
-        camera_ids: (N,) int32, 0 ... 106.
-        K, R: (N, 3, 3) float64, see ``humbi_files.Camera``.
-        C: (N, 3) float64, world units.
-        frame_subjects: (M,) int32 rows of subjects.
-        frame_numbers: (M,) int32.
-        scales: (M,) float32, world units per metre; see ``humbi_files.Fit`` for these four.
-        translations: (M, 3) float32, world units.
-        poses: (M, 72) float32, radians.
-        betas: (M, 10) float32.
-        view_frames, view_cameras: (L,) int32 rows of frames and of cameras of the same subject.
-        image_sizes: (L, 2) int32, height and width in pixels.
-        centres: (L, 2) float32, x and y of the square box around the person, in pixels.
-        box_sides: (L,) float32, its side in pixels.
+    Each column's annotation has the kind of its values in the file and its shape. Here, whole
+    numbers are int32, cameras float64, all other numbers float32.
     """
 
-    subject_ids: np.ndarray
-    subject_folders: np.ndarray
-    camera_subjects: np.ndarray
-    camera_ids: np.ndarray
-    K: np.ndarray
-    R: np.ndarray
-    C: np.ndarray
-    frame_subjects: np.ndarray
-    frame_numbers: np.ndarray
-    scales: np.ndarray
-    translations: np.ndarray
-    poses: np.ndarray
-    betas: np.ndarray
-    view_frames: np.ndarray
-    view_cameras: np.ndarray
-    image_sizes: np.ndarray
-    centres: np.ndarray
-    box_sides: np.ndarray
+    subject_ids: Annotated[np.ndarray, "i", ("S",)]  # each once
+    # Their body sessions, relative to the index's own folder.
+    subject_folders: Annotated[np.ndarray, "U", ("S",)]
+    camera_subjects: Annotated[np.ndarray, "i", ("N",)]  # rows; each has cameras of its own
+    camera_ids: Annotated[np.ndarray, "i", ("N",)]  # 0 ... 106
+    K: Annotated[np.ndarray, "f", ("N", 3, 3)]  # see ``files.Camera`` for these three
+    R: Annotated[np.ndarray, "f", ("N", 3, 3)]
+    C: Annotated[np.ndarray, "f", ("N", 3)]
+    frame_subjects: Annotated[np.ndarray, "i", ("M",)]  # rows
+    frame_numbers: Annotated[np.ndarray, "i", ("M",)]
+    scales: Annotated[np.ndarray, "f", ("M",)]  # see ``files.Fit`` for these four
+    translations: Annotated[np.ndarray, "f", ("M", 3)]
+    poses: Annotated[np.ndarray, "f", ("M", 72)]
+    betas: Annotated[np.ndarray, "f", ("M", 10)]
+    view_frames: Annotated[np.ndarray, "i", ("L",)]  # rows of frames and of cameras of one subject
+    view_cameras: Annotated[np.ndarray, "i", ("L",)]
+    image_sizes: Annotated[np.ndarray, "i", ("L", 2)]  # height and width in pixels
+    centres: Annotated[np.ndarray, "f", ("L", 2)]  # x, y of the box around the person, in pixels
+    box_sides: Annotated[np.ndarray, "f", ("L",)]  # of that square, in pixels
 
     def __len__(self) -> int:
         """The number of views."""
@@ -104,14 +64,26 @@ class HumbiIndex:
         return os.fspath(image_file(folder, self.frame_numbers[frame], self.camera_ids[camera]))
 
 
-def stored(arrays: dict[str, np.ndarray]) -> HumbiIndex:
-    """An index of columns in any precision, brought to that of ``HumbiIndex``."""
+LAYOUT: Layout = {
+    name: hint.__metadata__
+    for name, hint in get_type_hints(HumbiIndex, include_extras=True).items()
+}
+REFERENCES = {  # column: the one whose rows it points to
+    "camera_subjects": "subject_ids",
+    "frame_subjects": "subject_ids",
+    "view_frames": "frame_numbers",
+    "view_cameras": "camera_ids",
+}
+
+
+def stored(arrays: dict[str, ArrayLike]) -> HumbiIndex:
+    """An index of columns in any precision, brought to that of ``HumbiIndex``; []: no rows."""
     dtypes = {"f": np.float32, "i": np.int32, "U": np.str_}
     exact = dict.fromkeys("KRC", np.float64)
     return HumbiIndex(
         **{
-            name: np.asarray(arrays[name], dtype=exact.get(name, dtypes[kind]))
-            for name, (kind, _) in LAYOUT.items()
+            name: np.asarray(arrays[name], exact.get(name, dtypes[kind])).reshape(-1, *shape[1:])
+            for name, (kind, shape) in LAYOUT.items()
         }
     )
 
@@ -142,7 +114,7 @@ def write_index(path: str | os.PathLike[str], index: HumbiIndex) -> None:
     """
     path = dataset_path(path)
     arrays = {field.name: getattr(index, field.name) for field in fields(index)}
-    if problem := layout_problem(arrays, LAYOUT) or value_problem(arrays):
+    if problem := layout_problem(arrays, LAYOUT) or folder_problem(arrays):
         raise UserError(f"cannot write {path}: {problem}")
     write_arrays(path, arrays)
 
@@ -155,7 +127,7 @@ def read_index(path: str | os.PathLike[str]) -> HumbiIndex:
 
     Raises:
         UserError: the file is missing or unreadable, a column is missing, has another shape or kind
-            of values, is not finite, or points to what is not there.
+            of values or is not finite, or a folder is not below the index's.
     """
     path = dataset_path(path)
     if not path.is_file():
@@ -164,33 +136,15 @@ def read_index(path: str | os.PathLike[str]) -> HumbiIndex:
             f"{datasets_root()}); {HOW_TO_GET_IT}"
         )
     arrays = read_arrays(path, LAYOUT)
-    if problem := layout_problem(arrays, LAYOUT) or value_problem(arrays):
+    if problem := layout_problem(arrays, LAYOUT) or folder_problem(arrays):
         raise UserError(f"{path} is not an index of this project: {problem}")
     return stored(arrays)
 
 
-def value_problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with the values of columns of the right shapes, or None."""
-    ids = arrays["subject_ids"]
-    if len(np.unique(ids)) < len(ids):
-        return "subject_ids names a subject twice"
+def folder_problem(arrays: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the folders of columns of the right shapes, or None."""
     for folder in map(str, arrays["subject_folders"]):
         parts = PurePosixPath(folder).parts
         if not parts or ".." in parts or parts[0] == "/" or "\\" in folder:
             return f"subject_folders has {folder!r}, which is not below the index's folder"
-    for name, table in REFERENCES.items():
-        rows, limit = arrays[name], len(arrays[table])
-        if rows.size and (rows.min() < 0 or rows.max() >= limit):
-            return f"{name} must be rows of 0 to {limit - 1} of {table}"
-    if np.any(
-        arrays["frame_subjects"][arrays["view_frames"]]
-        != arrays["camera_subjects"][arrays["view_cameras"]]
-    ):
-        return "view_frames and view_cameras belong to different subjects"
-    for name, least in {"camera_ids": 0, "frame_numbers": 0, "image_sizes": 1}.items():
-        if arrays[name].size and arrays[name].min() < least:
-            return f"{name} must be {least} or more"
-    for name in ("scales", "box_sides"):
-        if arrays[name].size and arrays[name].min() <= 0:
-            return f"{name} must be above 0"
     return None

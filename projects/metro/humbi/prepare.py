@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import active_children
@@ -36,8 +36,8 @@ from projects.metro.humbi.files import (
     image_file,
     numbered,
     parameter_file,
+    read_cameras,
     read_fit,
-    read_sound_cameras,
     read_vertices,
     vertex_file,
 )
@@ -380,7 +380,7 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
     body = source / session.folder
     places = places_of(source, source / Path(session.folder).parts[0])
     try:
-        cameras, unsound = read_sound_cameras(body)
+        cameras, unsound = read_cameras(body)
     except UserError as error:
         return part_of(session, {}, {}, [], [Problem(str(body), "cameras unusable", str(error))])
     problems = [Problem(str(body), "camera unusable", line) for line in unsound]
@@ -471,29 +471,24 @@ def part_of(
     ids = sorted(cameras) if views else []
     calibrations, meshes = [cameras[camera] for camera in ids], [fits[frame] for frame in frames]
 
-    def column(values: Iterable, *shape: int) -> np.ndarray:
-        return np.array(list(values), dtype=np.float64).reshape(-1, *shape)
-
     index = stored(
         {
-            "subject_ids": np.array([session.subject]),
-            "subject_folders": np.array([session.folder]),
-            "camera_subjects": np.zeros(len(ids)),
-            "camera_ids": np.array(ids),
-            "K": column((one.K for one in calibrations), 3, 3),
-            "R": column((one.R for one in calibrations), 3, 3),
-            "C": column((one.C for one in calibrations), 3),
-            "frame_subjects": np.zeros(len(frames)),
-            "frame_numbers": np.array(frames),
-            "scales": column(one.scale for one in meshes),
-            "translations": column((one.translation for one in meshes), 3),
-            "poses": column((one.pose for one in meshes), 72),
-            "betas": column((one.betas for one in meshes), 10),
+            "subject_ids": [session.subject],
+            "subject_folders": [session.folder],
+            "camera_subjects": [0] * len(ids),
+            "camera_ids": ids,
+            **{name: [getattr(one, name) for one in calibrations] for name in "KRC"},
+            "frame_subjects": [0] * len(frames),
+            "frame_numbers": frames,
+            "scales": [one.scale for one in meshes],
+            "translations": [one.translation for one in meshes],
+            "poses": [one.pose for one in meshes],
+            "betas": [one.betas for one in meshes],
             "view_frames": np.searchsorted(frames, [view.frame for view in views]),
             "view_cameras": np.searchsorted(ids, [view.camera for view in views]),
-            "image_sizes": column((view.image_size for view in views), 2),
-            "centres": column((view.centre for view in views), 2),
-            "box_sides": column(view.box_side for view in views),
+            "image_sizes": [view.image_size for view in views],
+            "centres": [view.centre for view in views],
+            "box_sides": [view.box_side for view in views],
         }
     )
     return Part(index, problems)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.links import places_of
+from projects.metro.humbi import prepare as humbi_release
 from projects.metro.humbi.files import image_file, parameter_file, vertex_file
 from projects.metro.humbi.index import read_index
 from projects.metro.humbi.prepare import (
@@ -24,7 +25,6 @@ from projects.metro.humbi.prepare import (
     split,
 )
 from projects.metro.humbi.records import load_humbi
-from projects.metro.humbi import prepare as humbi_release
 from tests.projects.metro.humbi_set import (
     CAMERAS,
     HEIGHT,
@@ -167,7 +167,7 @@ BROKEN = [
      ["camera unusable: .*camera 12 has a C that is not finite",
       "pictures of a camera without calibration: camera 12, 2 pictures"]),
     (a_mesh_of_too_few_rows, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 19 rows"]),
-    (a_parameter_too_few, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 85 parameters"]),
+    (a_parameter_too_few, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 85 rows"]),
     (a_picture_cut_short, {(3, 31, 0)}, ["image0000000.jpg\tpicture unusable: .* is cut short"]),
     (no_picture_at_all, {(3, 31, 0)}, ["picture unusable: .* is not an image, or"]),
     (a_picture_that_leads_out, {(3, 31, 0)}, ["picture unusable: .*leads to /dev/zero, which is"]),
