@@ -8,10 +8,9 @@ The same settings give the same set, and asking again for a set that is there do
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,32 +20,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from generated_set import SPLITS, SetSettings, draw_split, run_command, write_json
 
 
-# ---- shapes: corners around the origin, in no particular scale -----------------------------------
-def circle() -> np.ndarray:
-    """Forty corners are round enough below 500 pixels."""
-    return regular_polygon(40)
+class ShapeClass(NamedTuple):
+    """A class of objects: a regular polygon of a colour.
+
+    A class has a hue of its own, OpenCV's of 0 to 179, with neighbours mixed in, so that a network
+    finds its first objects in minutes; from shape alone that takes hours.
+    """
+
+    name: str
+    num_corners: int
+    hue: int
 
 
-def square() -> np.ndarray:
-    """Four equal sides."""
-    return regular_polygon(4)
-
-
-def triangle() -> np.ndarray:
-    """Three equal sides."""
-    return regular_polygon(3)
+# By category id; red, green, blue. Forty corners are round enough below 500 pixels.
+SHAPES = {
+    1: ShapeClass("circle", 40, 0),
+    3: ShapeClass("square", 4, 60),
+    7: ShapeClass("triangle", 3, 120),
+}
 
 
 def regular_polygon(num_corners: int) -> np.ndarray:
     """Corners (num_corners, 2) on the unit circle."""
     angles = np.arange(num_corners) * (2 * np.pi / num_corners)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-SHAPES: dict[int, Callable[[], np.ndarray]] = {1: circle, 3: square, 7: triangle}  # by category id
-# OpenCV's hues, 0 to 179: red, green, blue. A class has a colour of its own, with neighbours mixed
-# in, so that a network finds its first objects in minutes; from shape alone that takes hours.
-HUES = {1: 0, 3: 60, 7: 120}
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def draw_objects(
         corners = find_place(rng, turned(rng, category, size), canvas, annotations)
         if corners is None:  # the picture is full
             continue
-        fill(canvas, corners, vivid_colour(rng, HUES[category]))
+        fill(canvas, corners, vivid_colour(rng, SHAPES[category].hue))
         annotations.append(object_annotation(category, corners))
     return annotations
 
@@ -122,7 +119,7 @@ def turned(rng: np.random.Generator, category: int, size: float) -> np.ndarray:
     """A shape turned at random, its longer extent ``size`` pixels, its box starting at (0, 0)."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
-    corners = SHAPES[category]() @ np.array([[cos, sin], [-sin, cos]])
+    corners = regular_polygon(SHAPES[category].num_corners) @ np.array([[cos, sin], [-sin, cos]])
     corners -= corners.min(axis=0)
     return corners * (size / corners.max())
 
@@ -182,7 +179,7 @@ def draw_crowd(rng: np.random.Generator, canvas: np.ndarray, others: list[dict])
     if frame is None:
         return []
     category = int(rng.choice(list(SHAPES)))
-    colour = vivid_colour(rng, HUES[category])
+    colour = vivid_colour(rng, SHAPES[category].hue)
     mask = np.zeros(canvas.shape[:2], np.uint8)
     for _ in range(rng.integers(10, 16)):
         corners = turned(rng, category, rng.uniform(0.15, 0.25) * side)
@@ -240,7 +237,7 @@ def coco_document(images: Path, split: str, settings: ShapeSettings) -> dict:
             }
         ],
         "categories": [
-            {"id": category, "name": shape.__name__, "supercategory": "shape"}
+            {"id": category, "name": shape.name, "supercategory": "shape"}
             for category, shape in SHAPES.items()
         ],
         "images": [],

@@ -36,10 +36,7 @@ def flip_once(points: np.ndarray, faces: np.ndarray) -> int:
     order = order[excess[order] > 1e-6]
     normals = face_normals(points, faces)
     cosine = (normals[first] * normals[second]).sum(axis=1)
-    after = [
-        unit(np.cross(points[q] - points[p], points[r] - points[p]))
-        for p, q, r in ((c, d, b), (d, c, a))
-    ]
+    after = [face_normals(points, np.stack(f, axis=1)) for f in ((c, d, b), (d, c, a))]
     fits = (after[0] * normals[first]).sum(axis=1) > SHARPEST_FLIP
     fits &= (after[1] * normals[second]).sum(axis=1) > SHARPEST_FLIP
     fits &= (cosine > SHARPEST_FLIP) & ((after[0] * after[1]).sum(axis=1) > SHARPEST_FLIP)

@@ -5,6 +5,7 @@ crosses joins the vertices of its four cells (S. Gibson, "Constrained elastic su
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from mannequin.signed_distance import ImplicitSolid, project
 
@@ -35,10 +36,9 @@ def sample(solid: ImplicitSolid, cell: float) -> tuple[np.ndarray, np.ndarray]:
     counts[0] = int(2 * half) + 1
     axes = [origin[i] + cell * np.arange(counts[i]) for i in range(3)]
     inside = np.empty(counts, bool)
-    for number, x in enumerate(axes[0]):  # slice by slice, for the memory's sake
-        y, z = np.meshgrid(axes[1], axes[2], indexing="ij")
-        points = np.stack([np.full(y.size, x), y.ravel(), z.ravel()], axis=1)
-        inside[number] = (solid.distance(points) < 0).reshape(y.shape)
+    for number in range(counts[0]):  # slice by slice, for the memory's sake
+        points = np.stack(np.meshgrid(axes[0][number], *axes[1:], indexing="ij"), axis=-1)
+        inside[number] = (solid.distance(points.reshape(-1, 3)) < 0).reshape(counts[1:])
     return origin, inside
 
 
@@ -49,14 +49,8 @@ def crossed_cells(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         the number of each cell (nx - 1, ny - 1, nz - 1) int64, -1 where there is none, and the
         first corner (V, 3) of each numbered cell.
     """
-    nx, ny, nz = inside.shape
-    corners = sum(
-        inside[i : nx - 1 + i, j : ny - 1 + j, k : nz - 1 + k].astype(np.int8)
-        for i in (0, 1)
-        for j in (0, 1)
-        for k in (0, 1)
-    )
-    crossed = (corners > 0) & (corners < 8)
+    corners = sliding_window_view(inside, (2, 2, 2))
+    crossed = corners.any(axis=(3, 4, 5)) & ~corners.all(axis=(3, 4, 5))
     number = np.full(crossed.shape, -1)
     number[crossed] = np.arange(crossed.sum())
     return number, np.argwhere(crossed)
