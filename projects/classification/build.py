@@ -113,11 +113,10 @@ def build_model(
 def checked_variants(variants: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """The settings of each variant, refused where something has another name."""
     settings = {name: dict(options or {}) for name, options in (variants or {}).items()}
+    refuse_unknown(settings, VARIANTS, "model.variants")
     for name, options in settings.items():
-        refuse_unknown(name, VARIANTS, "variants")
         known = [option for option in arguments_of(VARIANTS[name]) if option not in UNSETTABLE]
-        for option in options:
-            refuse_unknown(option, known, f"variants.{name}")
+        refuse_unknown(options, known, f"model.variants.{name}")
     return settings
 
 

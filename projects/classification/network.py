@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import timm
 from timm.models.volo import VOLO
 from torch import nn
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import UserError, unknown_key
 from projects.classification.t2t import T2TViT
 from projects.timm_network import create_timm_network
 
@@ -102,7 +102,7 @@ def build_t2t(architecture: str, wanted: Wanted, options: Mapping[str, Any]) -> 
             "tools/convert_checkpoint.py t2t, name it in train.init_checkpoint and set "
             "model.pretrained_backbone=false"
         )
-    refuse_unknown_options(architecture, T2TViT, options)
+    refuse_unknown_options(T2TViT, options)
     sizes = {**T2T_SIZES[architecture], **options}
     try:
         return T2TViT(wanted.num_classes, wanted.image_size, drop_path=wanted.drop_path, **sizes)
@@ -120,7 +120,7 @@ def build_volo(wanted: Wanted, options: Mapping[str, Any]) -> VOLO:
     required = ("layers", "embed_dims", "num_heads")
     if missing := [name for name in required if name not in options]:
         raise UserError(f"architecture_options of volo must hold {missing[0]}, four numbers")
-    refuse_unknown_options("volo", VOLO, options)
+    refuse_unknown_options(VOLO, options)
     return VOLO(**timm_words(wanted), **options)
 
 
@@ -152,21 +152,17 @@ def timm_words(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def refuse_unknown_options(
-    architecture: str, network: type[nn.Module], options: Mapping[str, Any]
-) -> None:
+def refuse_unknown_options(network: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Raise a ``UserError`` if ``options`` are not all arguments of the class ``network``."""
     known = [name for name in arguments_of(network) if name not in SETTINGS]
-    for name in options:
-        refuse_unknown(name, known, f"architecture_options of {architecture}")
+    refuse_unknown(options, known, "model.architecture_options")
 
 
-def refuse_unknown(name: str, known: Collection[str], where: str) -> None:
-    """Raise a ``UserError`` that suggests the nearest name, unless ``name`` is known."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{where} may hold {', '.join(known)}; got {name}{hint}")
+def refuse_unknown(names: Iterable[str], known: Collection[str], section: str) -> None:
+    """Raise a ``UserError`` that suggests the nearest key of a config's section, unless known."""
+    for name in names:
+        if name not in known:
+            raise unknown_key(f"{section}.{name}", known)
 
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:

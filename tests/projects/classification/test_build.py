@@ -100,11 +100,17 @@ def test_variants_come_in_alone_and_together(tiny):
     [
         ({"architecture": "t2t_vit_15"}, "architecture must be .* such as t2t_vit_1.*'t2t_vit_15'"),
         ({"architecture": "resnet18"}, "timm cannot make a resnet18 .* choose a network with soft"),
-        ({"architecture_options": {"embed_dims": 8}}, "got embed_dims; did you mean embed_dim?"),
+        (
+            {"architecture_options": {"embed_dims": 8}},
+            "options.embed_dims.; nearest is .*s.embed_dim'",
+        ),
         ({"architecture_options": {"img_size": 8}}, "img_size: set model.image_size instead"),
         ({"architecture_options": {"depth": "two"}}, "architecture_options of t2t_vit_14 .*two"),
-        ({"variants": {"reatention": {}}}, "variants may hold .*did you mean reattention"),
-        ({"variants": {"reattention": {"layers": 2}}}, "variants.reattention may hold last_layers"),
+        ({"variants": {"reatention": {}}}, "variants.reatention.; nearest is .*s.reattention'"),
+        (
+            {"variants": {"reattention": {"layers": 2}}},
+            "layers.; nearest is .*reattention.last_layers",
+        ),
         ({"pretrained_backbone": True}, "convert the official checkpoint by tools/convert_checkpo"),
         (
             {"architecture": "vit_tiny_patch8_224", "pretrained_backbone": True},
