@@ -126,7 +126,7 @@ class HicoDetEvaluator(ImageEvaluator):
       an annotated interaction has an object of it; someone who merely acts does not make an image
       one with "person" as an object. Objects that take part in no interaction, which HICO-DET does
       not annotate, count too. The program asks HICO's image-level labels, which also know
-      interactions that cannot be seen; ``known_objects`` of an image says such things.
+      interactions that cannot be seen.
 
     The Default numbers are those of QPIC's evaluator. It differs from the definitions in what
     ``official_quirks`` keeps or mends:
@@ -148,17 +148,12 @@ class HicoDetEvaluator(ImageEvaluator):
         validity: (V, C) bool or 0 and 1, which verb goes with which object class.
         rare_triplets: (subject label, object label, verb) of the rare ones.
         non_rare_triplets: the others. A triplet in neither list counts in the full mean alone.
-        subject_label: object class of those who act; None takes the one that all subjects of the
-            ground truth have.
+        subject_label: object class of those who act.
         official_quirks: count as QPIC's evaluator where it differs from the definitions.
         output_dir: folder for ``interaction_average_precision.json``, the result of every triplet;
             None writes none.
         object_names: of the C classes, for that file.
         verb_names: of the V verbs.
-
-    Raises:
-        UserError: for what is wrong with the ground truth, with image and entry; triplets that
-            are out of range; subjects of several classes without ``subject_label``.
     """
 
     def __init__(
@@ -168,7 +163,7 @@ class HicoDetEvaluator(ImageEvaluator):
         rare_triplets: Iterable[Triplet],
         non_rare_triplets: Iterable[Triplet],
         *,
-        subject_label: int | None = None,
+        subject_label: int = 0,
         official_quirks: bool = True,
         output_dir: str | os.PathLike[str] | None = None,
         object_names: Sequence[str] | None = None,
@@ -179,11 +174,10 @@ class HicoDetEvaluator(ImageEvaluator):
         self.truth = GroundTruth(ground_truth, self.num_classes, self.num_verbs)
         self.rare = distinct(rare_triplets)
         self.non_rare = distinct(non_rare_triplets)
-        self.subject_label = self.common_subject() if subject_label is None else subject_label
+        self.subject_label = subject_label
         self.official_quirks = official_quirks
         self.object_names = object_names
         self.verb_names = verb_names
-        self._check_triplets()
         self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
         self._triplet_of_cell = self._triplets_of_cells()
         self._say_what_is_odd()
@@ -245,34 +239,6 @@ class HicoDetEvaluator(ImageEvaluator):
         known_object = self._means(triplets, [result.ap_known_object for result in results])
         max_recall = {"mean_max_recall": mean([result.max_recall for result in results])}
         return {"hoi": default | max_recall, "hoi_known_object": known_object}
-
-    def common_subject(self) -> int:
-        """The class of all subjects in the ground truth, 0 if there are none.
-
-        Raises:
-            UserError: if there are several.
-        """
-        labels = np.unique(self.truth.triplets[:, 0]).tolist()
-        if len(labels) > 1:
-            raise UserError(
-                f"the subjects of the ground truth have the labels {labels}; give subject_label"
-            )
-        return labels[0] if labels else 0
-
-    def _check_triplets(self) -> None:
-        limits = (self.num_classes, self.num_classes, self.num_verbs)
-        for triplet in sorted(self.rare | self.non_rare):
-            if not all(0 <= part < limit for part, limit in zip(triplet, limits, strict=True)):
-                raise UserError(
-                    f"triplet {triplet} (subject, object, verb) is out of range: there are "
-                    f"{self.num_classes} object classes and {self.num_verbs} verbs"
-                )
-        if both := self.rare & self.non_rare:
-            raise UserError(f"triplet {min(both)} is both rare and non-rare")
-        if not 0 <= self.subject_label < self.num_classes:
-            raise UserError(
-                f"subject_label must be in 0..{self.num_classes - 1}, got {self.subject_label}"
-            )
 
     def _triplets_of_cells(self) -> np.ndarray:
         """Row of the ground truth's triplets by object label and verb, (C, V); -1 for none."""

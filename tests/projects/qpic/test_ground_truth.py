@@ -1,9 +1,7 @@
 import math
 
 import numpy as np
-import pytest
 
-from dropkey_core.engine import UserError
 from projects.qpic.ground_truth import GroundTruth
 
 BOXES = [[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]]
@@ -58,38 +56,3 @@ def test_dtype_of_boxes_is_kept():
 def test_boxes_that_are_not_finite_are_named():
     boxes = [BOXES[0], [0, math.nan, 1, 1], BOXES[2]]
     assert ground_truth(boxes_xyxy=boxes).not_finite == ["image 8, box 1"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels": [0, 1]}, "ground truth, image 8: 3 boxes_xyxy and 2 labels"),
-        ({"labels": [0, 2, 0]}, "ground truth, image 8, box 1: label 2 is not in 0..1"),
-        ({"labels": [0, 1, -1]}, "ground truth, image 8, box 2: label -1 is not in 0..1"),
-        ({"labels": [0.0, 1, 1]}, "ground truth: the numbers of a box must be integers"),
-        (
-            {"hois": [(0, 1, 0), (3, 1, 0)]},
-            "ground truth, image 8, interaction 1: subject 3 is none of the image's boxes",
-        ),
-        (
-            {"hois": [(-1, 1, 0)]},
-            "ground truth, image 8, interaction 0: subject -1 is none of the image's boxes",
-        ),
-        (
-            {"hois": [(0, -2, 0)]},
-            "ground truth, image 8, interaction 0: object -2 is none of the image's boxes",
-        ),
-        ({"hois": [(0, 1, 2)]}, "ground truth, image 8, interaction 0: verb 2 is not in 0..1"),
-        ({"boxes_xyxy": [1, 2]}, "image 8: boxes_xyxy has shape (2,) instead of (n, 4)"),
-        ({"known_objects": [2]}, "ground truth, image 8: known_objects has 2, not in 0..1"),
-    ],
-)
-def test_bad_annotations_are_named(changes, message):
-    with pytest.raises(UserError) as error:
-        ground_truth(**changes)
-    assert str(error.value) == message
-
-
-def test_a_missing_list_is_named():
-    with pytest.raises(UserError, match="image 5: the ground truth has no 'labels'"):
-        GroundTruth({5: {"boxes_xyxy": [], "hois": []}}, 2, 2)
