@@ -4,6 +4,7 @@ Under ``model`` lies the model's ``state_dict``. Files are read with ``weights_o
 holds code is refused, never run. They are written whole or not at all.
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import re
@@ -188,20 +189,13 @@ def load_state(
     return f"loaded {len(wanted) - len(renewed)} of {len(wanted)} tensors from {source}{said}"
 
 
-NEEDED: dict[str, type | tuple[type, ...]] = {
-    "model": Mapping,
-    "optimizer": Mapping,
-    "scaler": Mapping,
-    "step": int,
-    "evaluated_step": int,
-    "best": (float, int, type(None)),
-    "metrics": Mapping,
-}
-# States of torch's optimizers that have one value for each of their parameter.
-_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-_CHANGES_SHOWN = 10  # changed settings that are told
+# What a run goes on from.
+NEEDED = {"model", "optimizer", "scaler", "step", "evaluated_step", "best", "metrics"}
+_CHANGES_SHOWN = 10
 # Where a run lies and where it once began do not matter to how it goes on.
 _IRRELEVANT = {"train.output_dir", "train.init_checkpoint"}
+# What decides how a run goes; of the others none is imported by every project.
+PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scipy", "timm", "smplx", "detectron2")
 
 
 def read_last(path: Path) -> dict[str, Any]:
@@ -215,37 +209,17 @@ def read_last(path: Path) -> dict[str, Any]:
         state = read_checkpoint(path, "train.output_dir")
     except UserError as error:
         raise UserError(f"{error}; {_what_else_there_is(path)}") from error
-    if missing := NEEDED.keys() - state.keys():
+    if missing := NEEDED - state.keys():
         raise UserError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
-    if problem := _problem(state, path):
-        raise UserError(f"{path} cannot be resumed from: {problem}")
     return state
-
-
-def _problem(state: Mapping[str, Any], path: Path) -> str | None:
-    """Return what no run would have saved; the file may be anybody's."""
-    for name, kinds in NEEDED.items():
-        if not isinstance(state[name], kinds) or isinstance(state[name], bool):
-            return f"its {name} is {shown(state[name])}"
-    if min(state["step"], state["evaluated_step"]) < 0:
-        return f"its step is {state['step']}, evaluated {state['evaluated_step']}"
-    try:
-        check_structure(str(state.get("config", "")), path)
-        kept_settings(state)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
-        return f"its config is not YAML: {' '.join(str(error).split())}"
-    return None
 
 
 def _what_else_there_is(path: Path) -> str:
     for other in reversed(numbered_checkpoints(path.parent)):
-        try:
-            state = read_checkpoint(other)
-        except UserError:
-            continue
-        if state.keys() >= NEEDED.keys():
+        with contextlib.suppress(UserError):
+            step = read_checkpoint(other)["step"]
             return (
-                f"the newest one that is whole is {other.name}, after step {state['step']}: "
+                f"the newest one that is whole is {other.name}, after step {step}: "
                 f"copy it to {path.name} and --resume goes on from there"
             )
     return (
@@ -254,77 +228,41 @@ def _what_else_there_is(path: Path) -> str:
     )
 
 
-def take_up_model(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Load a model's weights, all of them.
-
-    Raises:
-        UserError: if they are another model's.
-    """
-    load_state(model, state["model"], str(path))
-    for name, value in model.state_dict().items():  # a new start may begin with fresh heads
-        if value.shape != state["model"][name].shape:
-            shapes = f"{tuple(state['model'][name].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"{path} cannot be resumed from: {name} is {shapes}; {_new_run(path)}")
-
-
-def take_up_optimizer(
-    optimizer: torch.optim.Optimizer,
+def take_up(
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     config: DictConfig,
     path: Path,
 ) -> None:
-    """Load an optimizer's state; the values of its settings are those of ``config``.
+    """Load a run's model and optimizer; the optimizer's settings are those of ``config``.
 
     Raises:
-        UserError: if it belongs to another optimizer, or to other groups of parameters.
+        UserError: if they are another model's, another optimizer's, or have other groups.
     """
-    then = kept_settings(state).get("optimizer", {})
-    kind, now = then.get("_target_"), config.optimizer._target_
-    if kind not in (None, now):
-        raise UserError(
-            f"{path} cannot be resumed from: it holds {kind}, not {now}; {_new_run(path)}"
-        )
+    then, now = kept_settings(state).get("optimizer", {}), _settings(config)["optimizer"]
     names = optimized_names(optimizer, model)
-    if state.get("optimized", names) != names:
+    problem = ""
+    if then.get("_target_", now["_target_"]) != now["_target_"]:
+        problem = f"it holds {then['_target_']}, not {now['_target_']}"
+    elif state.get("optimized", names) != names:
+        problem = "optimizer.params has other groups than then"
+    if problem:
         raise UserError(
-            f"{path} cannot be resumed from: optimizer.params has other groups than then; "
-            f"{_new_run(path)}"
+            f"{path} cannot be resumed from: {problem}; go on as before, or begin a new run from "
+            f"its weights: --weights {path} with another train.output_dir"
         )
+    load_state(model, state["model"], str(path), exactly=True)
     configured = [
         {name: value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
     ]
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be resumed from: {error}; {_new_run(path)}") from error
-    _check_shapes(optimizer, path)
+    optimizer.load_state_dict(state["optimizer"])
     # Loading also brings back the old values, of the weight decay for instance. Where the config
     # still has them nothing is put in their place: some optimizers count steps among them.
-    if then != _settings(config)["optimizer"]:
+    if then != now:
         for group, values in zip(optimizer.param_groups, configured, strict=True):
             group.update(values)
-
-
-def _check_shapes(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Refuse a state that belongs to parameters of other shapes: torch takes it and then fails."""
-    for parameter, values in optimizer.state.items():
-        for name in _LIKE_PARAMETER:
-            value = values.get(name)
-            if isinstance(value, torch.Tensor) and value.shape != parameter.shape:
-                shapes = f"{tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
-                raise UserError(
-                    f"{path} cannot be resumed from: its optimizer has {name} of shape {shapes}; "
-                    f"{_new_run(path)}"
-                )
-
-
-def _new_run(path: Path) -> str:
-    return (
-        f"go on as before, or begin a new run from its weights: --weights {path} with another "
-        "train.output_dir"
-    )
 
 
 def optimized_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
@@ -351,7 +289,9 @@ def changes(state: Mapping[str, Any], config: DictConfig) -> list[str]:
 
 def kept_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config that a checkpoint holds as plain values; nothing where it holds none."""
-    settings = yaml.safe_load(str(state.get("config", "")))
+    text = str(state.get("config", ""))
+    check_structure(text, Path("the config in the checkpoint"))
+    settings = yaml.safe_load(text)
     return settings if isinstance(settings, dict) else {}
 
 
@@ -367,23 +307,12 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: v for flat in inner for key, v in flat.items()}
 
 
-# What decides how a run goes; of the others none is imported by every project.
-PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scipy", "timm", "smplx", "detectron2")
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python, this library and the packages that are loaded."""
-    loaded = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
-    told = {name: getattr(module, "__version__", None) for name, module in loaded.items()}
-    return {
-        "python": platform.python_version(),
-        "dropkey": _own_version(),
-        **{name: str(version) for name, version in told.items() if version},
-    }
-
-
-def _own_version() -> str:
     try:
-        return importlib.metadata.version("dropkey")
+        own = importlib.metadata.version("dropkey")
     except importlib.metadata.PackageNotFoundError:
-        return "a checkout"
+        own = "a checkout"
+    loaded = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
+    told = {name: str(getattr(module, "__version__", "")) for name, module in loaded.items()}
+    return {"python": platform.python_version(), "dropkey": own, **told}

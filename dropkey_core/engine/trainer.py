@@ -27,8 +27,7 @@ from dropkey_core.engine.checkpoint import (
     load_weights,
     optimized_names,
     read_last,
-    take_up_model,
-    take_up_optimizer,
+    take_up,
     versions,
     write_checkpoint,
 )
@@ -373,8 +372,7 @@ class Trainer:
             UserError: if the file is damaged or that of another model or optimizer.
         """
         state = read_last(path)
-        take_up_model(self.model, state, path)
-        take_up_optimizer(self.optimizer, self.model, state, self.config, path)
+        take_up(self.model, self.optimizer, state, self.config, path)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.evaluated_step = state["evaluated_step"]

@@ -248,14 +248,16 @@ def test_other_weights_are_listed(toy_folder):
     last = toy_folder / "output" / "last.pth"
     config = (toy_folder / "output" / "config.yaml").read_text()
     with pytest.raises(
-        UserError, match=r"mis-shaped: 2 \(backbone.weight \(8, 3\) instead of \(4, 3"
+        UserError, match=r"mis-shaped: 3 \(backbone.weight \(8, 3\) instead of \(4, 3"
     ):
         run("model.width=4", resume=True)
     assert (toy_folder / "output" / "config.yaml").read_text() == config  # of what was trained
     state = read_checkpoint(last)
     state["model"]["head.weight"] = torch.zeros(2, 8)  # would be renewed in a new run
     write_checkpoint(last, state)
-    with pytest.raises(UserError, match=r"head.weight is \(2, 8\), not \(1, 8\); go on as before"):
+    with pytest.raises(
+        UserError, match=r"mis-shaped: 1 \(head.weight \(2, 8\) instead of \(1, 8\)"
+    ):
         run(resume=True)
     torch.save({"model": {}}, last)
     with pytest.raises(UserError, match="cannot be resumed from: it lacks best, evaluated_step"):
@@ -280,40 +282,17 @@ def test_state_of_another_optimizer_is_refused(toy_folder):
         run(resume=True)
 
 
-def edited(path, change):
-    content = read_checkpoint(path)
-    change(content)
-    write_checkpoint(path, content)
-
-
-def other_shape(content):
-    values = content["optimizer"]["state"][0]
-    name = next(name for name in values if name in ("exp_avg", "momentum_buffer"))
-    values[name] = values[name].new_zeros(7, 9)
-
-
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{name}: &{name} [*{last}, *{last}]\n"
     for last, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
 )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (other_shape, r"its optimizer has .* of shape \(7, 9\) for a parameter of .*--weights"),
-        (lambda c: c.update(step="3"), "its step is '3'"),
-        (lambda c: c.update(step=-3), "its step is -3"),
-        (lambda c: c.update(metrics=[]), r"its metrics is \[\]"),
-        (lambda c: c.update(optimizer={"state": {}}), "cannot be resumed from: 'param_groups'"),
-        (lambda c: c.update(config="a: ["), "its config is not YAML: while parsing"),
-        (lambda c: c.update(config=LAUGHS), r"repeats more than \d+ values"),
-    ],
-)
-def test_what_no_run_would_have_saved_is_refused_in_one_line(toy_folder, change, message):
-    run()
-    edited(toy_folder / "output" / "last.pth", change)
-    with pytest.raises(UserError, match=rf"last\.pth.*{message}"):
+def test_config_that_is_small_as_text_and_large_as_values_is_refused(toy_folder):
+    run("train.max_iter=1")
+    last = toy_folder / "output" / "last.pth"
+    write_checkpoint(last, {**read_checkpoint(last), "config": LAUGHS})
+    with pytest.raises(UserError, match=r"^the config in the checkpoint .* values"):
         run(resume=True)
 
 
