@@ -44,7 +44,8 @@ from projects.metro.humbi.files import (
     write_keypoints,
     write_vertices,
 )
-from projects.metro.humbi.prepare import INDEX, Rules, prepare
+from projects.metro.humbi.prepare import INDEX, prepare
+from projects.metro.humbi.session import Rules
 from projects.metro.pictures.rasteriser import render
 
 INFO = "made.json"

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.command import exit_code
 from projects.metro.humbi.check import check_meshes
-from projects.metro.humbi.prepare import Rules, prepare
+from projects.metro.humbi.prepare import prepare
 from projects.metro.humbi.records import read_subjects
+from projects.metro.humbi.session import Rules
 
 
 def run(arguments: argparse.Namespace) -> None:

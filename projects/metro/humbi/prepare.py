@@ -5,14 +5,12 @@ a run that was stopped goes on where it was. The index, the lists of subjects an
 was left out are written when all parts are there.
 """
 
-import os
 import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -21,28 +19,10 @@ from tqdm import tqdm
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
-from dropkey_core.engine.files.images import image_size
-from dropkey_core.engine.files.links import check_inside, places_of
-from projects.metro.geometry import in_camera, project, square_around
-from projects.metro.humbi.files import (
-    NUM_VERTICES,
-    Array,
-    Camera,
-    Fit,
-    body_folder,
-    cameras_of,
-    frame_folder,
-    frames_of,
-    image_file,
-    numbered,
-    parameter_file,
-    read_cameras,
-    read_fit,
-    read_vertices,
-    vertex_file,
-)
+from projects.metro.humbi.files import body_folder, numbered
 from projects.metro.humbi.index import LAYOUT, HumbiIndex, joined, stored, write_index
 from projects.metro.humbi.records import write_subjects
+from projects.metro.humbi.session import Part, Problem, Rules, Session, index_session
 
 INDEX, TRAIN, TEST = "index.npz", "train_subjects.txt", "test_subjects.txt"
 LEFT_OUT = "left_out.txt"
@@ -50,55 +30,6 @@ PARTS = ".prepare_humbi"  # folder of the part files, gone when all is done
 
 # Subjects in the paper's split (arXiv 2208.02646, Table 7), which does not name them.
 NUM_TRAIN, NUM_TEST = 294, 120
-
-END_OF_JPEG = b"\xff\xd9"
-PADDING = 64  # bytes that a camera may have put after it, all zero
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is kept.
-
-    Attributes:
-        num_vertices: rows of a mesh.
-        least_inside: a view is left out if a smaller share of the mesh's vertices is in the
-            picture.
-        box_factor: the square box is so many times as wide as the mesh on the picture; METRO's for
-            3DPW.
-    """
-
-    num_vertices: int = NUM_VERTICES
-    least_inside: float = 0.5
-    box_factor: float = 1.2
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is left out: where it lies, of what kind the reason is, and the details."""
-
-    path: str
-    kind: str
-    details: str = ""
-
-    def line(self) -> str:
-        """The problem as a line of the list."""
-        return f"{self.path}\t{self.kind}" + (f": {self.details}" if self.details else "")
-
-
-@dataclass(frozen=True)
-class Session:
-    """A subject's body session: its id and its folder relative to the set's."""
-
-    subject: int
-    folder: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """What became of one session: its views as an index, and what was left out of it."""
-
-    index: HumbiIndex
-    problems: list[Problem]
 
 
 # ---- the whole set -------------------------------------------------------------------------------
@@ -223,8 +154,7 @@ def split(
 def draw_split(subjects: list[int], seed: int) -> tuple[list[int], list[int]]:
     """As many subjects as the paper trains and tests on; fewer are shared in that proportion."""
     order = np.random.default_rng(seed).permutation(subjects).tolist()
-    total = NUM_TRAIN + NUM_TEST
-    count = NUM_TRAIN
+    count, total = NUM_TRAIN, NUM_TRAIN + NUM_TEST
     if len(order) < total:
         count = min(max(round(NUM_TRAIN / total * len(order)), 1), max(len(order) - 1, 1))
     return sorted(order[:count]), sorted(order[count:total])
@@ -233,17 +163,11 @@ def draw_split(subjects: list[int], seed: int) -> tuple[list[int], list[int]]:
 def about_draw(total: int, chosen: tuple[list[int], list[int]], seed: int) -> str:
     """The line that tells whose split a draw from ``total`` subjects is."""
     train, test = map(len, chosen)
-    if (train, test) != (NUM_TRAIN, NUM_TEST):
-        return (
-            f"this is not the paper's split ({NUM_TRAIN} subjects to train on, {NUM_TEST} to test "
-            f"on), because there are only {total}: drawn in that proportion with seed {seed}, "
-            f"{train} and {test}"
-        )
-    rest = total - train - test
+    paper = f"the paper's split ({NUM_TRAIN} and {NUM_TEST}), which it does not name"
+    alike = "as large as" if (train, test) == (NUM_TRAIN, NUM_TEST) else "in the proportion of"
     return (
-        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, as many as in "
-        "the paper, which does not name them"
-        + (f"; {rest:,} more are in neither list" if rest else "")
+        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, {alike} {paper}"
+        f"; {total - train - test:,} more are in neither list"
     )
 
 
@@ -361,134 +285,3 @@ def read_part(path: Path, rules: Rules) -> Part | None:
     if layout_problem(arrays, layout) or str(arrays["made_with"]) != repr(rules):
         return None
     return Part(stored(arrays), [Problem(*map(str, row)) for row in arrays["problems"]])
-
-
-# ---- one session ---------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class View:
-    """A frame seen by a camera: image (height, width), box centre (2,) and side, all in pixels."""
-
-    frame: int
-    camera: int
-    image_size: tuple[int, int]
-    centre: Array
-    box_side: float
-
-
-def index_session(source: Path, session: Session, rules: Rules) -> Part:
-    """Check a session's cameras, frames, meshes and pictures."""
-    body = source / session.folder
-    places = places_of(source, source / Path(session.folder).parts[0])
-    try:
-        cameras, unsound = read_cameras(body)
-    except UserError as error:
-        return part_of(session, {}, {}, [], [Problem(str(body), "cameras unusable", str(error))])
-    problems = [Problem(str(body), "camera unusable", line) for line in unsound]
-    fits: dict[int, Fit] = {}
-    views: list[View] = []
-    without_camera: Counter[int] = Counter()
-    for frame in frames_of(body):
-        try:
-            for path in (parameter_file(body, frame), vertex_file(body, frame)):
-                check_inside(path, places)
-            fit = read_fit(parameter_file(body, frame))
-            vertices = read_vertices(vertex_file(body, frame), rules.num_vertices)
-        except UserError as error:
-            problems.append(Problem(str(frame_folder(body, frame)), "mesh unusable", str(error)))
-            continue
-        pictures = cameras_of(body, frame)
-        if not pictures:
-            problems.append(Problem(str(frame_folder(body, frame)), "frame has no picture"))
-        without_camera.update(set(pictures) - cameras.keys())
-        for camera in cameras.keys() & pictures:
-            found = check_view(body, frame, camera, cameras[camera], vertices, rules, places)
-            if isinstance(found, Problem):
-                problems.append(found)
-            else:
-                views.append(found)
-                fits[frame] = fit
-    for camera, count in sorted(without_camera.items()):
-        details = f"camera {camera}, {count} pictures"
-        problems.append(Problem(str(body), "pictures of a camera without calibration", details))
-    if not views:
-        problems.append(Problem(str(body), "subject has no view that can be used"))
-    return part_of(session, cameras, fits, views, problems)
-
-
-def check_view(
-    body: Path,
-    frame: int,
-    camera: int,
-    calibration: Camera,
-    vertices: Array,
-    rules: Rules,
-    places: tuple[str, ...],
-) -> View | Problem:
-    """The view of a mesh (V, 3) in world units by a camera, or why there is none."""
-    path = image_file(body, frame, camera)
-    try:
-        check_inside(path, places)
-        height, width = jpeg_size(path)
-    except UserError as error:
-        return Problem(str(path), "picture unusable", str(error))
-    points = in_camera(vertices, calibration.R, calibration.C)
-    if points[:, 2].min() <= 0:
-        return Problem(str(path), "person is not in front of the camera")
-    pixels = project(points, calibration.K)
-    x, y = pixels.T
-    inside = ((x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)).mean()
-    if inside < rules.least_inside:
-        return Problem(str(path), "person is out of the picture", f"{inside:.0%} of the mesh in it")
-    centre, side = square_around(pixels, rules.box_factor)
-    return View(frame, camera, (height, width), centre, side)
-
-
-def jpeg_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a JPEG file that is there to its end; its pixels are not decoded.
-
-    Raises:
-        UserError: it cannot be read, is no JPEG file or was cut short.
-    """
-    size = image_size(path, ["JPEG"])
-    with path.open("rb") as file:
-        file.seek(-min(PADDING, path.stat().st_size), os.SEEK_END)
-        ends = file.read().rstrip(b"\0").endswith(END_OF_JPEG)
-    if not ends:
-        raise UserError(f"{path} is cut short")
-    return size
-
-
-def part_of(
-    session: Session,
-    cameras: dict[int, Camera],
-    fits: dict[int, Fit],
-    views: list[View],
-    problems: list[Problem],
-) -> Part:
-    """The part of a session, of the frames that have a view and all cameras that can be used."""
-    frames = sorted({view.frame for view in views})
-    views = sorted(views, key=lambda view: (view.frame, view.camera))
-    ids = sorted(cameras) if views else []
-    calibrations, meshes = [cameras[camera] for camera in ids], [fits[frame] for frame in frames]
-
-    index = stored(
-        {
-            "subject_ids": [session.subject],
-            "subject_folders": [session.folder],
-            "camera_subjects": [0] * len(ids),
-            "camera_ids": ids,
-            **{name: [getattr(one, name) for one in calibrations] for name in "KRC"},
-            "frame_subjects": [0] * len(frames),
-            "frame_numbers": frames,
-            "scales": [one.scale for one in meshes],
-            "translations": [one.translation for one in meshes],
-            "poses": [one.pose for one in meshes],
-            "betas": [one.betas for one in meshes],
-            "view_frames": np.searchsorted(frames, [view.frame for view in views]),
-            "view_cameras": np.searchsorted(ids, [view.camera for view in views]),
-            "image_sizes": [view.image_size for view in views],
-            "centres": [view.centre for view in views],
-            "box_sides": [view.box_side for view in views],
-        }
-    )
-    return Part(index, problems)

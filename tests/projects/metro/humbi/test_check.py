@@ -8,7 +8,8 @@ from dropkey_core.engine import UserError
 from projects.metro.body.model import BodyModel
 from projects.metro.humbi.check import KEYPOINTS, check_meshes
 from projects.metro.humbi.files import keypoint_file, vertex_file, write_keypoints, write_vertices
-from projects.metro.humbi.prepare import Rules, prepare
+from projects.metro.humbi.prepare import prepare
+from projects.metro.humbi.session import Rules
 from tests.projects.metro.humbi_set import SCALE, write_subject
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.links import places_of
+from dropkey_core.engine.files.outside import places_of
 from projects.metro.humbi import prepare as humbi_release
 from projects.metro.humbi.files import image_file, parameter_file, vertex_file
 from projects.metro.humbi.index import read_index
@@ -17,14 +17,11 @@ from projects.metro.humbi.prepare import (
     PARTS,
     TEST,
     TRAIN,
-    Problem,
-    Rules,
-    check_view,
-    jpeg_size,
     prepare,
     split,
 )
 from projects.metro.humbi.records import load_humbi
+from projects.metro.humbi.session import Problem, Rules, check_view, jpeg_size
 from tests.projects.metro.humbi_set import (
     CAMERAS,
     HEIGHT,
@@ -169,7 +166,7 @@ BROKEN = [
     (a_mesh_of_too_few_rows, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 19 rows"]),
     (a_parameter_too_few, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*has 85 rows"]),
     (a_picture_cut_short, {(3, 31, 0)}, ["image0000000.jpg\tpicture unusable: .* is cut short"]),
-    (no_picture_at_all, {(3, 31, 0)}, ["picture unusable: .* is not an image, or"]),
+    (no_picture_at_all, {(3, 31, 0)}, ["picture unusable: .* cannot be read as an image"]),
     (a_picture_that_leads_out, {(3, 31, 0)}, ["picture unusable: .*leads to /dev/zero, which is"]),
     (a_mesh_that_leads_out, {(3, 31, 0), (3, 31, 12)}, ["mesh unusable: .*leads to /etc/passwd"]),
     (the_person_beside_the_picture, {(3, 31, 0)}, ["person is out of the picture: 0% of the mesh"]),
@@ -338,8 +335,8 @@ def test_fewer_subjects_are_shared_in_the_papers_proportion(count, sizes):
 def test_a_split_of_too_few_subjects_is_said_not_to_be_the_papers(source):
     _, said = run(source, seed=5)
     assert said[-4] == (
-        "this is not the paper's split (294 subjects to train on, 120 to test on), because there "
-        "are only 3: drawn in that proportion with seed 5, 2 and 1"
+        "drawn with seed 5: 2 subjects to train on, 1 to test on, in the proportion of the paper's "
+        "split (294 and 120), which it does not name; 0 more are in neither list"
     )
 
 
@@ -348,8 +345,8 @@ def test_a_drawn_split_says_whose_it_is_and_how_many_are_left_over(source, monke
     monkeypatch.setattr(humbi_release, "NUM_TEST", 1)
     _, said = run(source)
     assert said[-4] == (
-        "drawn with seed 0: 1 subjects to train on, 1 to test on, as many as in the paper, which "
-        "does not name them; 1 more are in neither list"
+        "drawn with seed 0: 1 subjects to train on, 1 to test on, as large as the paper's split "
+        "(1 and 1), which it does not name; 1 more are in neither list"
     )
     chosen = (source / TRAIN).read_text() + (source / TEST).read_text()
     assert len(set(chosen.split()) & {"3", "4", "20"}) == 2
@@ -395,5 +392,5 @@ def test_size_and_end_of_a_jpeg_file(tmp_path):
     with pytest.raises(UserError, match=f"{path} is cut short"):
         jpeg_size(path)
     Image.new("RGB", (33, 21)).save(path, format="PNG")
-    with pytest.raises(UserError, match=f"{path} is not an image, or of a kind other than JPEG"):
+    with pytest.raises(UserError, match=f"{path} cannot be read as an image of kind JPEG"):
         jpeg_size(path)
