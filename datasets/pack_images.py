@@ -36,8 +36,11 @@ def pack(folder: Path, output: Path, quality: int = 95) -> str:
         quality: 1 to 100, of images that are no JPEG yet.
 
     Raises:
-        UserError: a split is missing or has other classes, or an image cannot be read.
+        UserError: a split is missing or has other classes, an image cannot be read, or the quality
+            is out of range.
     """
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality must be from 1 to 100, got {quality}")
     arrays: dict[str, np.ndarray] = {}
     for split, names in FOLDERS.items():
         found = next((name for name in names if (folder / name).is_dir()), names[0])
@@ -81,13 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="the .npz to write")
     parser.add_argument("--quality", type=int, default=95, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-
-    def run() -> None:
-        if not 1 <= arguments.quality <= 100:
-            raise UserError(f"--quality must be from 1 to 100, got {arguments.quality}")
-        print(pack(arguments.folder, arguments.output, arguments.quality))
-
-    return exit_code(run)
+    return exit_code(lambda: print(pack(arguments.folder, arguments.output, arguments.quality)))
 
 
 if __name__ == "__main__":

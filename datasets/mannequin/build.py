@@ -7,7 +7,7 @@ from mannequin.correctives import pose_directions
 from mannequin.decimation import decimate
 from mannequin.regression import regressor
 from mannequin.shapes import shape_directions
-from mannequin.signed_distance import ImplicitSolid, gradient
+from mannequin.signed_distance import gradient
 from mannequin.skinning import skin_weights
 from mannequin.smoothing import flip_edges, relax, unit
 from mannequin.surface_net import surface_net
@@ -31,13 +31,12 @@ def make_mannequin(
             without holes has 2 V - 4 faces: with SMPL's numbers 13,776, 3,442 and 858.
         cell: metres between the places where the surface is looked for. Above 0.010 hands break.
         rounds: how often vertices are evened out over the surface.
-
-    Raises:
-        ValueError: ``sizes`` do not decrease, or ``cell`` gives fewer vertices than asked for, or
-            a surface with holes.
     """
     solid = person()
-    points, faces = mesh(solid, sizes, cell, rounds)
+    points, faces = surface_net(solid, cell)
+    assert len(faces) == 2 * len(points) - 4, f"cell {cell} gives a surface with holes"
+    kept, faces = decimate(points, faces, unit(gradient(solid, points)), fineness(points), sizes[0])
+    points, faces = relax(solid, points[kept], faces, fineness, rounds)
     normals, lengths = unit(gradient(solid, points)), fineness(points)
     kept, coarse_faces = np.arange(len(points)), faces
     levels = []
@@ -62,23 +61,3 @@ def make_mannequin(
         coarse_vertices=(levels[0][0], levels[1][0]),
         coarse_faces=(levels[0][1], levels[1][1]),
     )
-
-
-def mesh(
-    solid: ImplicitSolid, sizes: tuple[int, int, int], cell: float, rounds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The full mesh: (V, 3) points on a solid's surface and (2 V - 4, 3) faces.
-
-    Raises:
-        ValueError: see ``make_mannequin``.
-    """
-    points, faces = surface_net(solid, cell)
-    if not len(points) >= sizes[0] > sizes[1] > sizes[2] >= 4:
-        raise ValueError(
-            f"sizes must decrease from at most {len(points)} (the surface at cell {cell}) to at "
-            f"least 4, got {sizes}"
-        )
-    if len(faces) != 2 * len(points) - 4:
-        raise ValueError(f"cell {cell} gives a surface with holes; choose a smaller one")
-    kept, faces = decimate(points, faces, unit(gradient(solid, points)), fineness(points), sizes[0])
-    return relax(solid, points[kept], faces, fineness, rounds)

@@ -1,7 +1,6 @@
 """Joints as weighted means of the vertices around them."""
 
 import numpy as np
-from scipy.optimize import nnls
 
 # Seen from a joint: the sides, edges and corners of a cube.
 DIRECTIONS = np.array(
@@ -44,22 +43,20 @@ def vertices_around(points: np.ndarray, joint: np.ndarray) -> np.ndarray:
 
 
 def even_weights(offsets: np.ndarray) -> np.ndarray:
-    """Non-negative weights (n,), as equal as can be, whose sum is 1 and weighted mean offset 0."""
+    """Weights (n,), as equal as can be, whose sum is 1 and whose weighted mean offset is 0.
+
+    None is negative. Where no such weights are found the sum or the mean is another.
+    """
     count = len(offsets)
     constraints = np.vstack([offsets.T, np.ones(count)])  # (4, n)
     wanted = np.array([0, 0, 0, 1.0])
-    weights = np.full(count, 1 / count)
     used = np.ones(count, bool)
     # The smallest change of equal weights; what would be negative is left out.
     while True:
-        change = np.linalg.lstsq(
-            constraints[:, used], wanted - constraints @ (used / count), rcond=None
-        )[0]
+        missing = wanted - constraints @ (used / count)
+        change = np.linalg.lstsq(constraints[:, used], missing, rcond=None)[0]
         weights = np.zeros(count)
         weights[used] = 1 / count + change
         if (weights >= 0).all():
-            break
+            return weights
         used &= weights > 0
-    if np.abs(constraints @ weights - wanted).max() > 1e-9:
-        weights = nnls(constraints, wanted)[0]
-    return weights

@@ -34,12 +34,6 @@ def test_it_is_read_as_it_was_written(small_mannequin, tmp_path):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("sizes", [(10**6, 300, 100), (300, 300, 100), (300, 100, 3)])
-def test_sizes_that_cannot_be_are_refused(sizes):
-    with pytest.raises(ValueError, match="sizes must decrease from at most"):
-        make_mannequin(sizes, cell=0.025)
-
-
 @pytest.mark.slow
 def test_the_same_arguments_give_the_same_body(small_mannequin):
     again = arrays_of(make_mannequin(**SMALL))
