@@ -12,6 +12,12 @@ Stop it at any time: the same command goes on. The same command in another termi
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from projects.paper.tables import Plan
+    from projects.paper.tables.job import Job
+    from projects.paper.tables.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,7 +48,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from projects.paper.tables import Plan, list_commands, list_rows, report, reproduce
+    from projects.paper.tables import Plan, check_jobs, commands, listing, plan_jobs, read_table
 
     plan = Plan(
         arguments.scale,
@@ -51,14 +57,33 @@ def run(arguments: argparse.Namespace) -> None:
         tuple(arguments.seeds),
         tuple(arguments.overrides),
     )
-    if arguments.list:
-        print(list_rows(arguments.table, plan))
-    elif arguments.commands:
-        print(list_commands(arguments.table, plan, arguments.num_gpus))
-    elif arguments.report:
-        report(arguments.table, plan)
+    table = read_table(arguments.table)
+    jobs = plan_jobs(table, plan)
+    if arguments.list or arguments.commands:
+        check_jobs([job for job in jobs if job.record()])
+        print(commands(jobs, arguments.num_gpus) if arguments.commands else listing(table, plan))
     else:
-        reproduce(arguments.table, plan, arguments.overwrite, arguments.num_gpus)
+        check_jobs(jobs, arguments.overwrite and not arguments.report)
+        report(table, plan, [] if arguments.report else jobs, arguments.num_gpus)
+
+
+def report(table: "Table", plan: "Plan", jobs: "list[Job]", num_gpus: int | None) -> None:
+    """Run jobs; renew the reports after each of them, and say at the end where they are.
+
+    Raises:
+        UserError: jobs failed (the others are done), or a folder cannot be written to.
+        TrainingStopped: after Ctrl-C or SIGTERM; the same command goes on.
+    """
+    from dropkey_core.engine.errors import UserError
+    from projects.paper.tables import run_jobs, write_reports
+
+    failed = run_jobs(jobs, num_gpus, lambda: write_reports(table, plan)) if jobs else {}
+    written = write_reports(table, plan)
+    if jobs:
+        print(written[0].read_text(encoding="utf-8"))
+    print("\n".join(map(str, written)), flush=True)
+    for name, reason in failed.items():
+        raise UserError(f"{len(failed)} of the jobs failed, first {name}: {reason}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,11 @@
-"""The pieces of work behind a table: a row with one seed, in its own folder."""
+"""Jobs: each is a row with one seed, in its own folder: a training or a measurement of weights.
 
-from collections.abc import Iterable, Sequence
+``row.json`` in the folder says what the numbers depend on, and the numbers once they are there. It
+is written before the job begins, so that a folder is never taken for another row's.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +13,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dropkey_core.engine.config import load_config
-from dropkey_core.engine.errors import UserError, suggestion
-from dropkey_core.engine.run_folder import LAST
+from dropkey_core.engine.config import SECTIONS, load_config
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.yaml_file import read_yaml
+from dropkey_core.engine.run_folder import CONFIG, LAST
 from projects.paper.tables.measurement import check_measurement
-from projects.paper.tables.schema import Row, Setup
-from projects.paper.tables.table import Table
+from projects.paper.tables.table import Row, Setup, Table
+
+RECORD = "row.json"
 
 # Where and how a run computes, not what: a result stays valid when these change.
 INDIFFERENT = (
@@ -25,6 +34,8 @@ INDIFFERENT = (
     "train.log_period",
     "train.output_dir",
 )
+
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,10 @@ class Plan:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        options = {"train.output_dir": "--output", "train.seed": "--seeds"}
         for override in self.overrides:
-            key = override.partition("=")[0]
-            if key in ("train.output_dir", "train.seed"):
-                instead = {"train.output_dir": "--output", "train.seed": "--seeds"}[key]
-                raise UserError(f"the override {override!r} is the table's to set: use {instead}")
+            if option := options.get(override.partition("=")[0]):
+                raise UserError(f"the override {override!r} is the table's to set: use {option}")
 
     def folder(self, table: Table) -> Path:
         """Folder of a table at this scale: reports, and below it the runs."""
@@ -62,18 +72,8 @@ class Plan:
         Raises:
             UserError: one that the table does not have.
         """
-        for name in self.rows:
-            if name not in table.rows:
-                raise UserError(f"{table.path} has no row {name!r}{suggestion(name, table.rows)}")
-        return [
-            row
-            for row in table.rows.values()
-            if (row.id in self.rows if self.rows else row.reported)
-        ]
-
-    def seeds_of(self, table: Table, row: Row) -> Sequence[int]:
-        """The seeds wanted of a row."""
-        return self.seeds or table.seeds_of(row, self.scale)
+        wanted = [table.find_row(name)[1] for name in self.rows]
+        return [row for row in table.rows if (row in wanted if wanted else row.reported)]
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ class Job:
 
     @property
     def name(self) -> str:
-        """How the job is called when it is spoken of."""
+        """What tells it from all other jobs of a plan."""
         return f"{self.table.name}/{self.row.id}, seed {self.seed}"
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What tells it from all other jobs of a plan."""
-        return self.table.name, self.row.id, self.seed
+    def work(self) -> str:
+        """What it does, in words."""
+        if self.setup.measure:
+            return f"measuring the weights of {self.row.weights_of}"
+        return f"training to step {self.config.train.max_iter}"
 
     @property
     def folder(self) -> Path:
@@ -125,30 +127,101 @@ class Job:
         """The resolved config of a training.
 
         Raises:
-            UserError: for a config or an override that is wrong, naming the row.
+            UserError: for a config or an override that is wrong.
         """
         placed = [f"train.seed={self.seed}", f"train.output_dir={self.folder}"]
-        overrides = [*self.overrides, *placed]
         if self.parent:
-            overrides.append(f"train.init_checkpoint={self.parent.folder / LAST}")
-        try:
-            return load_config(self.setup.config, overrides)
-        except UserError as error:
-            raise UserError(f"{self.table.path}, row {self.row.id}: {error}") from error
+            placed.append(f"train.init_checkpoint={self.parent.folder / LAST}")
+        return load_config(self.setup.config, [*self.overrides, *placed])
 
     def settings(self) -> dict[str, Any]:
-        """What the result depends on, as plain values, beside the weights that it starts from.
+        """What the result depends on, by dotted key, beside the weights that it starts from.
 
         Raises:
-            UserError: as ``config``, or for a measurement that is wrong.
+            UserError: for a config, an override or a measurement that is wrong, naming the row.
         """
-        if self.setup.measure:
-            try:
-                check_measurement(self.setup.measure)
-            except UserError as error:
-                raise UserError(f"{self.table.path}, row {self.row.id}: {error}") from error
-            return {"measure": self.setup.measure}
-        return essential(self.config, self.plan.output, started=self.parent is not None)
+        try:
+            if not self.setup.measure:
+                return self._essential(self.config)
+            check_measurement(self.setup.measure)
+        except UserError as error:
+            raise UserError(f"{self.table.path}, row {self.row.id}: {error}") from error
+        return dict(flatten({"measure": self.setup.measure}))
+
+    def record(self) -> dict[str, Any] | None:
+        """Return ``settings``, ``start`` and ``metrics`` as the folder has them; None if it is new.
+
+        A run that ``tools/train_net.py`` began there counts, too: its config is its settings.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        if (path := self.folder / RECORD).is_file():
+            content: dict[str, Any] = read_json(path)
+            return content
+        if self.setup.config and (path := self.folder / CONFIG).is_file():
+            settings = self._essential(read_yaml(path, SECTIONS))
+            return {"settings": settings, "start": None, "metrics": None}
+        return None
+
+    def write_record(self, start: Metrics | None, metrics: Metrics | None = None) -> None:
+        """Write down what the numbers depend on, and the numbers once they are there.
+
+        Args:
+            start: the metrics of the job whose weights this one uses; None if it uses none.
+            metrics: its numbers; None before it is done.
+
+        Raises:
+            UserError: the folder cannot be written to, or settings that are wrong.
+        """
+        content = {"settings": self.settings(), "start": start, "metrics": metrics}
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.folder / RECORD) as file:
+            json.dump(content, file, indent=1)
+
+    def metrics(self) -> Metrics | None:
+        """The numbers; None before the job is done."""
+        record = self.record()
+        return record["metrics"] if record else None
+
+    def differences(self, record: Mapping[str, Any]) -> list[str]:
+        """Say in which settings a record differs from what is asked for now, one by one.
+
+        What the job starts from is compared once that is done.
+
+        Raises:
+            UserError: as :meth:`settings`.
+        """
+        there, here = dict(flatten(record["settings"])), self.settings()
+        said = [
+            f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
+        ]
+        start = self.parent.metrics() if self.parent else None
+        if None not in (start, record["start"]) and start != record["start"]:
+            said.append(f"the weights of {self.row.weights_of} were others")
+        return said
+
+    def _essential(self, config: DictConfig) -> dict[str, Any]:
+        """A config without what does not change the result, wherever the output folder lies."""
+        left_out = (*INDIFFERENT, "train.init_checkpoint") if self.parent else INDIFFERENT
+        output = str(self.plan.output)
+        return {
+            key: value.removeprefix(output) if isinstance(value, str) else value
+            for key, value in flatten(OmegaConf.to_container(config, enum_to_str=True))
+            if not any(f"{key}.".startswith(f"{name}.") for name in left_out)
+        }
+
+
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings and lists by dotted key; of an empty one itself."""
+    if not isinstance(value, Mapping | list) or not value:
+        yield key, value
+        return
+    for name, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from flatten(child, f"{key}.{name}" if key else str(name))
 
 
 def plan_jobs(table: Table, plan: Plan) -> list[Job]:
@@ -158,11 +231,14 @@ def plan_jobs(table: Table, plan: Plan) -> list[Job]:
         UserError: an unknown scale or row.
     """
     table.check_scale(plan.scale)
-    jobs: dict[tuple[str, str, int], Job] = {}
+    jobs: dict[str, Job] = {}
     for row in plan.rows_of(table):
         for job in jobs_of_row(table, row, plan):
-            for needed in _lineage(job):
-                jobs.setdefault(needed.key, needed)
+            lineage = [job]
+            while (parent := lineage[0].parent) is not None:
+                lineage.insert(0, parent)
+            for needed in lineage:
+                jobs.setdefault(needed.name, needed)
     return list(jobs.values())
 
 
@@ -170,7 +246,8 @@ def jobs_of_row(table: Table, row: Row, plan: Plan) -> list[Job]:
     """Return the jobs whose results are a row's numbers, by seed; none for one that is left out."""
     if row.left_out:
         return []
-    return [_job(table, row, seed, plan) for seed in plan.seeds_of(table, row)]
+    seeds = plan.seeds or row.seeds.get(plan.scale, table.seeds[plan.scale])
+    return [_job(table, row, seed, plan) for seed in dict.fromkeys(seeds)]
 
 
 def _job(table: Table, row: Row, seed: int, plan: Plan) -> Job:
@@ -179,30 +256,3 @@ def _job(table: Table, row: Row, seed: int, plan: Plan) -> Job:
     table.check_scale(plan.scale)
     parent = _job(*table.find_row(row.weights_of), seed, plan) if row.weights_of else None
     return Job(table, row, seed, plan, parent)
-
-
-def _lineage(job: Job) -> Iterable[Job]:
-    if job.parent:
-        yield from _lineage(job.parent)
-    yield job
-
-
-def essential(config: DictConfig, output: Path, started: bool) -> dict[str, Any]:
-    """Return a config without what does not change its result, wherever its folder lies."""
-    plain: Any = OmegaConf.to_container(config, enum_to_str=True)
-    for name in (*INDIFFERENT, *(["train.init_checkpoint"] if started else [])):
-        *sections, last = name.split(".")
-        node = plain
-        for section in sections:
-            node = node.get(section, {})
-        node.pop(last, None)
-    settings: dict[str, Any] = _without(plain, str(output))
-    return settings
-
-
-def _without(value: Any, prefix: str) -> Any:
-    if isinstance(value, dict):
-        return {name: _without(child, prefix) for name, child in value.items()}
-    if isinstance(value, list):
-        return [_without(child, prefix) for child in value]
-    return value.removeprefix(prefix) if isinstance(value, str) else value

@@ -1,62 +1,38 @@
-"""Doing the jobs of a table: what is done stays, what is unfinished goes on, the rest begins."""
+"""Running the jobs of a table: what is done stays, what is unfinished goes on, the rest begins.
 
+Several processes may share the work: a file lock in a job's folder says that one works on it.
+"""
+
+import fcntl
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from omegaconf import DictConfig
+
+from dropkey_core.engine.checkpoint import read_checkpoint
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.run_folder import LAST
-from dropkey_core.engine.signals import TrainingStopped
+from dropkey_core.engine.files.atomic_write import writing
+from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.run_folder import CONFIG, LAST, write_config
+from dropkey_core.engine.signals import StopRequests, TrainingStopped
 from dropkey_core.engine.trainer import describe_metrics, train
-from projects.paper.tables.claim import ClaimedElsewhere, claim
-from projects.paper.tables.job import Job
+from projects.paper.tables.job import Job, Metrics
 from projects.paper.tables.measurement import measure_weights
-from projects.paper.tables.processes import train_in_processes
-from projects.paper.tables.record import (
-    Metrics,
-    Record,
-    State,
-    differences,
-    metrics_of,
-    read_record,
-    state_of,
-    step_reached,
-)
 
 SHOWN = 3  # settings that an error about an outdated result names
+LOCK = ".lock"
+TRAIN = PROJECT_ROOT / "tools" / "train_net.py"
 
 
-@dataclass
-class Outcome:
-    """What a call has done.
-
-    Attributes:
-        done: jobs that were finished by this call.
-        failed: why others were not, by name.
-        elsewhere: names of those that another process works on, or waits for.
-    """
-
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    elsewhere: list[str] = field(default_factory=list)
-
-    def raise_if_failed(self) -> None:
-        """End a command with what went wrong.
-
-        Raises:
-            UserError: if a job failed, with the first reason.
-        """
-        if self.failed:
-            name, reason = next(iter(self.failed.items()))
-            raise UserError(f"{len(self.failed)} of the jobs failed, first {name}: {reason}")
-
-
-def begun(jobs: list[Job]) -> list[Job]:
-    """Return the jobs that have left something in their folder."""
-    return [job for job in jobs if read_record(job)]
+class LeftAlone(Exception):
+    """Another process works on the job, or on one that it waits for."""
 
 
 def check_jobs(jobs: list[Job], overwrite: bool = False) -> None:
@@ -69,112 +45,149 @@ def check_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     Raises:
         UserError: wrong settings, or an outdated result without ``overwrite``.
     """
-    deleted: set[tuple[str, str, int]] = set()
+    outdated: dict[str, Job] = {}
     for job in jobs:
-        record = read_record(job)
-        settings = job.settings()  # refuses wrong ones, whether there is a result or not
-        changed = differences(job, settings, record) if record else []
-        if record and job.parent and job.parent.key in deleted:
-            changed.append(f"{job.row.weights_of} is run again")
-        if not changed:
+        job.settings()  # refuses wrong ones, whether there is a result or not
+        if not (record := job.record()):
             continue
-        if not overwrite:
+        changed = job.differences(record)
+        if job.parent and job.parent.name in outdated:
+            changed.append(f"{job.row.weights_of} is run again")
+        if changed and not overwrite:
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             raise UserError(
                 f"{job.folder} was made with other settings ({'; '.join(changed[:SHOWN])}{more}): "
                 "--overwrite runs it again, --output names another folder"
             )
-        deleted.add(job.key)
-    for job in jobs:
-        if job.key in deleted:
-            print(f"{job.name}: deleting what other settings made", flush=True)
-            shutil.rmtree(job.folder)
+        if changed:
+            outdated[job.name] = job
+    for job in outdated.values():
+        print(f"{job.name}: deleting what other settings made", flush=True)
+        shutil.rmtree(job.folder)
 
 
 def run_jobs(
     jobs: list[Job],
     num_gpus: int | None = None,
-    after_job: Callable[[Outcome], None] = lambda outcome: None,
-) -> Outcome:
+    after_job: Callable[[], object] = lambda: None,
+) -> dict[str, str]:
     """Do what is not done yet; a job that fails does not keep the others from running.
 
     Args:
         jobs: those that others need come first.
         num_gpus: processes of each training, one GPU each; None or 1: this process.
-        after_job: called when a job has ended in whatever way, for instance to write a report.
+        after_job: called after each job, for instance to write a report.
+
+    Returns:
+        why jobs failed, by name.
 
     Raises:
         TrainingStopped: after Ctrl-C or SIGTERM, when the training that ran is saved.
     """
-    outcome = Outcome()
-    waiting = [job for job in jobs if state_of(job) is not State.done]
+    failed: dict[str, str] = {}
+    waiting = [job for job in jobs if job.metrics() is None]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done", flush=True)
-    began = time.monotonic()
     try:
-        for number, job in enumerate(waiting):
-            print(f"[{number + 1}/{len(waiting)}] {_announce(job)}", flush=True)
-            _try(job, num_gpus, outcome)
-            if number + 1 < len(waiting):
-                seconds = (time.monotonic() - began) / (number + 1) * (len(waiting) - number - 1)
-                print(f"about {timedelta(seconds=round(seconds))} to go", flush=True)
-            after_job(outcome)
+        for number, job in enumerate(waiting, 1):
+            print(f"[{number}/{len(waiting)}] {job.name}: {job.work}", flush=True)
+            try:
+                said = run_job(job, num_gpus)
+            except LeftAlone as reason:
+                said = str(reason)
+            except UserError as error:
+                failed[job.name] = error.one_line()
+                said = f"failed: {failed[job.name]}"
+            print(f"{job.name}: {said}", flush=True)
+            after_job()
     except KeyboardInterrupt as error:  # not while training, which saves first
         raise TrainingStopped(signal.SIGINT) from error
-    return outcome
+    return failed
 
 
-def _announce(job: Job) -> str:
-    if job.setup.measure:
-        return f"{job.name}: measuring the weights of {job.row.weights_of}"
-    step = step_reached(job)
-    going_on = f", going on after about step {step}" if step else ""
-    return f"{job.name}: training to step {job.config.train.max_iter}{going_on}"
-
-
-def _try(job: Job, num_gpus: int | None, outcome: Outcome) -> None:
-    """Do a job and write down what became of it."""
-    try:
-        with claim(job.folder):
-            # Another process may have finished it since the list was made.
-            if state_of(job) is not State.done:
-                metrics = run_job(job, num_gpus)
-                print(f"{job.name}: {describe_metrics(metrics)}", flush=True)
-                outcome.done.append(job.name)
-    except ClaimedElsewhere:
-        print(f"{job.name}: another process works on it", flush=True)
-        outcome.elsewhere.append(job.name)
-    except _NotYet as reason:
-        print(f"{job.name}: {reason}", flush=True)
-        outcome.elsewhere.append(job.name)
-    except UserError as error:
-        print(f"{job.name} failed: {error.one_line()}", flush=True)
-        outcome.failed[job.name] = error.one_line()
-
-
-class _NotYet(Exception):
-    """The weights that a job uses are not there yet."""
-
-
-def run_job(job: Job, num_gpus: int | None = None) -> Metrics:
-    """Do a job, from where it stopped, and keep its numbers.
+def run_job(job: Job, num_gpus: int | None = None) -> str:
+    """Do a job, from where it stopped, keep its numbers, and return them in one line.
 
     Raises:
+        LeftAlone: another process works on it, or the weights that it uses are not there yet.
         UserError: it failed.
         TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
     """
-    start = metrics_of(job.parent) if job.parent else None
-    if job.parent and start is None:
-        raise _NotYet(f"waits for {job.parent.name}")
-    record = Record(job.settings(), start)
-    record.write(job.folder)
+    with claim(job.folder):
+        # Another process may have finished it since the list was made.
+        if (metrics := job.metrics()) is None:
+            start = job.parent.metrics() if job.parent else None
+            if job.parent and start is None:
+                raise LeftAlone(f"waits for {job.parent.name}")
+            job.write_record(start)
+            metrics = _numbers(job, num_gpus)
+            job.write_record(start, metrics)
+    return describe_metrics(metrics)
+
+
+def _numbers(job: Job, num_gpus: int | None) -> Metrics:
     if job.setup.measure and job.parent:
         weights = job.parent.folder / LAST
-        metrics = measure_weights(
-            job.setup.measure, job.parent.config, weights, job.seed, job.folder
+        return measure_weights(job.setup.measure, job.parent.config, weights, job.seed, job.folder)
+    if num_gpus is None or num_gpus == 1:
+        return train(job.config, resume=True)
+    return train_in_processes(job.config, num_gpus)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a folder for the time of the block; the system lets go of it if this process dies.
+
+    Raises:
+        LeftAlone: another process holds it.
+        UserError: the folder cannot be written to.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LeftAlone("another process works on it") from error
+        yield
+
+
+def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
+    """Train as :func:`~dropkey_core.engine.train` does with ``resume``, on several GPUs.
+
+    The engine starts the other processes by running the process's own command again. Therefore the
+    training gets a command of its own.
+
+    Raises:
+        UserError: the training failed; it has said why.
+        TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
+    """
+    folder = Path(config.train.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
+    command = [sys.executable, str(TRAIN), "--config", str((folder / CONFIG).absolute())]
+    command += ["--resume", "--num-gpus", str(num_gpus)]
+    with StopRequests() as stop:
+        # In a session of its own a terminal's Ctrl-C reaches it once, by way of this process: the
+        # second one would end it unsaved.
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            passed_on = 0
+            while process.poll() is None:
+                if stop.received and not passed_on:
+                    passed_on = stop.received
+                    process.send_signal(passed_on)
+                time.sleep(0.5)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        stop.raise_if_received()
+    if process.returncode:
+        raise UserError(f"the training ended with exit code {process.returncode}, see above")
+    state = read_checkpoint(folder / LAST)
+    if state["step"] < config.train.max_iter:
+        raise UserError(
+            f"the training stopped after step {state['step']}; the same command goes on"
         )
-    elif num_gpus is None or num_gpus == 1:
-        metrics = train(job.config, resume=True)
-    else:
-        metrics = train_in_processes(job.config, num_gpus)
-    Record(record.settings, start, metrics).write(job.folder)
+    metrics: Metrics = state["metrics"]
     return metrics

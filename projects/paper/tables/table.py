@@ -1,42 +1,137 @@
-"""A table of the paper as data: what its rows train or measure, and the paper's numbers."""
+"""Schema of a table of the paper: every key of its YAML, with its type and its default."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
 
 from dropkey_core.engine.errors import UserError, suggestion
-from projects.paper.tables.schema import Metric, Row, Setup
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A table that has been read and checked; ``schema`` says what its parts mean.
+class Better(Enum):
+    """Which of two values of a metric is the better one; its value follows the metric's label."""
+
+    higher = ""
+    lower = " ↓"
+
+
+@dataclass
+class Metric:
+    """A column.
 
     Attributes:
-        path: of its YAML.
-        title: of the report.
-        source: where the paper's numbers were taken from.
-        notes: what a reader should know.
-        metrics: the columns.
-        seeds: by scale.
-        scale_notes: by scale, what its numbers mean.
-        setups: by name and scale.
-        stages: overrides by name and scale.
-        rows: by id, in the order of the report.
-        siblings: the tables of the same folder that rows refer to, by name.
+        name: as evaluations return it, for instance ``cls/top1``.
+        label: its name in the report, with the unit.
+        digits: after the decimal point.
+        better: ``higher`` or ``lower``.
+        factor: what values of evaluations are multiplied by, 100 where they are parts of 1.
     """
 
-    path: Path
-    title: str
-    source: str
-    notes: list[str]
-    metrics: list[Metric]
-    seeds: Mapping[str, list[int]]
-    scale_notes: Mapping[str, str]
-    setups: Mapping[str, Mapping[str, Setup]]
-    stages: Mapping[str, Mapping[str, list[str]]]
-    rows: Mapping[str, Row]
-    siblings: Mapping[str, "Table"]
+    name: str = MISSING
+    label: str = MISSING
+    digits: int = 2
+    better: Better = Better.higher
+    factor: float = 1.0
+
+
+@dataclass
+class Setup:
+    """What rows do at one scale: either train a config, or measure trained weights.
+
+    Attributes:
+        config: of the training.
+        overrides: what is changed in it.
+        measure: a ``_target_`` that returns metrics, see ``measurement``.
+    """
+
+    config: str = ""
+    overrides: list[str] = field(default_factory=list)
+    measure: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Row:
+    """A row, and how its numbers come about: exactly one of the three ways below.
+
+    * ``setup``: a training, which with ``weights_of`` starts from the weights of that row; or,
+      if the setup says so, a measurement of the weights of that row.
+    * ``same_as``: the numbers of another row.
+    * ``left_out``: none, for the reason given.
+
+    Rows are named by their ``id``, rows of another table in the same folder by ``table/id``.
+
+    A row with a ``stage`` and without ``weights_of`` is trained twice: first without the stage,
+    which is a row of its own, ``<id>.first``, that the report leaves out; then on from those
+    weights with it, which gives the row's numbers.
+
+    Attributes:
+        id: name of the row and of its folder.
+        label: its name in the report.
+        group: heading that it stands under with the rows before and after it of the same group.
+        setup: name of one of the table's setups.
+        overrides: what sets this row apart from others that train its setup, at every scale.
+        stage: name of one of the table's stages, whose overrides come after the row's own.
+        weights_of: the row whose last weights are used, seed by seed.
+        same_as: the row that this one repeats.
+        left_out: why nothing is run.
+        seeds: by scale, in place of the table's.
+        paper: the paper's numbers by metric, ``82.04`` or with its ± ``[82.04, 0.14]``; null or
+            absent where it has none. Once read: tuples of one or two numbers.
+        note: what a reader of the row should know.
+        reported: whether the row is in the report, and run for its own sake.
+    """
+
+    id: str = MISSING
+    label: str = MISSING
+    group: str = ""
+    setup: str = ""
+    overrides: list[str] = field(default_factory=list)
+    stage: str = ""
+    weights_of: str = ""
+    same_as: str = ""
+    left_out: str = ""
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    reported: bool = True
+
+    @property
+    def full_label(self) -> str:
+        """Its group and its label."""
+        return f"{self.group}, {self.label}" if self.group else self.label
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        title: of the report.
+        source: where the paper's numbers were taken from; follows "Paper: " in the report.
+        metrics: the columns, each a :class:`Metric`.
+        seeds: by scale, ``{full: [0, 1, 2], demo: [0, 1]}``. Its keys are the table's scales.
+        rows: each a :class:`Row`, in the order of the report.
+        notes: what a reader should know, a line each.
+        scale_notes: by scale, what its numbers mean.
+        setups: :class:`Setup` by name and scale.
+        stages: overrides by name and scale: what a second training changes in the first one's.
+        path: of the YAML; set by whoever reads it.
+        siblings: the tables of the same folder that rows refer to, by name; set likewise.
+    """
+
+    title: str = MISSING
+    source: str = MISSING
+    metrics: list[Any] = MISSING
+    seeds: dict[str, list[int]] = MISSING
+    rows: list[Any] = MISSING
+    notes: list[str] = field(default_factory=list)
+    scale_notes: dict[str, str] = field(default_factory=dict)
+    setups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    path: Path = Path()
+    siblings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -50,12 +145,11 @@ class Table:
             UserError: there is none.
         """
         table_name, _, row_id = reference.rpartition("/")
-        table = self.siblings.get(table_name) if table_name else self
-        if table is None:
-            raise UserError(f"{self.path}: no table {table_name!r} beside it")
-        if row_id not in table.rows:
-            raise UserError(f"{table.path} has no row {row_id!r}{suggestion(row_id, table.rows)}")
-        return table, table.rows[row_id]
+        table: Table = self.siblings[table_name] if table_name else self
+        rows = {row.id: row for row in table.rows}
+        if row_id not in rows:
+            raise UserError(f"{table.name} has no row {row_id!r}{suggestion(row_id, rows)}")
+        return table, rows[row_id]
 
     def check_scale(self, scale: str) -> None:
         """Refuse a scale that the table does not have.
@@ -65,11 +159,3 @@ class Table:
         """
         if scale not in self.seeds:
             raise UserError(f"{self.path} has no scale {scale!r}; it has {', '.join(self.seeds)}")
-
-    def seeds_of(self, row: Row, scale: str) -> list[int]:
-        """The seeds of a row of this table."""
-        return row.seeds.get(scale, self.seeds[scale])
-
-    def measures(self, row: Row) -> bool:
-        """Whether a row of this table measures the weights of another row."""
-        return any(setup.measure for setup in self.setups.get(row.setup, {}).values())

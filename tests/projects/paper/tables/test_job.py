@@ -31,8 +31,8 @@ def test_wanted_rows_bring_what_they_need(table):
 
 def test_repeated_row_has_the_jobs_of_the_other(table):
     plan = Plan("demo")
-    assert names(jobs_of_row(table, table.rows["repeated"], plan)) == ["toys/none, seed 0"]
-    assert jobs_of_row(table, table.rows["absent"], plan) == []
+    assert names(jobs_of_row(table, table.find_row("repeated")[1], plan)) == ["toys/none, seed 0"]
+    assert jobs_of_row(table, table.find_row("absent")[1], plan) == []
 
 
 def test_config_of_a_training(table):

@@ -1,15 +1,18 @@
 import json
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from dropkey_core.engine import TrainingStopped, UserError, read_checkpoint, train
+from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.trainer import Trainer
-from projects.paper.tables import Plan, read_table, running
-from projects.paper.tables.claim import claim
-from projects.paper.tables.job import plan_jobs
-from projects.paper.tables.record import State, metrics_of, state_of
-from projects.paper.tables.running import check_jobs, run_jobs
+from projects.paper.tables import Plan, check_jobs, plan_jobs, read_table, run_jobs, running
+from projects.paper.tables.running import claim, train_in_processes
 
 DEMO = Plan("demo")
 
@@ -24,17 +27,16 @@ def modified(jobs):
 
 
 def test_numbers_are_those_of_the_training(jobs):
-    outcome = run_jobs(jobs[:1])
-    assert outcome.done == ["toys/none, seed 0"]
+    assert run_jobs(jobs[:1]) == {}
     state = read_checkpoint(jobs[0].folder / "last.pth")
-    assert metrics_of(jobs[0]) == state["metrics"]
+    assert jobs[0].metrics() == state["metrics"]
     assert state["step"] == 2
 
 
 def test_what_is_done_stays(jobs, capsys):
     run_jobs(jobs)
     before = modified(jobs)
-    assert run_jobs(jobs).done == []
+    assert run_jobs(jobs) == {}
     assert modified(jobs) == before
     assert "3 of 3 jobs are done" in capsys.readouterr().out
 
@@ -46,13 +48,13 @@ def test_second_row_starts_from_the_weights_of_the_first(jobs, capsys):
 
 def test_measurement_sees_model_and_test_set(jobs):
     run_jobs(jobs)
-    assert metrics_of(jobs[2]) == {"bbox/AP": 30.0, "seed": 0.0}  # three times the ten images
+    assert jobs[2].metrics() == {"bbox/AP": 30.0, "seed": 0.0}  # three times the ten images
 
 
 def test_interrupted_training_goes_on_to_the_same_numbers(jobs, content, write_table, monkeypatch):
     """Stopped after its first step and taken up again: as if nothing had happened."""
     run_jobs(jobs[:1])
-    whole = metrics_of(jobs[0])
+    whole = jobs[0].metrics()
     content["title"] = "the same once more"
     again = plan_jobs(read_table(write_table(content, "again")), DEMO)[0]
 
@@ -66,10 +68,10 @@ def test_interrupted_training_goes_on_to_the_same_numbers(jobs, content, write_t
     monkeypatch.setattr(Trainer, "train_step", stopped_by_sigterm)
     with pytest.raises(TrainingStopped):
         run_jobs([again])
-    assert state_of(again) is State.unfinished
+    assert again.record()["metrics"] is None
     monkeypatch.setattr(Trainer, "train_step", step)
     run_jobs([again])
-    assert metrics_of(again) == whole
+    assert again.metrics() == whole
 
 
 def test_ctrl_c_while_measuring(jobs, monkeypatch):
@@ -82,37 +84,37 @@ def test_ctrl_c_while_measuring(jobs, monkeypatch):
     with pytest.raises(TrainingStopped) as stopped:
         run_jobs(jobs[2:])
     assert stopped.value.exit_code == 130
-    assert state_of(jobs[2]) is State.unfinished
+    assert jobs[2].record()["metrics"] is None
 
 
-def test_failure_leaves_the_others_running(content, write_table):
+def test_failure_leaves_the_others_running(content, write_table, capsys):
     content["rows"][0]["overrides"] = ["dataloader.train.mapper.refuse=3"]
     content["rows"].append({"id": "fine", "label": "fine", "setup": "toy"})
     jobs = plan_jobs(read_table(write_table(content)), DEMO)
-    outcome = run_jobs(jobs)
-    assert outcome.done == ["toys/fine, seed 0"]
-    assert outcome.failed == {"toys/none, seed 0": "/nowhere/3.jpg: the image is truncated"}
-    assert outcome.elsewhere == ["toys/tuned, seed 0", "toys/again, seed 0"]  # wait for it
-    with pytest.raises(UserError, match="1 of the jobs failed, first toys/none, seed 0: /nowhere"):
-        outcome.raise_if_failed()
+    assert run_jobs(jobs) == {"toys/none, seed 0": "/nowhere/3.jpg: the image is truncated"}
+    said = capsys.readouterr().out
+    for name in ("tuned", "again"):
+        assert f"toys/{name}, seed 0: waits for toys/none, seed 0" in said
+    assert jobs[3].metrics()
 
 
-def test_two_processes_share_the_work(jobs):
+def test_two_processes_share_the_work(jobs, capsys):
     with claim(jobs[0].folder):
-        outcome = run_jobs(jobs)
-    assert outcome.done == []
-    assert outcome.elsewhere[0] == "toys/none, seed 0"
-    assert run_jobs(jobs[:1]).done == ["toys/none, seed 0"]
+        run_jobs(jobs)
+    assert "toys/none, seed 0: another process works on it" in capsys.readouterr().out
+    assert jobs[0].metrics() is None
+    run_jobs(jobs[:1])
+    assert jobs[0].metrics()
 
 
 def test_run_of_the_training_command_counts(jobs):
     """A folder that tools/train_net.py has filled, with its config and without our record."""
     job = jobs[0]
     metrics = train(job.config)
-    assert state_of(job) is State.unfinished
+    assert job.record()["metrics"] is None
     check_jobs(jobs)
     run_jobs([job])
-    assert metrics_of(job) == metrics
+    assert job.metrics() == metrics
 
 
 def changed_jobs(content, write_table, override):
@@ -139,7 +141,7 @@ def test_overwriting_takes_along_what_was_made_from_it(jobs, content, write_tabl
     run_jobs(jobs)
     others = changed_jobs(content, write_table, "model.drop_ratio=0.25")
     check_jobs(others, overwrite=True)
-    assert [state_of(job) for job in others] == [State.missing] * 3
+    assert [job.record() for job in others] == [None] * 3
 
 
 def test_weights_that_were_trained_anew(jobs):
@@ -156,5 +158,70 @@ def test_weights_that_were_trained_anew(jobs):
 def test_damaged_record(jobs):
     run_jobs(jobs[:1])
     (jobs[0].folder / "row.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot read .*row.json: .*; delete it to run the row"):
-        state_of(jobs[0])
+    with pytest.raises(UserError, match=r"row.json is not valid JSON"):
+        jobs[0].record()
+
+
+@pytest.fixture
+def config(jobs):
+    return jobs[0].config
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Puts a few lines of Python in the place of tools/train_net.py."""
+
+    def put(*lines):
+        script = tmp_path / "stand_in.py"
+        script.write_text("\n".join(("import sys, time", *lines)))
+        monkeypatch.setattr(running, "TRAIN", script)
+
+    return put
+
+
+def leave(config, step):
+    folder = Path(config.train.output_dir)
+    folder.mkdir(parents=True)
+    torch.save({"step": step, "metrics": {"bbox/AP": 1.5}}, folder / "last.pth")
+
+
+def test_metrics_are_those_of_the_last_checkpoint(config, stand_in):
+    leave(config, config.train.max_iter)
+    stand_in("assert sys.argv[3:] == ['--resume', '--num-gpus', '2'], sys.argv")
+    assert train_in_processes(config, 2) == {"bbox/AP": 1.5}
+
+
+def test_failure_is_told(config, stand_in):
+    stand_in("sys.exit(2)")
+    with pytest.raises(UserError, match="the training ended with exit code 2, see above"):
+        train_in_processes(config, 2)
+
+
+def test_training_that_ended_early(config, stand_in):
+    leave(config, 1)
+    stand_in("sys.exit(0)")
+    with pytest.raises(UserError, match="stopped after step 1; the same command goes on"):
+        train_in_processes(config, 2)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal(content, write_table, monkeypatch):
+    """Reaches each process once: the training saves, and the same command goes on."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT / "tests" / "toy"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path = write_table(content)
+    command = [sys.executable, str(PROJECT_ROOT / "tools" / "reproduce.py"), path.name]
+    command += ["--rows", "none", "--seeds", "0", "--num-gpus", "2", "train.max_iter=100000"]
+    command += ["train.eval_period=0"]
+    process = subprocess.Popen(
+        command, cwd=path.parent, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not process.stdout.readline().startswith("step 3/"):
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command with --resume goes on" in out
+    (job,) = plan_jobs(read_table(path), Plan(rows=("none",), seeds=(0,)))
+    assert job.record()["metrics"] is None
+    assert read_checkpoint(job.folder / "last.pth")["step"] >= 3

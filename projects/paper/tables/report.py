@@ -1,0 +1,184 @@
+"""Reports of a table: Markdown, HTML and CSV, and the listing for a terminal."""
+
+import shlex
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.run_folder import LAST
+from projects.paper.tables.job import Job, Plan, plan_jobs
+from projects.paper.tables.summary import NONE, Line, summarise, write_csv
+from projects.paper.tables.table import Table
+
+OURS = (
+    "Ours: mean ± standard deviation over seeds of the evaluation after the last step; the "
+    f"standard deviation of one seed is unknown ({NONE})."
+)
+
+# Nothing may be loaded, not even by a label that someone wrote HTML into.
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<style>
+:root {{color-scheme: light dark}}
+body {{max-width: 80rem; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif}}
+.wide {{overflow-x: auto}}
+table {{border-collapse: collapse}}
+th, td {{padding: .3rem .7rem; border-bottom: 1px solid #8886; white-space: nowrap}}
+th {{text-align: left}}
+td {{text-align: right; font-variant-numeric: tabular-nums}}
+</style></head><body>
+<h1>{title}</h1>
+{remarks}
+<div class="wide"><table>
+{rows}
+</table></div>
+<ul>{notes}</ul>
+{foot}
+<p><code>{command}</code></p>
+</body></html>
+"""
+
+
+def write_reports(table: Table, plan: Plan) -> list[Path]:
+    """Write all reports of a table, with the numbers that are there.
+
+    Returns:
+        the files: Markdown, HTML, and every number as CSV.
+
+    Raises:
+        UserError: the folder cannot be written to, or a run lacks a metric.
+    """
+    folder = plan.folder(table)
+    lines = summarise(table, plan)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    texts = {"table.md": markdown(table, plan, lines), "table.html": page(table, plan, lines)}
+    for name, text in texts.items():
+        with whole_file(folder / name) as file:
+            file.write(text)
+    write_csv(folder / "results.csv", table, plan)
+    return [*(folder / name for name in texts), folder / "results.csv"]
+
+
+def markdown(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
+    """Return the report: title, table, notes, and how it was made."""
+    head, *body = cells(table, lines)
+    rows = [head, ["---", *["---:"] * (len(head) - 2), "---"]]
+    rows += [line if any(line[1:]) else [f"**{line[0]}**", *line[1:]] for line in body]
+    drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+    parts = [f"# {table.title}", *remarks(table, plan), "\n".join(drawn)]
+    parts += ["\n".join(f"* {note}" for note in said)] if (said := notes(lines)) else []
+    return "\n\n".join([*parts, OURS, f"Paper: {table.source}", f"`{command(table, plan)}`"]) + "\n"
+
+
+def page(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
+    """Return the same report as one HTML file that fetches nothing."""
+    (first, *heads), *body = cells(table, lines)
+    rows = ["".join(f"<th>{escape(text)}</th>" for text in (first, *heads))]
+    rows += [
+        f"<th>{escape(label)}</th>" + "".join(f"<td>{escape(text)}</td>" for text in numbers)
+        for label, *numbers in body
+    ]
+    return PAGE.format(
+        title=escape(table.title),
+        remarks="".join(f"<p>{escape(text)}</p>" for text in remarks(table, plan)),
+        rows="\n".join(f"<tr>{row}</tr>" for row in rows),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes(lines)),
+        foot="".join(f"<p>{escape(text)}</p>" for text in (OURS, f"Paper: {table.source}")),
+        command=escape(command(table, plan)),
+    )
+
+
+def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
+    """Return the table's head and its rows, all of one length; headings of groups are alone.
+
+    The paper has a column for each metric of which it has a number.
+    """
+    known = [any(line.paper[i] != NONE for line in lines) for i in range(len(table.metrics))]
+    head = [""]
+    for metric, has_paper in zip(table.metrics, known, strict=True):
+        label = metric.label + metric.better.value
+        head += [f"{label}, paper", f"{label}, ours"] if has_paper else [f"{label}, ours"]
+    rows, group = [[*head, "seeds"]], ""
+    for line in lines:
+        if line.row.group != group and (group := line.row.group):
+            rows.append([group, *[""] * len(head)])
+        texts = [line.row.label]
+        for paper, ours, has_paper in zip(line.paper, line.ours, known, strict=True):
+            texts += [paper, ours] if has_paper else [ours]
+        rows.append([*texts, line.state])
+    return rows
+
+
+def remarks(table: Table, plan: Plan) -> list[str]:
+    """What a reader must know before the numbers."""
+    return [text for text in (table.scale_notes.get(plan.scale, ""), *table.notes) if text]
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
+    """What there is to say about single rows."""
+    return [
+        f"{line.row.full_label}: {text}"
+        for line in lines
+        for text in (line.row.note, line.row.left_out and f"left out: {line.row.left_out}")
+        if text
+    ]
+
+
+def command(table: Table, plan: Plan) -> str:
+    """Return the command that makes the report."""
+    words = ["tools/reproduce.py", f"configs/{table.path.parent.name}/{table.path.name}"]
+    words += plan.overrides
+    words += ["--scale", plan.scale] if plan.scale != "full" else []
+    words += ["--rows", *plan.rows] if plan.rows else []
+    words += ["--seeds", *map(str, plan.seeds)] if plan.seeds else []
+    return " ".join(words)
+
+
+def listing(table: Table, plan: Plan) -> str:
+    """Return a line per row for a terminal: its id, the paper's numbers, how far, what it is.
+
+    Raises:
+        UserError: an unknown scale or row, or a run that lacks a metric.
+    """
+    lines = summarise(table, plan)
+    rows = [["row", *(metric.label for metric in table.metrics), "ours", ""]]
+    rows += [[line.row.id, *line.paper, line.state, line.row.full_label] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    jobs = plan_jobs(table, plan)
+    records = [record for job in jobs if (record := job.record())]
+    done = sum(record["metrics"] is not None for record in records)
+    begun = len(records) - done
+    return "\n".join(
+        [
+            f"{table.title}: the paper's numbers",
+            *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
+            f"Paper: {table.source}",
+            *(f"* {note}" for note in (*table.notes, *notes(lines))),
+            f"{done} of {len(jobs)} jobs are done" + (f", {begun} unfinished" if begun else ""),
+        ]
+    )
+
+
+def commands(jobs: Sequence[Job], num_gpus: int | None = None) -> str:
+    """Return the command of each job.
+
+    What such a command trains is the table's: ``tools/reproduce.py`` finds it in the same folder.
+    """
+    return "\n".join(
+        f"# {job.row.label}, seed {job.seed}\n{shlex.join(_words(job, num_gpus))}" for job in jobs
+    )
+
+
+def _words(job: Job, num_gpus: int | None) -> list[str]:
+    if job.setup.measure:
+        words = ["tools/reproduce.py", str(job.table.path), "--scale", job.plan.scale]
+        words += ["--rows", job.row.id, "--seeds", str(job.seed), "--output", str(job.plan.output)]
+        return words
+    words = ["tools/train_net.py", "--config", job.setup.config]
+    words += ["--num-gpus", str(num_gpus)] if num_gpus else []
+    words += ["--weights", str(job.parent.folder / LAST)] if job.parent else []
+    return [*words, *job.overrides, f"train.seed={job.seed}", f"train.output_dir={job.folder}"]

@@ -1,0 +1,157 @@
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+
+from projects.paper.tables import Plan, commands, listing, plan_jobs, read_table
+from projects.paper.tables.report import markdown, page
+from projects.paper.tables.summary import summarise
+
+
+@pytest.fixture
+def table(content, write_table):
+    return read_table(write_table(content))
+
+
+@pytest.fixture
+def staged_table(staged, write_table):
+    staged["rows"][0]["note"] = "first of all"
+    return read_table(write_table(staged))
+
+
+def report(table, plan, write=markdown):
+    return write(table, plan, summarise(table, plan))
+
+
+def test_paper_and_ours_side_by_side(table):
+    plan = Plan(rows=("none", "repeated", "absent"))
+    for job, value in zip(plan_jobs(table, plan), [-0.5, -0.25], strict=True):
+        job.write_record(None, {"bbox/AP": value})
+    text = report(table, plan)
+    assert text.splitlines()[4:11] == [
+        "|  | AP, paper | AP, ours | seeds |",
+        "| --- | ---: | ---: | --- |",
+        "| none | -0.500 | -0.375 ± 0.177 | 2 seeds |",
+        "| **others** |  |  |  |",
+        "| repeated | - | -0.375 ± 0.177 | 2 seeds |",
+        "| absent | -0.250 | - | left out |",
+        "",
+    ]
+    assert "* others, absent: left out: not built" in text
+    assert "Paper: a made-up paper." in text
+    assert "toys.yaml --rows none repeated absent`" in text
+
+
+def test_scale_is_said_before_the_numbers(table):
+    text = report(table, Plan("demo"))
+    assert text.index("Two steps only.") < text.index("| none |")
+    assert "--scale demo" in text
+
+
+def test_column_of_unknown_numbers_is_left_out(content, write_table):
+    for row in content["rows"]:
+        row.pop("paper", None)
+    content["metrics"][0]["better"] = "lower"
+    text = report(read_table(write_table(content)), Plan())
+    assert "|  | AP ↓, ours | seeds |" in text
+
+
+def test_bars_in_a_label_do_not_end_its_cell(content, write_table):
+    content["rows"][0]["label"] = "a|b"
+    assert "| a\\|b |" in report(read_table(write_table(content)), Plan())
+
+
+class Cells(HTMLParser):
+    """Texts of table cells, row by row; checks that what is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.open = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_page_has_the_numbers_of_the_markdown_and_fetches_nothing(content, write_table):
+    content["rows"][0]["label"] = "<script>alert('none')</script>"
+    table = read_table(write_table(content))
+    for job, value in zip(plan_jobs(table, Plan()), [-0.5, -0.25, -0.125], strict=False):
+        job.write_record(None, {"bbox/AP": value})
+    text = report(table, Plan(), page)
+    cells = Cells()
+    cells.feed(text)
+    assert cells.open == []
+    assert cells.rows == [
+        ["", "AP, paper", "AP, ours", "seeds"],
+        ["<script>alert('none')</script>", "-0.500", "-0.375 ± 0.177", "2 seeds"],
+        ["tuned", "-", "-0.125 ± -", "1 of 2 seeds"],
+        ["measured again", "-", "-", "not run"],
+        ["others", "", "", ""],
+        ["repeated", "-", "-0.375 ± 0.177", "2 seeds"],
+        ["absent", "-0.250", "-", "left out"],
+    ]
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"(src|href|url)\s*[=(]", text)
+
+
+def test_the_papers_numbers_and_what_is_done(staged_table):
+    jobs = plan_jobs(staged_table, Plan())
+    jobs[0].write_record(None, {"bbox/AP": -0.5})
+    jobs[1].write_record(None)
+    assert listing(staged_table, Plan()).splitlines() == [
+        "Toys: the paper's numbers",
+        "row       AP              ours",
+        "none      -0.500          1 of 2 seeds  none",
+        "tuned     -               not run       tuned",
+        "again     -               not run       measured again",
+        "repeated  -               1 of 2 seeds  others, repeated",
+        "absent    -0.250          left out      others, absent",
+        "twice     -0.125 ± 0.500  not run       trained twice",
+        "pure      -               not run       once",
+        "Paper: a made-up paper.",
+        "* Higher is better.",
+        "* none: first of all",
+        "* others, absent: left out: not built",
+        "1 of 10 jobs are done, 1 unfinished",
+    ]
+
+
+def test_commands_are_what_the_jobs_do(staged_table):
+    plan = Plan("demo", rows=("twice",), overrides=("optimizer.lr=0.5",))
+    jobs = plan_jobs(staged_table, plan)
+    folder = "output/tables/toys/demo"
+    assert commands(jobs).splitlines() == [
+        "# trained twice, before shorter, seed 0",
+        "tools/train_net.py --config toy.yaml train.max_iter=2 model.drop_ratio=0.25 "
+        f"optimizer.lr=0.5 train.seed=0 train.output_dir={folder}/twice.first/seed0",
+        "# trained twice, seed 0",
+        f"tools/train_net.py --config toy.yaml --weights {folder}/twice.first/seed0/last.pth "
+        "train.max_iter=2 model.drop_ratio=0.25 train.max_iter=1 optimizer.lr=0.5 train.seed=0 "
+        f"train.output_dir={folder}/twice/seed0",
+    ]
+    assert "--config toy.yaml --num-gpus 8 train" in commands(jobs, 8)
+
+
+def test_what_a_command_has_trained_is_the_tables(staged_table, load_script):
+    """Begun by hand, the rows are found where ``tools/reproduce.py`` looks for them."""
+    plan = Plan("demo", rows=("twice", "again"))
+    for line in commands(plan_jobs(staged_table, plan)).splitlines():
+        if not line.startswith("#"):
+            script, *arguments = shlex.split(line)
+            assert load_script(script.removesuffix(".py")).main(arguments) == 0
+    done = listing(staged_table, plan).splitlines()[-1]
+    assert done == "2 of 4 jobs are done, 2 unfinished"  # whose numbers are still to be kept
