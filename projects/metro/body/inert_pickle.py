@@ -28,7 +28,7 @@ ALLOWED = re.compile(
     r"|numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
     r"|scipy\.sparse\._?cs[cr]\.cs[cr]_(matrix|array)"
     r"|chumpy\..+"  # of its objects only the arrays are looked at
-    r"|(copy_?reg)\._reconstructor|_codecs\.encode|collections\.OrderedDict"
+    r"|copy_?reg\._reconstructor|_codecs\.encode|collections\.OrderedDict"
     r"|(__builtin__|builtins)\.(object|bytes|set|frozenset)"
 )
 NUMBER_TYPE = re.compile(r"f[248]|[iu][1248]|b1")
@@ -94,6 +94,9 @@ class CountedOpcodes(dict):
         if self.steps > MOST_STEPS:
             raise pickle.UnpicklingError(f"more than {MOST_STEPS:,} steps")
         return super().__getitem__(opcode)
+
+    def __missing__(self, opcode: int) -> Callable:
+        raise pickle.UnpicklingError(f"it has the byte {opcode} where an instruction belongs")
 
 
 # The implementation in Python: that in C fills the memory where a hostile file asks for it, and
