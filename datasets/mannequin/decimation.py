@@ -70,7 +70,11 @@ class Decimation:
         for number, face in self.faces.items():
             for vertex in face:
                 self.faces_of[vertex].add(number)
-        edges = {(min(edge), max(edge)) for a, b, c in self.faces.values() for edge in ((a, b), (b, c), (c, a))}
+        edges = {
+            (min(edge), max(edge))
+            for a, b, c in self.faces.values()
+            for edge in ((a, b), (b, c), (c, a))
+        }
         self.heap = [(self.length(a, b), a, b) for a, b in edges]
         heapq.heapify(self.heap)
 
