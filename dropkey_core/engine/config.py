@@ -6,17 +6,17 @@ here, before any data is read, and told in one line that names the key and the n
 """
 
 import inspect
-import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any
 
+import msgspec
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from dropkey_core.engine.build import locate
 from dropkey_core.engine.errors import UserError, first_line, unknown_key
@@ -31,9 +31,6 @@ INJECTED = {"optimizer.params": {"model"}}
 
 # Hydra would act on these and detectron2 would not: the same file must mean the same to both.
 FOREIGN_KEYS = {"_partial_", "_convert_", "_recursive_", "_args_", "defaults"}
-
-# Annotations that a YAML list fits.
-LISTS = (list, tuple, Sequence, Iterable, Collection)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -51,6 +48,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
         UserError: for whatever is wrong, naming the key and the nearest right one.
     """
     config = read_yaml(find_yaml(path, "config", "projects/*/*.yaml"), SECTIONS)
+    if isinstance(config.get("dataset"), DictConfig):  # these keys are read by the file alone
+        OmegaConf.set_struct(config.dataset, True)
     for override in overrides:
         apply_override(config, override)
     check_sections(config)
@@ -62,43 +61,21 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
 
 
 def apply_override(config: DictConfig, override: str) -> None:
-    """Set one ``key=value`` in ``config``; the key is one that is read later.
+    """Set one ``key=value`` in ``config``; that something reads the key is checked later.
 
     Raises:
-        UserError: for an unknown key or an unreadable value.
+        UserError: for an unreadable value, or a key that nothing in ``dataset`` is called.
     """
     key, equals, _ = override.partition("=")
     if not equals or not key:
         raise UserError(f"an override reads key=value, got {override!r}")
-    check_override_key(config, key)
     try:
         config.merge_with_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        known = [str(name) for name in error.parent_node or ()]
+        raise unknown_key(str(error.full_key), known) from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError) as error:
         raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
-
-
-def check_override_key(config: DictConfig, key: str) -> None:
-    """Refuse a key that exists nowhere; parameters of targets and ``train`` are checked later."""
-    node: Any = config
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        if isinstance(node, ListConfig):
-            if not part.isdecimal() or int(part) >= len(node):
-                raise UserError(
-                    f"{'.'.join(parts[:depth])} is a list of {len(node)}, {part!r} is no number "
-                    "of one of them, which begin at 0"
-                )
-            node = node._get_node(int(part))
-            continue
-        if not isinstance(node, DictConfig):
-            return
-        known = [str(name) for name in node]
-        described_elsewhere = "_target_" in node or parts[0] == "train"
-        if part not in known and not described_elsewhere:
-            raise unknown_key(".".join(parts[: depth + 1]), known)
-        if part not in known:
-            return
-        node = node._get_node(part)
 
 
 def check_sections(config: DictConfig) -> None:
@@ -127,7 +104,7 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
     try:
         return typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error_key(error, 'train')}: {first_line(error)}") from error
+        raise UserError(f"{error.full_key or 'train'}: {first_line(error)}") from error
 
 
 def check_known_keys(given: DictConfig, settings: DictConfig, key: str) -> None:
@@ -149,7 +126,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error_key(error, 'config')}: {first_line(error)}") from error
+        raise UserError(f"{error.full_key or 'config'}: {first_line(error)}") from error
     return typing.cast("dict[str, Any]", plain)
 
 
@@ -176,9 +153,9 @@ def check_call(call: dict[str, Any], key: str) -> None:
     check_argument_names(arguments, injected, parameters, key, call["_target_"])
     hints = type_hints(target)
     for name, value in arguments.items():
-        is_call = isinstance(value, dict) and "_target_" in value
-        if name in hints and not is_call and not fits(value, hints[name]):
-            raise UserError(f"{key}.{name} must be {describe(hints[name])}, got {value!r}")
+        if name in hints and not fits(value, hints[name]):
+            wanted = inspect.formatannotation(hints[name]).replace("collections.abc.", "")
+            raise UserError(f"{key}.{name} must be {wanted}, got {value!r}")
 
 
 def check_argument_names(
@@ -225,57 +202,22 @@ def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a plain YAML value can be meant by an annotation; in doubt it can.
 
-    An int fits a float, a bool fits neither; sequences and mappings are looked into one level deep.
+    In doubt is what a ``_target_`` makes, and any type that YAML has no values of.
     """
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, choice) for choice in inner)
-    if origin is Literal:
-        return value in inner
-    if hint is type(None) or hint is None:
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    container = origin or hint
-    if container in LISTS:
-        element = inner[0] if inner else Any
-        return isinstance(value, list) and all(fits(v, element) or is_call(v) for v in value)
-    if container in (dict, Mapping):
-        element = inner[1] if inner else Any
-        return isinstance(value, dict) and all(
-            fits(v, element) or is_call(v) for v in value.values()
-        )
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    if any(isinstance(part, dict) and "_target_" in part for part in (value, *within)):
+        return True
+
+    def unknown(kind: type, value: Any) -> Any:
+        raise NotImplementedError
+
+    try:
+        msgspec.convert(value, hint, dec_hook=unknown)
+    except msgspec.ValidationError:
+        return False
+    except (TypeError, NotImplementedError):  # not for msgspec to judge
+        return True
     return True
-
-
-def is_call(value: Any) -> bool:
-    """Return whether a YAML value stands for an object that a ``_target_`` makes."""
-    return isinstance(value, dict) and "_target_" in value
-
-
-def describe(hint: Any) -> str:
-    """Return an annotation in words a YAML writer understands."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(describe(choice) for choice in inner)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in inner)
-    if hint is type(None):
-        return "null"
-    if origin in LISTS:
-        return f"a list of {describe(inner[0])}"
-    return (
-        hint.__name__ if isinstance(hint, type) and not inner else str(hint).replace("typing.", "")
-    )
-
-
-def error_key(error: OmegaConfBaseException, section: str) -> str:
-    """Return the key an OmegaConf error is about."""
-    return str(error.full_key or section)
 
 
 class BestMode(Enum):
@@ -337,14 +279,8 @@ def check_train_settings(settings: DictConfig) -> None:
     Raises:
         UserError: naming the setting.
     """
-    at_least_one = {
-        "max_iter": settings.max_iter,
-        "log_period": settings.log_period,
-        "checkpointer.period": settings.checkpointer.period,
-        "checkpointer.max_to_keep": settings.checkpointer.max_to_keep,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"train.{name} must be at least 1, got {value}")
-    if settings.eval_period < 0:
-        raise UserError(f"train.eval_period must be 0 or more, got {settings.eval_period}")
+    least = {"max_iter": 1, "log_period": 1, "eval_period": 0}
+    least |= {"checkpointer.period": 1, "checkpointer.max_to_keep": 1}
+    for name, number in least.items():
+        if (value := OmegaConf.select(settings, name)) < number:
+            raise UserError(f"train.{name} must be at least {number}, got {value}")

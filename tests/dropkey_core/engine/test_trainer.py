@@ -137,7 +137,7 @@ def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
     [
         ("train.max_iter=0", "train.max_iter must be at least 1, got 0"),
         ("train.checkpointer.period=0", "train.checkpointer.period must be at least 1, got 0"),
-        ("train.eval_period=-1", "train.eval_period must be 0 or more, got -1"),
+        ("train.eval_period=-1", "train.eval_period must be at least 0, got -1"),
         ("train.device=tpu", "train.device must be cuda or cpu, got 'tpu'"),
         ("train.amp.enabled=true", "train.amp.enabled needs train.device=cuda"),
         ("model.drop_ratio=1.5", r"model: drop_ratio must be in \[0, 1\), got 1.5"),
