@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,22 +37,10 @@ KEPT = np.dtype(
     ]
 )
 
-Errors = Mapping[str, np.ndarray]
-
-
-class MeshErrors(NamedTuple):
-    """The errors of n images, by rising image id.
-
-    Args:
-        names: by ``NAMES`` the whole numbers (n,) that tell an image from the others.
-        errors: by ``METRICS`` the error (n,) in mm; NaN without ground truth.
-        mean_pose: the MPJPE in mm of always predicting the mean of the true joints; NaN if there
-            are none.
-    """
-
-    names: Mapping[str, np.ndarray]
-    errors: Errors
-    mean_pose: float
+# The errors of an image in mm; NaN without ground truth.
+ERRORS = np.dtype(
+    [*((name, np.int64) for name in NAMES), *((name, np.float64) for name in METRICS)]
+)
 
 
 class MeshEvaluator(ImageEvaluator):
@@ -139,14 +127,20 @@ class MeshEvaluator(ImageEvaluator):
             ``{"mesh": {"MPVE", "MPJPE", "PA-MPJPE", "MPJPE of the mean pose"}}`` in mm; NaN where
             no image has the ground truth.
         """
-        names, errors, mean_pose = image_errors(kept)
+        images = np.stack(list(kept.values()))
+        errors, mean_pose = errors_of(images), mean_pose_error(images)
         say_what_is_missing(errors)
-        groups = {name: averages_by(names[name], errors) for name in self.by}
         total = averages(errors)
+        groups = {
+            name: {
+                number: averages(errors[errors[name] == number])
+                for number in np.unique(errors[name]).tolist()
+            }
+            for name in self.by
+        }
         print(table(total, mean_pose, groups))
-        columns = [names[name].tolist() for name in NAMES]
-        columns += [[null_for_nan(value) for value in errors[name].tolist()] for name in METRICS]
-        self.write_csv(ERRORS_FILE, [*NAMES, *METRICS], zip(*columns, strict=True))
+        rows = (map(null_for_nan, row) for row in errors.tolist())
+        self.write_csv(ERRORS_FILE, ERRORS.names, rows)
         document = {"all": plain(total | {MEAN_POSE: mean_pose})} | {
             name: {str(number): plain(means[number]) for number in means}
             for name, means in groups.items()
@@ -182,46 +176,32 @@ class MeshEvaluator(ImageEvaluator):
         return points
 
 
-def image_errors(kept: Mapping[int, np.ndarray]) -> MeshErrors:
-    """The errors of each image of which something was kept, in the order of ``kept``."""
-    images = np.stack(list(kept.values()))
-    names = {name: images[name] for name in NAMES}
-    return MeshErrors(names, errors_in_mm(images), mean_pose_error_in_mm(images))
-
-
-def errors_in_mm(kept: np.ndarray) -> dict[str, np.ndarray]:
-    """The errors of each image by name of the metric, (n,); NaN without ground truth."""
-    known = np.isfinite(kept["true_joints"]).all(axis=(1, 2))
-    pred, true = (torch.from_numpy(kept[name][known]) for name in ("pred_joints", "true_joints"))
-    errors = {"MPVE": MM * kept["vertex_error"]}
+def errors_of(images: np.ndarray) -> np.ndarray:
+    """The errors of images, from ``KEPT`` (n,) to ``ERRORS`` (n,)."""
+    errors = np.zeros(len(images), ERRORS)
+    for name in NAMES:
+        errors[name] = images[name]
+    errors["MPVE"] = MM * images["vertex_error"]
+    known = np.isfinite(images["true_joints"]).all(axis=(1, 2))
+    pred, true = (torch.from_numpy(images[name][known]) for name in ("pred_joints", "true_joints"))
     for name, metric in (("MPJPE", mpjpe), ("PA-MPJPE", pa_mpjpe)):
-        errors[name] = np.full(len(kept), math.nan)
+        errors[name] = math.nan
         errors[name][known] = MM * metric(pred, true).numpy()
     return errors
 
 
-def mean_pose_error_in_mm(kept: np.ndarray) -> float:
-    """The MPJPE of always predicting the mean of the true joints."""
-    known = np.isfinite(kept["true_joints"]).all(axis=(1, 2))
-    if not known.any():
+def mean_pose_error(images: np.ndarray) -> float:
+    """The MPJPE in mm of always predicting the mean of the true joints; NaN if there are none."""
+    true = images["true_joints"][np.isfinite(images["true_joints"]).all(axis=(1, 2))]
+    if not len(true):
         return math.nan
-    true = kept["true_joints"][known]
     mean = torch.from_numpy(np.broadcast_to(true.mean(axis=0), true.shape).copy())
     return MM * float(mpjpe(mean, torch.from_numpy(true)).numpy().mean())
 
 
-def averages(errors: Errors) -> dict[str, float]:
+def averages(errors: np.ndarray) -> dict[str, float]:
     """The mean of each metric, and how many ``images`` there are."""
-    means = {name: mean_of_known(errors[name]) for name in METRICS}
-    return {"images": len(errors["MPVE"]), **means}
-
-
-def averages_by(numbers: np.ndarray, errors: Errors) -> dict[int, dict[str, float]]:
-    """The averages of the images with equal ``numbers`` (n,), by rising number."""
-    return {
-        number: averages({name: errors[name][numbers == number] for name in METRICS})
-        for number in np.unique(numbers).tolist()
-    }
+    return {"images": len(errors), **{name: mean_of_known(errors[name]) for name in METRICS}}
 
 
 def mean_of_known(values: np.ndarray) -> float:
@@ -230,7 +210,7 @@ def mean_of_known(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
-def say_what_is_missing(errors: Errors) -> None:
+def say_what_is_missing(errors: np.ndarray) -> None:
     """Log how many images have no true mesh or joints."""
     for name, what in (("MPVE", "mesh"), ("MPJPE", "joints")):
         if missing := int(np.isnan(errors[name]).sum()):
