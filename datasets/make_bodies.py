@@ -78,14 +78,7 @@ class BodySettings(SetSettings):
 
 
 # ---- poses: SMPL's rest pose is a T, y up, facing +z, the left arm along +x; degrees -------------
-JOINT_NUMBERS = {
-    "hip": (1, 2),
-    "knee": (4, 5),
-    "ankle": (7, 8),
-    "shoulder": (16, 17),
-    "elbow": (18, 19),
-    "wrist": (20, 21),
-}  # left, right
+HIP, KNEE, ANKLE, SHOULDER, ELBOW, WRIST = 1, 4, 7, 16, 18, 20  # the left ones; right: 1 more
 SPINE, NECK_AND_HEAD = (3, 6, 9), (12, 15)
 
 
@@ -102,15 +95,15 @@ def draw_pose(rng: np.random.Generator) -> np.ndarray:
     stride = rng.normal(0, 18)
     for side, sign in ((0, 1), (1, -1)):
         lift = max(rng.normal(0, 20), 0)
-        turns[JOINT_NUMBERS["hip"][side]] = about(
+        turns[HIP + side] = about(
             x=-lift - sign * stride, y=rng.normal(0, 8), z=sign * abs(rng.normal(0, 6))
         )
-        turns[JOINT_NUMBERS["knee"][side]] = about(x=abs(rng.normal(0, 20)) + 0.8 * lift)
-        turns[JOINT_NUMBERS["ankle"][side]] = about(x=rng.normal(0, 6))
+        turns[KNEE + side] = about(x=abs(rng.normal(0, 20)) + 0.8 * lift)
+        turns[ANKLE + side] = about(x=rng.normal(0, 6))
         lowered, swung, bent = rng.uniform(-30, 80), rng.normal(15, 30), rng.uniform(0, 110)
-        turns[JOINT_NUMBERS["shoulder"][side]] = about(x=-swung) * about(z=-sign * lowered)
-        turns[JOINT_NUMBERS["elbow"][side]] = about(y=-sign * bent)
-        turns[JOINT_NUMBERS["wrist"][side]] = about(x=rng.normal(0, 10), z=rng.normal(0, 10))
+        turns[SHOULDER + side] = about(x=-swung) * about(z=-sign * lowered)
+        turns[ELBOW + side] = about(y=-sign * bent)
+        turns[WRIST + side] = about(x=rng.normal(0, 10), z=rng.normal(0, 10))
     turns[0] = about(x=180) * about(y=rng.uniform(-180, 180)) * about(x=rng.normal(0, 5))
     return Rotation.concatenate(turns).as_rotvec()
 
