@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from dropkey_core.engine import UserError, evaluation
+from dropkey_core.engine import UserError
 from projects.classification import ClassificationEvaluator
 
 
@@ -75,22 +75,6 @@ def test_an_image_counts_once():
     evaluator.reset()
     evaluator.process(*right)
     assert evaluator.evaluate()["cls"]["top1"] == 100.0
-
-
-def test_several_processes_give_the_same_number(monkeypatch):
-    generator = np.random.default_rng(1)
-    rows = [(generator.normal(size=4).tolist(), int(generator.integers(4))) for _ in range(40)]
-    alone = judged(rows)
-    for split in (1, 13, 40):
-
-        def of_all(mine, split=split):
-            parts = list(mine.items())
-            return [dict(parts[split:]), dict(parts[:split])]
-
-        monkeypatch.setattr(evaluation, "gather_objects", of_all)
-        assert judged(rows) == alone
-    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
-    assert judged(rows) is None
 
 
 def test_predictions_are_written(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dropkey_core.engine import UserError, evaluation
+from dropkey_core.engine import UserError
 from projects.detr import CocoEvaluator
 from projects.detr.coco import COCO_CATEGORY_IDS
 from projects.detr.evaluation import METRICS, RESULTS_FILE
@@ -186,20 +186,6 @@ def test_foreign_images_and_classes_are_refused(write_coco):
         process(evaluator, [(12, [], [], [])])
     with pytest.raises(UserError, match=r"class index 2, .* 2 classes"):
         process(evaluator, [(11, [0.5], [2], [[0, 0, 1, 1]])])
-
-
-def test_predictions_of_all_processes_are_measured_in_the_first(noisy_set, monkeypatch):
-    annotations, predictions = noisy_set
-    alone, first, second = (CocoEvaluator(annotations) for _ in range(3))
-    process(alone, predictions)
-    process(first, predictions[::2])
-    process(second, predictions[1::2])
-    expected = alone.evaluate()
-    parts = [first._kept, second._kept]
-    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
-    assert first.evaluate() == expected
-    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
-    assert second.evaluate() is None
 
 
 def test_unused_indices_of_cocos_numbering_are_left_out(write_coco, tmp_path):

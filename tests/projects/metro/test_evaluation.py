@@ -1,9 +1,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from dropkey_core.engine import UserError, evaluation
+from dropkey_core.engine import UserError
 from projects.metro.body.model import write_body
 from projects.metro.evaluation import ERRORS_FILE, MEAN_POSE, MEANS_FILE, MeshEvaluator
 
@@ -263,70 +260,6 @@ def test_missing_ground_truth_leaves_its_cells_empty(toy_body_file, meshes, samp
     document = json.loads((tmp_path / MEANS_FILE).read_text())
     assert list(document) == ["all"]
     assert document["all"]["MPVE"] is None
-
-
-# --- several processes
-
-
-def test_images_of_all_processes_are_measured_in_the_first(
-    toy_body_file, meshes, samples_of, monkeypatch
-):
-    samples, outputs = samples_of(meshes(7)), outputs_of(meshes(7, seed=3))
-    expected = results_of(toy_body_file, samples, outputs)
-    first, second = MeshEvaluator(toy_body_file), MeshEvaluator(toy_body_file)
-    first.process(samples[1::2], outputs[1::2])
-    second.process(samples[::2], outputs[::2])
-    parts = [first._kept, second._kept]
-    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
-    assert first.evaluate() == {"mesh": expected}
-    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
-    assert second.evaluate() is None
-
-
-TWO_PROCESSES = """
-import json, sys
-import torch
-rank, folder, body, root = int(sys.argv[1]), *sys.argv[2:]
-sys.path.insert(0, root)
-from projects.metro.evaluation import MeshEvaluator
-
-torch.distributed.init_process_group(
-    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-)
-samples, outputs = torch.load(f"{folder}/set.pt")
-evaluator = MeshEvaluator(body, f"{folder}/two", by=("subject", "camera"))
-# Image 0 is in both parts, as with a sampler that fills the last one up; batches of 1 and of 2.
-for places in ([[0, 3], [4], [6]] if rank == 0 else [[1], [2, 5], [0]]):
-    evaluator.process([samples[n] for n in places], [outputs[n] for n in places])
-results = evaluator.evaluate()
-with open(f"{folder}/results_{rank}.json", "w") as file:
-    json.dump(results, file)
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_find_exactly_what_one_does(toy_body_file, meshes, samples_of, tmp_path):
-    samples, outputs = samples_of(meshes(7)), outputs_of(meshes(7, seed=3))
-    torch.save((samples, outputs), tmp_path / "set.pt")
-    options = {"output_dir": tmp_path / "one", "by": ("subject", "camera")}
-    expected = results_of(toy_body_file, samples, outputs, **options)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [str(tmp_path), str(toy_body_file), str(ROOT)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(rank), *arguments], env=environment
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    first, second = (
-        json.loads((tmp_path / f"results_{rank}.json").read_text()) for rank in range(2)
-    )
-    assert first == {"mesh": expected}
-    assert second is None
-    for name in (ERRORS_FILE, MEANS_FILE):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
 # --- bad input

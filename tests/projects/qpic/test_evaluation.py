@@ -14,7 +14,7 @@ from evaluator import (
     generated_task,
 )
 
-from dropkey_core.engine import UserError, evaluation
+from dropkey_core.engine import UserError
 from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
 from tests.projects.qpic import plain_protocol
 
@@ -378,25 +378,7 @@ def test_as_the_plain_protocol_on_real_annotations(official_quirks):
     assert wrong > 20000
 
 
-# --- several processes, files
-
-
-def test_predictions_of_all_processes_are_measured_in_the_first(monkeypatch, capsys):
-    task = generated_task(20, 8)
-    alone, first, second = (
-        HicoDetEvaluator(task.ground_truth, task.validity, task.rare, task.non_rare)
-        for _ in range(3)
-    )
-    samples = [{"image_id": number} for number in task.ground_truth]
-    alone.process(samples, task.predictions)
-    first.process(samples[::2], task.predictions[::2])
-    second.process(samples[1::2], task.predictions[1::2])
-    expected = alone.evaluate()
-    parts = [first._kept, second._kept]
-    monkeypatch.setattr(evaluation, "gather_objects", lambda value: parts)
-    assert first.evaluate() == expected
-    monkeypatch.setattr(evaluation, "rank_and_world_size", lambda: (1, 2))
-    assert second.evaluate() is None
+# --- files
 
 
 def test_built_from_files_it_writes_a_result_for_every_triplet(write_interactions, tmp_path):
