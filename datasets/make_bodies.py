@@ -251,8 +251,8 @@ def write_subject(bundle: Path, body: Body, settings: BodySettings, subject: int
                 body.faces,
                 camera.K,
                 shape,
-                background=textured_background(rng, *shape),
-                vertex_colours=colours,
+                colours,
+                textured_background(rng, *shape),
             )
             write_jpeg(path, with_noise(rng, image))
 

@@ -1,5 +1,7 @@
-"""Figures that are laid out in pixels, from the upper left corner."""
+"""Figures laid out in pixels from the upper left corner: axes, text, pages of panels."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,101 @@ from matplotlib.figure import Figure
 DPI = 128  # a power of two: sizes in pixels survive the way through inches
 FONT_SIZE, SMALL_FONT_SIZE = 8.5, 6.5  # points
 MARGIN = 16  # pixels between pictures
-CAPTION = 30  # pixels above a picture
+CAPTION, NEXT_LINE = 30, 20  # pixels of a line of text above a picture, and of each further one
+LEAST_WIDTH = 900  # pixels of a page, so that its heading fits
 
 
+# ---- pages ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Panel:
+    """A picture on a page.
+
+    Attributes:
+        caption: lines above it.
+        width: in pixels.
+        height: in pixels.
+        draw: draws it on axes of this size.
+    """
+
+    caption: str
+    width: int
+    height: int
+    draw: Callable[[Axes], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels side by side, and a title above them unless it is empty."""
+
+    panels: Sequence[Panel]
+    title: str = ""
+
+    @property
+    def title_height(self) -> int:
+        """Pixels."""
+        return CAPTION if self.title else 0
+
+    @property
+    def caption_height(self) -> int:
+        """Pixels, for the longest caption."""
+        return CAPTION + NEXT_LINE * max(panel.caption.count("\n") for panel in self.panels)
+
+    @property
+    def height(self) -> int:
+        """Pixels, with the margin below."""
+        panels = max(panel.height for panel in self.panels)
+        return self.title_height + self.caption_height + panels + MARGIN
+
+
+def draw_page(
+    rows: Sequence[Row], heading: Sequence[str] = (), legend: Sequence[Any] = ()
+) -> Figure:
+    """Draw rows of panels below each other, each column as wide as the widest panel.
+
+    Args:
+        rows: at least one.
+        heading: lines above all.
+        legend: entries of a legend below the heading.
+    """
+    cell = max(panel.width for row in rows for panel in row.panels) + MARGIN
+    width = max(MARGIN + max(len(row.panels) for row in rows) * cell, LEAST_WIDTH)
+    lines = len(heading) + bool(legend)
+    y = MARGIN + lines * CAPTION + MARGIN // 2 if lines else 0
+    figure = new_figure(width, y + sum(row.height for row in rows))
+    for number, line in enumerate(heading):
+        middle = MARGIN + (number + 0.5) * CAPTION
+        write_within(figure, MARGIN, middle, width - 2 * MARGIN, line, 1.25 * FONT_SIZE)
+    if legend:
+        page_width, page_height = figure.get_size_inches() * DPI
+        figure.legend(
+            handles=legend,
+            loc="center left",
+            bbox_to_anchor=(
+                MARGIN / page_width,
+                1 - (MARGIN + (lines - 0.5) * CAPTION) / page_height,
+            ),
+            ncol=len(legend),
+            fontsize=FONT_SIZE,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=3,
+        )
+    for row in rows:
+        if row.title:
+            middle = y + CAPTION / 2 + 4
+            write_within(figure, MARGIN, middle, width - 2 * MARGIN, row.title, 1.1 * FONT_SIZE)
+        top = y + row.title_height + row.caption_height
+        for column, panel in enumerate(row.panels):
+            x = MARGIN + column * cell
+            for number, line in enumerate(reversed(panel.caption.split("\n"))):
+                write_within(figure, x, top - CAPTION / 2 - number * NEXT_LINE, panel.width, line)
+            panel.draw(add_axes(figure, x, top, panel.width, panel.height))
+        y += row.height
+    return figure
+
+
+# ---- parts ---------------------------------------------------------------------------------------
 def new_figure(width: int, height: int) -> Figure:
     """An empty figure of so many pixels, apart from pyplot's global state."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
@@ -61,28 +155,7 @@ def escaped(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def add_legend(figure: Figure, x: float, y: float, handles: list[Any]) -> None:
-    """Explain lines and colours in one row at middle height y."""
-    width, height = figure.get_size_inches() * DPI
-    figure.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(x / width, 1 - y / height),
-        ncol=len(handles),
-        fontsize=FONT_SIZE,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=3,
-    )
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; returns its path."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and print where."""
     figure.savefig(path, dpi=DPI, format="png")
-    return path
-
-
-def say_saved(figure: Figure, path: Path) -> None:
-    """Write a figure and print where."""
-    print(save(figure, path), flush=True)
+    print(path, flush=True)

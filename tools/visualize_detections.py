@@ -17,15 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import UserError, load_config
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.run_folder import find_run_files
+from projects.detr.attention import Reference
 from projects.detr.gallery import draw_gallery
-from projects.detr.visualize import Reference
 from projects.picture_options import (
-    add_score_threshold,
-    check_num_images,
-    check_score_threshold,
+    check_numbers,
+    find_model,
     parse_with_overrides,
     picture_parser,
 )
@@ -33,8 +31,7 @@ from projects.picture_options import (
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = picture_parser(__doc__)
-    add_score_threshold(parser, default=0.5)
+    parser = picture_parser(__doc__, score_threshold=0.5)
     parser.add_argument(
         "--attention",
         nargs="*",
@@ -47,17 +44,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    check_num_images(arguments)
-    check_score_threshold(arguments)
+    check_numbers(arguments)
     points = None if arguments.attention is None else parse_points(arguments.attention)
-    config_path, weights, output = find_run_files(
-        arguments.run, arguments.config, arguments.weights, arguments.output
-    )
-    config = load_config(config_path, arguments.overrides)
     draw_gallery(
-        config,
-        weights,
-        output or Path(config.train.output_dir) / "pictures",
+        *find_model(arguments),
         arguments.images,
         arguments.num_images,
         arguments.score_threshold,

@@ -15,13 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import load_config
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.run_folder import find_run_files
 from projects.picture_options import (
-    add_score_threshold,
-    check_num_images,
-    check_score_threshold,
+    check_numbers,
+    find_model,
     parse_with_overrides,
     picture_parser,
 )
@@ -30,26 +27,18 @@ from projects.qpic.gallery import draw_gallery
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = picture_parser(__doc__)
-    add_score_threshold(parser, default=0.3)
+    parser = picture_parser(__doc__, score_threshold=0.3)
     parser.add_argument(
         "--attention", action="store_true", help="draw where the decoder looks for each pair, too"
     )
-    return parse_with_overrides(parser, argv, lists=("images",))
+    return parse_with_overrides(parser, argv)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    check_num_images(arguments)
-    check_score_threshold(arguments)
-    config_path, weights, output = find_run_files(
-        arguments.run, arguments.config, arguments.weights, arguments.output
-    )
-    config = load_config(config_path, arguments.overrides)
+    check_numbers(arguments)
     draw_gallery(
-        config,
-        weights,
-        output or Path(config.train.output_dir) / "pictures",
+        *find_model(arguments),
         arguments.images,
         arguments.num_images,
         arguments.score_threshold,

@@ -24,9 +24,11 @@ from omegaconf import DictConfig
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.run_folder import find_run_files
-from projects.metro.gallery import FILES, draw_attention_gallery, draw_gallery
+from projects.metro.gallery import draw_attention_gallery, draw_gallery
+from projects.metro.pictures.mesh_files import KINDS
 from projects.picture_options import (
-    check_num_images,
+    check_numbers,
+    find_model,
     parse_with_overrides,
     picture_parser,
 )
@@ -37,17 +39,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = picture_parser(__doc__)
     add = parser.add_argument
     add("--box", metavar="X,Y,SIDE", help="square around the person, in pixels of --images")
-    add("--files", nargs="+", choices=FILES, default=[], help="write each mesh so, too")
+    add("--files", nargs="+", choices=KINDS, default=[], help="write each mesh so, too")
     add("--attention", action="store_true", help="draw which vertices a joint attends to instead")
     add("--joint", default="R_Wrist", metavar="NAME", help="where the attention comes from")
     add("--compare", nargs="+", metavar="NAME=RUN", help="models whose attention to draw; no "
         "key=value may follow")  # fmt: skip
-    return parse_with_overrides(parser, argv, lists=("images",))
+    return parse_with_overrides(parser, argv)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    check_num_images(arguments)
+    check_numbers(arguments)
     box = None if arguments.box is None else parse_box(arguments.box)
     if box is not None and arguments.images is None:
         raise UserError("--box is for --images; the test set's boxes are in its index")
@@ -55,8 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--compare is for --attention")
     chosen = (arguments.images, box, arguments.num_images)
     if not arguments.attention:
-        config, weights, output = find_model(arguments)
-        draw_gallery(config, weights, output, *chosen, arguments.files)
+        draw_gallery(*find_model(arguments), *chosen, arguments.files)
         return
     if arguments.compare:
         models, output = find_models(arguments.compare, arguments)
@@ -64,15 +65,6 @@ def run(arguments: argparse.Namespace) -> None:
         config, weights, output = find_model(arguments)
         models = {"attention": (config, weights)}
     draw_attention_gallery(models, arguments.joint, output, *chosen)
-
-
-def find_model(arguments: argparse.Namespace) -> tuple[DictConfig, str, Path]:
-    """Config, weights and folder of the pictures."""
-    path, weights, output = find_run_files(
-        arguments.run, arguments.config, arguments.weights, arguments.output
-    )
-    config = load_config(path, arguments.overrides)
-    return config, weights, output or Path(config.train.output_dir) / "pictures"
 
 
 def find_models(

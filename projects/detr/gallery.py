@@ -1,47 +1,42 @@
-"""Pictures of what a model detects and where it looks, of a test set or of any images."""
+"""Pictures of what DETR detects and where it looks, of a test set or of any images."""
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import nms
 
-from dropkey_core.engine import (
-    UserError,
-    dataset_path,
-    instantiate,
-    load_weights,
-    read_checkpoint,
-)
-from dropkey_core.engine.files.image_list import find_images, spread, unique_stems
+from dropkey_core.engine import UserError
+from dropkey_core.engine.files.image_list import unique_stems
 from dropkey_core.engine.files.images import read_image
+from dropkey_core.engine.inference import choose_records
 from dropkey_core.engine.run_folder import make_picture_folder
-from projects.detr import visualize
-from projects.detr.coco import read_categories
-from projects.detr.detr import Detr
-from projects.detr.mapper import DetrMapper
-from projects.detr.picture import FOUND_IOU, Box, Picture
-from projects.detr.visualize import Reference
-from projects.figure import say_saved
+from projects.detr.attention import Reference, attention_from, on_image, run_with_attention
+from projects.detr.picture import (
+    DASHED,
+    FOUND_IOU,
+    ORANGE,
+    SKY,
+    Annotation,
+    Corners,
+    Picture,
+    draw_picture,
+    draw_pictures,
+    legend_line,
+    overlap,
+)
+from projects.detr.predictor import Detector, names_in
+from projects.figure import save
 
+PREDICTED, TRUE = ORANGE, SKY
+LONGEST_NAME = 28  # letters of a class name
 NUM_POINTS = 4  # looked from where none are given
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A model in eval mode with all that it takes to use it."""
-
-    model: Detr
-    mapper: DetrMapper
-    names: Sequence[str]  # by class index
+ATTENTION = "Self-attention of the last encoder layer, mean of its heads, each map on its own scale"
 
 
 def draw_gallery(
@@ -71,87 +66,28 @@ def draw_gallery(
     annotations = OmegaConf.select(config, "dataset.test.annotations")
     if annotations is None:
         raise UserError("the config has no dataset.test.annotations, from which classes have names")
-    detector = load_detector(config, weights, annotations)
-    if images is None:
-        records, true_names = load_test_set(config, annotations)
-    else:
-        records, true_names = [{"file_name": str(path)} for path in find_images(images)], []
-    chosen = spread(records, num_images)
-    heading = (
-        f"{len(chosen)} of {len(records)} images, "
-        f"detections with a score of {score_threshold:g} or more"
-    )
+    detector = Detector.load(config, weights)
+    last_layer = detector.model.transformer.encoder.layers[-1]
+    records, heading = choose_records(config, images, num_images)
+    true_names = names_in(annotations) if images is None else []
+    heading += f", detections with a score of {score_threshold:g} or more"
     print(heading)
     make_picture_folder(output)
-    stems = unique_stems([record["file_name"] for record in chosen])
     pictures = []
-    for record, stem in zip(chosen, stems, strict=True):
-        sample, detections, attention = detect(detector, record)
-        picture = Picture(
-            Path(record["file_name"]).name,
-            read_as_array(record),
-            predicted_boxes(detections, detector.names, score_threshold),
-            true_boxes(record, true_names),
-        )
-        pictures.append(picture)
-        say_saved(visualize.draw_picture(picture), output / f"{stem}_boxes.png")
+    stems = unique_stems([record["file_name"] for record in records])
+    for stem, record in zip(stems, records, strict=True):
+        sample = detector.mapper(record)
+        found, attention = run_with_attention(detector.model, last_layer.self_attn, sample)
+        predicted = predicted_boxes(found, detector.names, score_threshold)
+        drawn = annotations_of(predicted, true_boxes(record, true_names))
+        pictures.append(Picture(Path(record["file_name"]).name, read_as_array(record), drawn))
+        save(draw_picture(pictures[-1]), output / f"{stem}_boxes.png")
         if points is not None:
-            look_from = points or surest_points(sample, detections, detector.names)
-            figure = attention_figure(picture, look_from, attention, sample)
-            say_saved(figure, output / f"{stem}_attention.png")
+            look_from = points or surest_points(sample, found, detector.names)
+            maps = attention_pictures(pictures[-1], look_from, attention, sample["image"])
+            save(draw_pictures(maps, ATTENTION), output / f"{stem}_attention.png")
     page = "detections.png" if images else "validation.png"
-    say_saved(visualize.draw_page(pictures, heading), output / page)
-
-
-def load_detector(config: DictConfig, weights: str, annotations: str) -> Detector:
-    """Build the config's model with as many classes as the checkpoint has, and load that.
-
-    So an official checkpoint works where no dataset is, which the config would ask instead.
-    """
-    content = read_checkpoint(weights, "--weights")
-    state = content.get("model", content)
-    if "class_embed.weight" not in state:
-        raise UserError(f"{weights} is no checkpoint of DETR: it has no class_embed.weight")
-    num_classes = len(state["class_embed.weight"]) - 1  # one row is "no object"
-    config = copy.deepcopy(config)  # the caller's stays as it is
-    config.model.num_classes = num_classes
-    config.model.pretrained_backbone = False
-    model = instantiate(config.model, "model").eval()
-    print(load_weights(model, weights, content=content))
-    use_gpu = config.train.device == "cuda" and torch.cuda.is_available()
-    return Detector(
-        model.to("cuda" if use_gpu else "cpu"),
-        instantiate(config.dataloader.test.mapper, "dataloader.test.mapper"),
-        class_names(num_classes, annotations),
-    )
-
-
-def class_names(num_classes: int, annotations: str) -> list[str]:
-    """Names by class index: the annotation file's if it is there and fits, COCO's, or numbers."""
-    if dataset_path(annotations).is_file():
-        category_map = read_categories(annotations)
-        if category_map.num_classes == num_classes:
-            return [category_map.name(index) for index in range(num_classes)]
-    if num_classes == 91:
-        return FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return [f"class {index}" for index in range(num_classes)]
-
-
-def load_test_set(config: DictConfig, annotations: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The config's test set as dataset dicts, and the names of its classes by index."""
-    records = instantiate(config.dataloader.test.dataset, "dataloader.test.dataset")
-    category_map = read_categories(annotations)
-    return records, [category_map.name(index) for index in range(category_map.num_classes)]
-
-
-# ---- detections ----------------------------------------------------------------------------------
-def detect(
-    detector: Detector, record: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
-    """Sample, detections and attention (heads, h, w, h, w) of an image."""
-    sample = detector.mapper(record)
-    detections, attention = visualize.detect_with_attention(detector.model, [sample])
-    return sample, detections[0], attention[0]
+    save(draw_pictures(pictures, heading, legend(pictures)), output / page)
 
 
 def read_as_array(record: dict[str, Any]) -> np.ndarray:
@@ -160,20 +96,36 @@ def read_as_array(record: dict[str, Any]) -> np.ndarray:
     return read_image(record["file_name"], size).permute(1, 2, 0).contiguous().numpy()
 
 
+# ---- boxes ---------------------------------------------------------------------------------------
+class Box(NamedTuple):
+    """An object: its corners, the name of its class, a score in [0, 1] if it was predicted."""
+
+    corners: Corners
+    name: str
+    score: float | None = None
+    is_crowd: bool = False
+
+    def annotation(self, is_named: bool = True) -> Annotation:
+        """How it is drawn: predicted ones solid, true ones dashed."""
+        name = self.name
+        if len(name) > LONGEST_NAME:
+            name = name[: LONGEST_NAME - 1] + "…"
+        more = " (crowd)" if self.is_crowd else "" if self.score is None else f" {self.score:.2f}"
+        colour = TRUE if self.score is None else PREDICTED
+        label = name + more if is_named else ""
+        return Annotation(
+            [self.corners], [colour], label, colour, self.score is None, self.is_crowd
+        )
+
+
 def predicted_boxes(
     detections: dict[str, Tensor], names: Sequence[str], threshold: float
 ) -> list[Box]:
-    """What was found with a score of ``threshold`` or more."""
-    return [
-        Box(tuple(corners), names[label], score)
-        for corners, label, score in zip(
-            detections["boxes_xyxy"].tolist(),
-            detections["labels"].tolist(),
-            detections["scores"].tolist(),
-            strict=True,
-        )
-        if score >= threshold
-    ]
+    """What was found with a score of ``threshold`` or more, the surest first."""
+    order = detections["scores"].argsort(descending=True, stable=True)
+    order = order[: int((detections["scores"] >= threshold).sum())]
+    values = (detections[key][order].tolist() for key in ("boxes_xyxy", "labels", "scores"))
+    return [Box(tuple(box), names[label], score) for box, label, score in zip(*values, strict=True)]
 
 
 def true_boxes(record: dict[str, Any], names: Sequence[str]) -> list[Box]:
@@ -181,39 +133,67 @@ def true_boxes(record: dict[str, Any], names: Sequence[str]) -> list[Box]:
     boxes = []
     for annotation in record.get("annotations", ()):
         x, y, width, height = annotation["bbox"]
-        name = names[annotation["category_id"]]
-        is_crowd = bool(annotation["iscrowd"])
+        name, is_crowd = names[annotation["category_id"]], bool(annotation["iscrowd"])
         boxes.append(Box((x, y, x + width, y + height), name, is_crowd=is_crowd))
     return boxes
 
 
+def annotations_of(predicted: Sequence[Box], true: Sequence[Box]) -> list[Annotation]:
+    """Boxes to draw; true ones that were found have no label, since it stands there already."""
+
+    def is_found(box: Box) -> bool:
+        same = [other for other in predicted if other.name == box.name]
+        return any(overlap(box.corners, other.corners) >= FOUND_IOU for other in same)
+
+    drawn = [box.annotation() for box in predicted]
+    return drawn + [box.annotation(box.is_crowd or not is_found(box)) for box in true]
+
+
+def legend(pictures: Sequence[Picture]) -> list[Any]:
+    """Legend entries of those kinds of boxes that occur."""
+    handles: list[Any] = [legend_line("predicted, score", PREDICTED)]
+    true = [drawn for picture in pictures for drawn in picture.annotations if drawn.is_true]
+    if true:
+        label = f"true, named where not found at IoU {FOUND_IOU:g}"
+        handles.append(legend_line(label, TRUE, linestyle=DASHED))
+    if any(drawn.is_crowd for drawn in true):
+        style = {"fill": False, "edgecolor": TRUE, "linestyle": ":", "hatch": "//"}
+        handles.append(Patch(**style, label="crowd, not judged"))
+    return handles
+
+
+# ---- attention -----------------------------------------------------------------------------------
 def surest_points(
     sample: dict[str, Any], detections: dict[str, Tensor], names: Sequence[str]
 ) -> list[Reference]:
     """Centres of the detections with the highest scores, one for each object."""
-    points = []
+    size = torch.tensor([sample["width"], sample["height"]])
     kept = nms(detections["boxes_xyxy"], detections["scores"], FOUND_IOU)  # surest first
+    points = []
     for index in kept[:NUM_POINTS].tolist():
-        x0, y0, x1, y1 = detections["boxes_xyxy"][index].tolist()
-        name = names[int(detections["labels"][index])]
-        points.append(
-            Reference(
-                (x0 + x1) / 2 / sample["width"],
-                (y0 + y1) / 2 / sample["height"],
-                f"{name} {float(detections['scores'][index]):.2f}",
-            )
-        )
+        centre = detections["boxes_xyxy"][index].cpu().view(2, 2).mean(0) / size
+        name, score = names[int(detections["labels"][index])], float(detections["scores"][index])
+        points.append(Reference(*centre.tolist(), f"{name} {score:.2f}"))
     return points
 
 
-def attention_figure(
-    picture: Picture, points: Sequence[Reference], attention: Tensor, sample: dict[str, Any]
-) -> Figure:
-    """The image amid the attention from its points."""
-    size = tuple(sample["image"].shape[-2:])  # as the model saw it
-    maps = [visualize.attention_from(attention, point, size).cpu().numpy() for point in points]
-    span = visualize.cell_span(size, attention.shape[1:3])
-    heading = (
-        "Self-attention of the last encoder layer, mean of its heads, each map on its own scale"
-    )
-    return visualize.draw_attention(picture, points, maps, span, heading)
+def attention_pictures(
+    picture: Picture, points: Sequence[Reference], attention: Tensor, seen: Tensor
+) -> list[Picture]:
+    """The image with its points, and what each of them attends to.
+
+    Args:
+        picture: the image; its boxes are not drawn.
+        points: where to look from.
+        attention: (h w, h, w) of the image.
+        seen: (3, H, W), the image as the model saw it.
+    """
+    height, width = picture.image.shape[:2]
+    places = {n: (p.x * width, p.y * height) for n, p in enumerate(points, start=1)}
+    size = seen.shape[-2:]
+    pictures = [Picture(picture.title, picture.image, points=places)]
+    for (number, place), point in zip(places.items(), points, strict=True):
+        weights = on_image(attention_from(attention, point, size), size)
+        title = f"{number}: {point.label}"
+        pictures.append(Picture(title, picture.image, (), weights, {number: place}))
+    return pictures

@@ -1,27 +1,24 @@
-"""An image with pairs on it: human box, object box, the line between them, verbs and scores."""
+"""Pairs on images: human box, object box, the line between them, verbs and scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from projects.detr.picture import (
     DASHED,
     FOUND_IOU,
-    LINE_WIDTH,
+    GREY,
+    ORANGE,
+    SKY,
+    YELLOW,
+    Annotation,
+    Corners,
     Picture,
-    Place,
-    add_rectangle,
-    halo,
+    legend_line,
     overlap,
-    write_label,
 )
 
-# Of Okabe and Ito's palette, whose colours stay apart for every kind of colour vision.
-HUMAN, OBJECT, LINE, MISSED = "#E69F00", "#56B4E9", "#F0E442", "#C8C8C8"
+HUMAN, OBJECT, LINE, MISSED = ORANGE, SKY, YELLOW, GREY
 
 
 @dataclass(frozen=True)
@@ -32,29 +29,31 @@ class Pair:
         human: x0, y0, x1, y1 in pixels of the image.
         object: the same, or None for an interaction without object.
         object_name: its class.
-        verbs: names, the surest first.
-        scores: one per verb, in [0, 1], if the pair was predicted; none if it is true.
-        query: number of the query that predicted it.
+        verbs: name -> score in [0, 1], the surest first; None if the pair is true.
+        query: number of the query that predicted it, None if the pair is true.
     """
 
-    human: Place
-    object: Place | None
+    human: Corners
+    object: Corners | None
     object_name: str
-    verbs: Sequence[str]
-    scores: Sequence[float] = ()
+    verbs: Mapping[str, float | None]
     query: int | None = None
 
     @property
     def label(self) -> str:
         """What is written on it: a line per verb, with the object and, if predicted, the score."""
-        scores = [f"{score:.2f}" for score in self.scores] or [""] * len(self.verbs)
-        lines = zip(self.verbs, scores, strict=True)
-        return "\n".join(" ".join(filter(None, (v, self.object_name, s))) for v, s in lines)
+        lines = []
+        for verb, score in self.verbs.items():
+            words = [verb, self.object_name, "" if score is None else f"{score:.2f}"]
+            lines.append(" ".join(filter(None, words)))
+        return "\n".join(lines)
 
-    def scaled(self, factor: float) -> "Pair":
-        """The same pair on an image that was resized by ``factor``."""
-        thing = None if self.object is None else scaled(self.object, factor)
-        return replace(self, human=scaled(self.human, factor), object=thing)
+    def annotation(self) -> Annotation:
+        """How it is drawn: predicted ones solid, true ones dashed."""
+        is_true = self.query is None
+        boxes = [self.human] if self.object is None else [self.human, self.object]
+        colour = MISSED if is_true else LINE
+        return Annotation(boxes, (HUMAN, OBJECT)[: len(boxes)], self.label, colour, is_true)
 
     def is_where(self, other: "Pair") -> bool:
         """Whether objects are of one class and both boxes overlap by ``FOUND_IOU`` or more."""
@@ -67,10 +66,11 @@ class Pair:
         return same_object and overlap(self.human, other.human) >= FOUND_IOU
 
 
-def scaled(place: Place, factor: float) -> Place:
-    """Corners on an image that was resized by ``factor``."""
-    x0, y0, x1, y1 = (factor * value for value in place)
-    return x0, y0, x1, y1
+def unsaid(pair: Pair, others: Sequence[Pair]) -> Pair:
+    """A pair with those of its verbs that no other has in the same place."""
+    said = {verb for other in others if pair.is_where(other) for verb in other.verbs}
+    verbs = {verb: score for verb, score in pair.verbs.items() if verb not in said}
+    return replace(pair, verbs=verbs)
 
 
 def distinct_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -78,81 +78,28 @@ def distinct_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
     Several queries may answer for one pair; the evaluation counts them all, a picture need not.
     """
-    ranked = sorted(pairs, key=lambda pair: -max(pair.scores))
     kept: list[Pair] = []
-    for pair in ranked:
-        said = {verb for other in kept if pair.is_where(other) for verb in other.verbs}
-        fresh = [i for i, verb in enumerate(pair.verbs) if verb not in said]
-        if fresh:
-            verbs, scores = ([values[i] for i in fresh] for values in (pair.verbs, pair.scores))
-            kept.append(replace(pair, verbs=verbs, scores=scores))
+    for pair in sorted(pairs, key=lambda pair: -max(pair.verbs.values())):
+        fresh = unsaid(pair, kept)
+        if fresh.verbs:
+            kept.append(fresh)
     return kept
 
 
-def missed_pairs(true: Sequence[Pair], predicted: Sequence[Pair]) -> list[Pair]:
-    """True pairs with those verbs that nothing predicted has in the same place."""
-    missed = []
-    for pair in true:
-        found = {verb for other in predicted if pair.is_where(other) for verb in other.verbs}
-        verbs = [verb for verb in pair.verbs if verb not in found]
-        if verbs:
-            missed.append(replace(pair, verbs=verbs))
-    return missed
+def annotations_of(predicted: Sequence[Pair], true: Sequence[Pair]) -> list[Annotation]:
+    """Pairs to draw; of the true ones' verbs those are written that were not found."""
+    missed = [unsaid(pair, predicted) for pair in true]
+    return [pair.annotation() for pair in [*predicted, *missed]]
 
 
-def draw_pairs(picture: Picture[Pair], axes: Axes) -> None:
-    """Draw an image and its pairs on axes that have as many pixels as the image.
-
-    True pairs are dashed and lie below predicted ones; of their verbs those are written that were
-    not found.
-    """
-    axes.imshow(picture.image, interpolation="nearest")
-    for pair in [*picture.true, *picture.predicted]:
-        draw_pair(axes, pair, picture.image.shape[:2])
-    taken: list[Place] = []
-    for pair in picture.predicted:
-        write_label(axes, pair.label, LINE, label_corners(pair), taken)
-    for pair in missed_pairs(picture.true, picture.predicted):
-        write_label(axes, pair.label, MISSED, label_corners(pair), taken)
-
-
-def draw_pair(axes: Axes, pair: Pair, size: tuple[int, int]) -> None:
-    """Draw boxes of a pair and the line between their centres, on an image (height, width)."""
-    is_predicted = bool(pair.scores)
-    style: dict[str, Any] = {
-        "linewidth": LINE_WIDTH,
-        "linestyle": "-" if is_predicted else DASHED,
-    }
-    if is_predicted:
-        style["path_effects"] = [halo()]
-    box = {**style, "fill": False, "joinstyle": "miter"}
-    add_rectangle(axes, pair.human, size, {**box, "edgecolor": HUMAN})
-    if pair.object is not None:
-        add_rectangle(axes, pair.object, size, {**box, "edgecolor": OBJECT})
-        ends = np.array([centre(pair.human), centre(pair.object)]) - 0.5
-        marks = {"marker": "o", "markersize": 3.5}
-        axes.plot(*ends.T, color=LINE, **style, **marks, scalex=False, scaley=False)
-
-
-def centre(place: Place) -> tuple[float, float]:
-    """The middle of a box."""
-    x0, y0, x1, y1 = place
-    return (x0 + x1) / 2, (y0 + y1) / 2
-
-
-def label_corners(pair: Pair) -> Place:
-    """Along which rectangle a pair's label is written: the box of its object, or the human's."""
-    return pair.human if pair.object is None else pair.object
-
-
-def pair_kinds(pictures: Sequence[Picture[Pair]]) -> list[Any]:
+def legend(pictures: Sequence[Picture]) -> list[Any]:
     """Legend entries of what occurs."""
     handles = [
-        Line2D([], [], color=HUMAN, linewidth=2, label="human"),
-        Line2D([], [], color=OBJECT, linewidth=2, label="object"),
-        Line2D([], [], color=LINE, linewidth=2, marker="o", markersize=3.5, label="verb, score"),
+        legend_line("human", HUMAN),
+        legend_line("object", OBJECT),
+        legend_line("verb, score", LINE, marker="o", markersize=3.5),
     ]
-    if any(picture.true for picture in pictures):
+    if any(drawn.is_true for picture in pictures for drawn in picture.annotations):
         label = f"true, named where not found at IoU {FOUND_IOU:g}"
-        handles.append(Line2D([], [], color=MISSED, linewidth=2, linestyle=DASHED, label=label))
+        handles.append(legend_line(label, MISSED, linestyle=DASHED))
     return handles

@@ -9,7 +9,6 @@ import torch
 
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
-from projects.detr import gallery
 
 CONFIG = "projects/detr/demo.yaml"
 
@@ -146,44 +145,3 @@ def test_folder_without_images(workplace, capsys):
     (workplace / "empty").mkdir()
     assert tool.main(["--run", "run", "--images", "empty"]) == 2
     assert "error: nothing to show: no images in empty (looked for" in capsys.readouterr().err
-
-
-def test_class_names(workplace):
-    annotations = "shapes/annotations/instances_val.json"
-    assert gallery.class_names(3, annotations) == ["apple", "pear", "plum"]
-    assert gallery.class_names(2, annotations) == ["class 0", "class 1"]
-    coco = gallery.class_names(91, "nowhere.json")
-    assert (len(coco), coco[1], coco[90]) == (91, "person", "toothbrush")
-
-
-def test_true_boxes_keep_their_names_and_crowds(workplace):
-    annotations = "shapes/annotations/instances_val.json"
-    records, true_names = gallery.load_test_set(load_config(CONFIG), annotations)
-    first, second = (gallery.true_boxes(record, true_names)[0] for record in records[:2])
-    assert (first.corners, first.label) == ((10, 5, 40, 25), "plum (crowd)")
-    assert (second.corners, second.label) == ((10, 5, 40, 25), "plum")
-
-
-def test_predicted_boxes_are_those_above_the_threshold():
-    detections = {
-        "scores": torch.tensor([0.2, 0.5, 0.9]),
-        "labels": torch.tensor([0, 1, 0]),
-        "boxes_xyxy": torch.arange(12.0).view(3, 4),
-    }
-    boxes = gallery.predicted_boxes(detections, ["apple", "pear"], 0.5)
-    assert [box.label for box in boxes] == ["pear 0.50", "apple 0.90"]
-    assert boxes[0].corners == (4, 5, 6, 7)
-
-
-def test_points_are_the_centres_of_the_surest_one_for_each_object():
-    corners = torch.arange(0, 60, 10.0).view(-1, 1) + torch.tensor([0.0, 5, 10, 15])
-    detections = {
-        "scores": torch.tensor([0.2, 0.9, 0.5, 0.1, 0.05, 0.8]),
-        "labels": torch.tensor([0, 1, 0, 0, 0, 0]),
-        "boxes_xyxy": corners,
-    }
-    corners[5] = corners[1] + 1  # the same object again
-    points = gallery.surest_points({"width": 100, "height": 50}, detections, ["apple", "pear"])
-    labels = ["pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"]
-    assert [point.label for point in points] == labels
-    assert (points[0].x, points[0].y) == pytest.approx((0.15, 0.4))

@@ -68,7 +68,7 @@ def test_pictures_of_the_test_set_and_a_page(main, root, workplace, capsys):
     assert "4 of 4 images" in lines
     assert lines[-1] == "out/validation.png"
     page = cv2.imread("out/validation.png")
-    assert page.shape == (52 + 4 * (60 + 320 + 16), 16 + 5 * 336, 3)
+    assert page.shape == (54 + 4 * (60 + 320 + 16), 16 + 5 * 336, 3)
 
 
 def test_any_images_with_files_of_their_meshes(main, root, workplace, monkeypatch):
@@ -90,7 +90,7 @@ def test_attention_of_several_models(main, root, workplace):
     assert main(command) == 0
     chosen = [f"{VIEWS[number]}_attention.png" for number in (0, 2)]
     assert names(workplace / "out") == ["attention.png", *chosen]
-    assert cv2.imread("out/attention.png").shape == (80 + 2 * (60 + 320 + 16), 16 + 3 * 336, 3)
+    assert cv2.imread("out/attention.png").shape == (114 + 2 * (60 + 320 + 16), 16 + 3 * 336, 3)
 
 
 def test_attention_of_one_model_on_any_image(main, root, workplace):

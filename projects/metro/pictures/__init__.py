@@ -1,1 +1,1 @@
-"""Pictures of meshes: rasteriser, views, pages and mesh files."""
+"""Pictures of meshes: rasteriser, views, attention and mesh files."""

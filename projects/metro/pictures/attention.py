@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from dropkey_core.analysis.capture import captured_attention
-from projects.figure import add_axes, new_figure
 from projects.metro.body.model import Body
 from projects.metro.body.skeleton import JOINTS
 from projects.metro.metro import Metro
-from projects.metro.pictures.rows import SIDE, draw_mesh
-from projects.metro.pictures.view import View
+from projects.metro.pictures.view import SIDE, View, draw_mesh
 
 MOST = 3.0  # even shares of the attention, from where on the colour is the darkest
 # Light for none, dark for the most, in every kind of colour vision; lines of another colour. Both
@@ -69,58 +68,48 @@ def on_full_mesh(body: Body, values: np.ndarray) -> np.ndarray:
     Each is a mean of the values nearest to it on the template, weighted by one over the squared
     distance; where a vertex of the coarsest mesh is, it is that one's.
     """
-    coarse = body.template[body.coarse_vertices[-1]]
-    squared = ((body.template[:, None] - coarse) ** 2).sum(axis=2)  # (V, V2)
-    nearest = np.argsort(squared, axis=1)[:, :NUM_NEAREST]
-    closeness = 1 / np.maximum(np.take_along_axis(squared, nearest, axis=1), 1e-12)
+    coarse = cKDTree(body.template[body.coarse_vertices[-1]])
+    distances, nearest = coarse.query(body.template, k=NUM_NEAREST)  # (V, 3) each
+    closeness = 1 / np.maximum(distances**2, 1e-12)
     return (closeness * values[nearest]).sum(axis=1) / closeness.sum(axis=1)
 
 
 def draw_attention(
+    axes: Axes,
     view: View | None,
     body: Body,
     joint: np.ndarray,
     weights: np.ndarray,
     crop: np.ndarray,
-) -> np.ndarray:
+) -> None:
     """Draw a mesh coloured by the attention it gets, and lines to where most of it goes.
 
     Args:
+        axes: of SIDE x SIDE pixels.
         view: the mesh before the camera, on a crop of S pixels; None draws only the crop.
         body: what the mesh is of.
         joint: (3,) where the attention comes from, on the view's axes.
         weights: (V2,) what each vertex of the coarsest mesh gets. Colours say how much that is
             compared to their mean, so that pictures of several models can be compared.
         crop: (S, S, 3) uint8 RGB; it is drawn in grey.
-
-    Returns:
-        (SIDE, SIDE, 3) uint8.
     """
     grey = np.repeat(crop.mean(axis=2, keepdims=True), 3, axis=2)
     faded = np.rint(255 - FADED * (255 - grey)).astype(np.uint8)
     shares = np.minimum(weights / weights.mean() / MOST, 1)
     colours = 255 * COLOURS(on_full_mesh(body, shares))[:, :3]
-    picture = draw_mesh(view, body.faces, faded, len(crop), vertex_colours=colours)
-    if view is None:
-        return picture
-    view = view.enlarged(len(crop), SIDE)
-    ends = view.shown(view.points[body.coarse_vertices[-1]])  # (V2, 2)
-    return with_lines(picture, view.shown(joint), ends, shares)
-
-
-def with_lines(
-    picture: np.ndarray, start: np.ndarray, ends: np.ndarray, shares: np.ndarray
-) -> np.ndarray:
-    """Draw lines over a picture from a point (2,) to the first of others (n, 2) by shares (n,)."""
-    height, width = picture.shape[:2]
-    figure: Figure = new_figure(width, height)
-    axes = add_axes(figure, 0, 0, width, height)
+    picture = draw_mesh(view, body.faces, len(crop), faded, colours)
     axes.imshow(picture, interpolation="nearest")
+    if view is not None:
+        view = view.enlarged(len(crop), SIDE)
+        ends = view.shown(view.points[body.coarse_vertices[-1]])
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # of the picture, whatever follows
+        add_lines(axes, view.shown(joint), ends, shares)
+
+
+def add_lines(axes: Axes, start: np.ndarray, ends: np.ndarray, shares: np.ndarray) -> None:
+    """Draw lines from a point (2,) to the first of others (n, 2) by shares (n,)."""
     drawn = np.argsort(shares)[-NUM_LINES:]  # the strongest last, over the others
     lines = np.stack([np.broadcast_to(start, (len(drawn), 2)), ends[drawn]], axis=1)
     axes.add_collection(LineCollection(lines, colors=LINE, linewidths=0.8, alpha=shares[drawn]))
     axes.scatter(*ends[drawn].T, s=6, color=LINE, alpha=shares[drawn], linewidths=0, zorder=3)
     axes.plot(*start, "o", markersize=7, color=LINE, markeredgecolor="white", markeredgewidth=1)
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

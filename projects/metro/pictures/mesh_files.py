@@ -1,35 +1,50 @@
-"""Meshes as files that other programs open: OBJ, PLY and GLB, by trimesh."""
+"""Meshes as files, by trimesh: OBJ, PLY and GLB, and an HTML page on which they can be turned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.files.atomic_write import whole_file
 
-MESH_SUFFIXES = ("obj", "ply", "glb")
+KINDS = ("html", "obj", "ply", "glb")
 
 # From camera axes to what viewers expect, y up and the person looking at the viewer.
 Y_UP = np.array([1.0, -1.0, -1.0])
 
+GAP = 0.25  # metres between the meshes of a page
+ROOM = 1.25  # how much more than the meshes is seen at first, so that text fits above and below
+# The page's only light comes from where one looks from, and is stronger than white.
+BRIGHTNESS, GLOW = 0.5, 0.12
+STYLE = """
+.text {position: absolute; left: 16px; font: 15px/1.5 sans-serif; color: #202020}
+.text {margin: 0; pointer-events: none}
+h1.text {top: 12px; font-size: 18px; font-weight: bold}
+p.text {bottom: 12px}
+"""
+
 
 @dataclass(frozen=True)
-class Solid:
+class ColouredMesh:
     """A mesh with colours.
 
     Attributes:
         name: a few words.
         vertices: (V, 3) metres on camera axes: x right, y down, z forward.
         faces: (F, 3) vertices of each face, counter-clockwise seen from outside.
-        colours: (V, 3) uint8 RGB.
+        colours: RGB, 0 to 255: (3,) of the mesh or (V, 3) uint8 of its vertices.
     """
 
     name: str
     vertices: np.ndarray
     faces: np.ndarray
-    colours: np.ndarray
+    colours: ArrayLike
 
 
 def import_trimesh() -> ModuleType:
@@ -47,10 +62,61 @@ def import_trimesh() -> ModuleType:
     return trimesh
 
 
-def as_trimesh(solid: Solid) -> Any:
-    """The trimesh.Trimesh of a solid, y up; vertices and faces keep their order."""
+def write_mesh(path: Path, mesh: ColouredMesh) -> None:
+    """Write a mesh as OBJ, PLY or GLB, whichever the path ends in.
+
+    Vertices are in metres, y up, in the order of the body model.
+
+    Raises:
+        UserError: trimesh is not installed, or the file cannot be written.
+    """
+    written = as_trimesh(mesh)
+    if path.suffix == ".glb":
+        make_matt(written)
+    content = written.export(file_type=path.suffix.lstrip("."))
+    with whole_file(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_page(
+    path: Path, meshes: Sequence[ColouredMesh], title: str, notes: Sequence[str] = ()
+) -> None:
+    """Write an HTML page with meshes side by side, upright, that fetches nothing.
+
+    Drag turns them, the wheel zooms, dragging with the right button moves them.
+
+    Args:
+        path: the .html file.
+        meshes: at least one.
+        title: a line above the meshes.
+        notes: lines below.
+
+    Raises:
+        UserError: trimesh is not installed, or the file cannot be written.
+    """
+    trimesh = import_trimesh()
+    from trimesh.viewer.notebook import scene_to_html
+
+    scene = trimesh.Scene()
+    place = 0.0
+    for mesh in meshes:
+        shown = as_trimesh(mesh)
+        make_matt(shown, BRIGHTNESS, GLOW)
+        low, high = shown.bounds
+        shown.apply_translation([place - low[0], -(low[1] + high[1]) / 2, -(low[2] + high[2]) / 2])
+        place += high[0] - low[0] + GAP
+        scene.add_geometry(shown, geom_name=mesh.name, node_name=mesh.name)
+    scene.set_camera(resolution=(800, 600), fov=(46, 35))
+    scene.camera_transform = scene.camera.look_at(scene.bounds, pad=ROOM)
+    with whole_file(path) as file:
+        file.write(with_caption(scene_to_html(scene), title, notes))
+
+
+def as_trimesh(mesh: ColouredMesh) -> Any:
+    """The trimesh.Trimesh of a mesh, y up; vertices and faces keep their order."""
+    colours = np.broadcast_to(np.array(mesh.colours, np.uint8), mesh.vertices.shape)
     return import_trimesh().Trimesh(
-        solid.vertices * Y_UP, solid.faces, vertex_colors=solid.colours, process=False
+        mesh.vertices * Y_UP, mesh.faces, vertex_colors=colours, process=False
     )
 
 
@@ -74,22 +140,11 @@ def make_matt(mesh: Any, brightness: float = 1.0, glow: float = 0.0) -> None:
     _ = mesh.vertex_normals  # trimesh writes those that it has computed
 
 
-def write_mesh(path: Path, solid: Solid) -> Path:
-    """Write a mesh as OBJ, PLY or GLB, whichever the path ends in; returns the path.
-
-    Vertices are in metres, y up, in the order of the body model.
-
-    Raises:
-        UserError: trimesh is not installed, another ending, or the file cannot be written.
-    """
-    if path.suffix.lstrip(".") not in MESH_SUFFIXES:
-        raise UserError(f"{path} must end in one of {', '.join(MESH_SUFFIXES)}")
-    mesh = as_trimesh(solid)
-    if path.suffix == ".glb":
-        make_matt(mesh)
-    content = mesh.export(file_type=path.suffix.lstrip("."))
-    try:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+def with_caption(page: str, title: str, notes: Sequence[str]) -> str:
+    """Name a page and write lines over it."""
+    lines = "<br>".join(map(escape, notes))
+    caption = f'<h1 class="text">{escape(title)}</h1><p class="text">{lines}</p>'
+    head, body = page.split("<body>", 1)
+    head = head.replace("trimesh: threejs viewer", escape(title), 1)
+    head = head.replace("</head>", f"<style>{STYLE}</style>\n  </head>", 1)
+    return f"{head}<body>{caption}{body}"

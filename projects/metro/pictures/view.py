@@ -1,4 +1,4 @@
-"""A mesh in front of a camera: METRO's own, the true one, and one beside the person.
+"""A mesh in front of a camera: METRO's own, the true one, one beside the person; its picture.
 
 V vertices; S, the side of the crop in pixels, whose centres are counted from 0. Camera axes are x
 right, y down, z forward; points are in metres on them.
@@ -6,14 +6,21 @@ right, y down, z forward; points are in metres on them.
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
 from projects.metro.geometry import camera_after, crop_map, project
+from projects.metro.pictures.rasteriser import render
 
 # METRO predicts a weak-perspective camera, which has no focal length. For its pictures the official
 # code assumes one of 1,000 pixels for a crop of 224.
 FOCAL_LENGTH = 1000 / 224  # in sides of the crop
+
+# Of Okabe and Ito's palette, whose colours stay apart for every kind of colour vision.
+PREDICTED, TRUE = (230, 159, 0), (86, 180, 233)
+PAPER = 245  # grey level behind a mesh without image
+SIDE = 320  # of a picture in pixels
 
 # Turns what is seen from the front to how it is seen from the picture's right.
 QUARTER_TURN = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -77,3 +84,35 @@ def side_view(view: View, size: int) -> View:
     to_middle = (size - 1) / 2 - view.shown(middle)[0]  # pixels
     turned[:, 0] += to_middle * middle[2] / view.K[0, 0]
     return View(turned, view.K)
+
+
+def draw_mesh(
+    view: View | None,
+    faces: np.ndarray,
+    size: int,
+    crop: np.ndarray | None = None,
+    colour: ArrayLike = PREDICTED,
+) -> np.ndarray:
+    """Draw a mesh over a crop, or over paper.
+
+    Args:
+        view: of a crop of ``size`` pixels; None draws no mesh.
+        faces: (F, 3) vertices of each face.
+        size: S.
+        crop: (S, S, 3) uint8 RGB; None is paper.
+        colour: (3,) of the mesh or (V, 3) of its vertices, 0 to 255.
+
+    Returns:
+        (SIDE, SIDE, 3) uint8: the mesh is drawn at this size, however small the crop is.
+    """
+    background = np.full((SIDE, SIDE, 3), PAPER, np.uint8) if crop is None else resized(crop)
+    if view is None:
+        return background
+    view = view.enlarged(size, SIDE)
+    return render(view.points, faces, view.K, (SIDE, SIDE), colour, background)
+
+
+def resized(crop: np.ndarray) -> np.ndarray:
+    """A square picture (n, n, 3) at the size (SIDE, SIDE, 3)."""
+    how = cv2.INTER_AREA if len(crop) > SIDE else cv2.INTER_CUBIC
+    return cv2.resize(crop, (SIDE, SIDE), interpolation=how)

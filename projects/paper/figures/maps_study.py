@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dropkey_core.analysis.attention_maps import class_attention_maps
 from dropkey_core.engine.files.image_list import unique_stems
-from projects.figure import say_saved
+from projects.figure import save
 from projects.paper.figures.attention_maps import ImageMaps, draw_maps
 from projects.paper.figures.outputs import write_rows
 from projects.paper.figures.pooling import attempt, identity
@@ -51,7 +51,7 @@ def study_maps(
         ]  # fmt: skip
     figure = attempt(lambda: draw_maps(images, layers, head))
     write_rows(output / "maps.csv", rows)
-    say_saved(figure, output / "maps.png")
+    save(figure, output / "maps.png")
 
 
 def maps_of(trained: Trained, batch: list[dict[str, Any]]) -> list[ImageMaps]:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_weights
-from projects.detr.gallery import load_detector
+from projects.detr.predictor import Detector
 from projects.detr.releases import RELEASES, Release, release_of
 
 DC5 = Release("DETR-DC5", "resnet50", dilation=True)
@@ -107,7 +107,7 @@ def test_pictures_refuse_it_too(write):
         }
     )
     with pytest.raises(UserError, match=re.escape(STRIDE_16)):
-        load_detector(config, str(path), "nowhere.json")
+        Detector.load(config, str(path))
 
 
 def test_the_published_files_are_known_by_what_their_names_end_in():

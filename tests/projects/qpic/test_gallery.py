@@ -1,43 +1,44 @@
-import copy
-
-import pytest
+import numpy as np
 import torch
-from omegaconf import OmegaConf
 
-from projects.qpic.gallery import load_finder
-
-MAPPER = {"_target_": "projects.qpic.QpicMapper", "training": False}
-
-
-@pytest.fixture
-def config():
-    """Of the small QPIC, with too many classes and a backbone that would be fetched."""
-    sizes = {"num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "ffn_dim": 48}
-    model = {"_target_": "projects.qpic.build_model", "backbone": "resnet10", "num_queries": 5}
-    model |= {"embed_dim": "${dataset.width}", "pretrained_backbone": True}
-    model |= {"num_object_classes": 7, "num_verb_classes": 9}
-    return OmegaConf.create(
-        {
-            "dataset": {"width": 32},
-            "model": {**model, **sizes},
-            "dataloader": {"test": {"mapper": MAPPER}},
-            "train": {"device": "cpu"},
-        }
-    )
+from projects.detr.attention import run_with_attention
+from projects.detr.picture import Picture
+from projects.qpic.gallery import attention_pictures
+from projects.qpic.picture import Pair
 
 
-@pytest.fixture
-def weights(small_qpic, tmp_path):
-    path = tmp_path / "qpic.pth"
-    torch.save({"model": small_qpic().state_dict()}, path)
-    return str(path)
+def attention_of(model, sample):
+    layer = model.transformer.decoder.layers[-1].multihead_attn
+    return run_with_attention(model, layer, sample)
 
 
-def test_the_callers_config_stays_as_it_was(config, weights, small_qpic, capsys):
-    before = copy.deepcopy(config)
-    finder = load_finder(config, weights)
-    assert config == before
-    assert OmegaConf.to_container(config) == OmegaConf.to_container(before)  # not resolved either
-    torch.testing.assert_close(finder.model.state_dict(), small_qpic().state_dict())
-    assert list(finder.object_names) == ["object 0", "object 1", "object 2"]
-    assert weights in capsys.readouterr().out
+def test_attention_of_each_query_sums_to_1(small_qpic, small_samples):
+    model = small_qpic().eval()
+    found, attention = attention_of(model, small_samples[0])
+    assert attention.shape == (5, 2, 3)  # 64 x 96 pixels at stride 32
+    torch.testing.assert_close(attention.sum((1, 2)), torch.ones(5))
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(small_samples[:1])[0])
+
+
+def test_is_the_last_layers_attention_to_the_image(small_qpic, small_samples):
+    """With its keys made alike the last layer looks everywhere equally; the first may do as it
+    likes."""
+    model = small_qpic().eval()
+    width = 32
+    last = model.transformer.decoder.layers[-1].multihead_attn
+    with torch.no_grad():
+        last.in_proj_weight[width : 2 * width] = 0
+    _, attention = attention_of(model, small_samples[0])
+    torch.testing.assert_close(attention, torch.full((5, 2, 3), 1 / 6))
+
+
+def test_one_map_per_pair_from_its_query():
+    picture = Picture("a", np.full((60, 80, 3), 90, np.uint8))
+    pair = Pair((10, 10, 30, 50), (40, 20, 60, 40), "ball", {"hold": 0.9, "lift": 0.8}, 2)
+    attention = torch.arange(3.0)[:, None, None].expand(3, 2, 4)
+    (drawn,) = attention_pictures(picture, [pair], attention, torch.zeros(3, 64, 100))
+    assert drawn.title == "hold ball 0.90\nlift ball 0.80"
+    assert drawn.attention.shape == (64, 100) and (drawn.attention == 2).all()
+    assert drawn.annotations[0].boxes == [pair.human, pair.object]
+    assert drawn.annotations[0].label == ""

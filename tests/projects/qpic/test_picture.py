@@ -1,25 +1,27 @@
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 
 from projects.detr.picture import Picture
-from projects.figure import add_axes, new_figure
 from projects.qpic.picture import (
     HUMAN,
+    LINE,
+    MISSED,
     OBJECT,
     Pair,
+    annotations_of,
     distinct_pairs,
-    draw_pairs,
-    missed_pairs,
-    pair_kinds,
+    legend,
 )
 
 HERE, NEAR, FAR = (10, 10, 50, 90), (12, 10, 52, 90), (100, 10, 140, 90)
 BALL, BALL_NEAR = (60, 40, 80, 60), (61, 41, 81, 61)
 
 
-def pair(human=HERE, thing=BALL, name="ball", verbs=("hold",), scores=(), **more):
-    return Pair(human, thing, name, list(verbs), list(scores), **more)
+def pair(human=HERE, thing=BALL, name="ball", verbs=("hold",), scores=None, query=0):
+    """A predicted pair if it has scores, else a true one."""
+    if scores is None:
+        return Pair(human, thing, name, dict.fromkeys(verbs))
+    return Pair(human, thing, name, dict(zip(verbs, scores, strict=True)), query)
 
 
 def test_labels():
@@ -56,64 +58,33 @@ def test_a_verb_is_drawn_once_from_the_surest_query():
     again = pair(verbs=["hold"], scores=[0.3], query=2)
     elsewhere = pair(FAR, verbs=["hold"], scores=[0.2], query=3)
     kept = distinct_pairs([weak, again, elsewhere, sure])
-    assert [(p.query, p.verbs, p.scores) for p in kept] == [
-        (1, ["hold"], [0.9]),
-        (0, ["lift"], [0.4]),
-        (3, ["hold"], [0.2]),
+    assert [(p.query, p.verbs) for p in kept] == [
+        (1, {"hold": 0.9}),
+        (0, {"lift": 0.4}),
+        (3, {"hold": 0.2}),
     ]
 
 
-def test_missed_verbs():
+def test_true_pairs_are_drawn_with_the_verbs_that_were_not_found():
     true = [pair(verbs=["hold", "lift"]), pair(FAR, thing=None, name="", verbs=["wave"])]
     found = [pair(NEAR, verbs=["lift"], scores=[0.9])]
-    assert [(p.human, p.verbs) for p in missed_pairs(true, found)] == [
-        (HERE, ["hold"]),
-        (FAR, ["wave"]),
+    drawn = annotations_of(found, true)
+    assert [(a.boxes, a.label) for a in drawn] == [
+        ([NEAR, BALL], "lift ball 0.90"),
+        ([HERE, BALL], "hold ball"),
+        ([FAR], "wave"),
     ]
-    assert missed_pairs(true[:1], [pair(verbs=["hold", "lift"], scores=[0.9, 0.8])]) == []
+    assert [list(a.colours) for a in drawn] == [[HUMAN, OBJECT]] * 2 + [[HUMAN]]
+    assert [a.label_colour for a in drawn] == [LINE, MISSED, MISSED]
+    assert [a.is_true for a in drawn] == [False, True, True]
+    all_found = [pair(verbs=["hold", "lift"], scores=[0.9, 0.8])]
+    assert annotations_of(all_found, true[:1])[1].label == ""
 
 
-def drawn(picture):
-    height, width = picture.image.shape[:2]
-    axes = add_axes(new_figure(width, height), 0, 0, width, height)
-    draw_pairs(picture, axes)
-    return axes
+def test_legend_explains_true_pairs_only_where_there_are_some():
+    def labels(true):
+        picture = Picture("", np.zeros((9, 9, 3), np.uint8), annotations_of([], true))
+        return [handle.get_label() for handle in legend([picture])]
 
-
-def blank(predicted, true=()):
-    return Picture("a", np.full((400, 600, 3), 90, np.uint8), predicted, true)
-
-
-def test_draws_boxes_line_and_label():
-    axes = drawn(blank([pair(verbs=["hold"], scores=[0.9]).scaled(3)]))
-    boxes = [(to_hex(p.get_edgecolor(), keep_alpha=False).upper(), p) for p in axes.patches]
-    assert [colour for colour, _ in boxes] == [HUMAN, OBJECT]
-    assert boxes[1][1].get_xy() == (179.5, 119.5)
-    assert (boxes[1][1].get_width(), boxes[1][1].get_height()) == (60, 60)
-    (line,) = axes.lines
-    # Pixel centres lie at whole numbers, so the image's corner at -0.5.
-    np.testing.assert_allclose(line.get_xydata(), [[89.5, 149.5], [209.5, 149.5]])
-    assert line.get_linestyle() == "-"
-    assert [(t.get_text(), t.get_bbox_patch().get_facecolor()) for t in axes.texts] == [
-        ("hold ball 0.90", pytest.approx((0xF0 / 255, 0xE4 / 255, 0x42 / 255, 1.0)))
-    ]
-
-
-def test_draws_what_was_missed():
-    found = pair(verbs=["hold"], scores=[0.9])
-    true = [pair(verbs=["hold", "lift"]), pair(FAR, thing=None, name="", verbs=["wave"])]
-    axes = drawn(blank([found], true))
-    assert {text.get_text() for text in axes.texts} == {"hold ball 0.90", "lift ball", "wave"}
-    assert len(axes.patches) == 2 + 2 + 1  # no object box for who waves
-    assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
-    labels = [handle.get_label() for handle in pair_kinds([blank([found], true)])]
-    assert labels[-1] == "true, named where not found at IoU 0.5"
-    assert len(pair_kinds([blank([found])])) == len(labels) - 1
-
-
-def test_scaling_takes_everything_along():
-    picture = blank([pair(scores=[0.5])], [pair(thing=None, name="")]).scaled(0.5)
-    assert picture.image.shape == (200, 300, 3)
-    assert picture.predicted[0].human == (5, 5, 25, 45)
-    assert picture.predicted[0].object == (30, 20, 40, 30)
-    assert picture.true[0].object is None
+    assert labels([]) == ["human", "object", "verb, score"]
+    assert labels([pair()])[-1] == "true, named where not found at IoU 0.5"

@@ -2,14 +2,14 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
+from projects.figure import add_axes, new_figure
 from projects.metro.pictures.attention import (
     attended_vertices,
     draw_attention,
     on_full_mesh,
     recover_with_attention,
 )
-from projects.metro.pictures.rows import SIDE
-from projects.metro.pictures.view import View
+from projects.metro.pictures.view import SIDE, View
 
 SIZE = 64
 VIEW_K = np.array([[200.0, 0, 31.5], [0, 200, 31.5], [0, 0, 1]])
@@ -81,7 +81,14 @@ def test_vertices_of_the_coarsest_mesh_keep_their_values(toy_body):
 def draw(toy_body, weights, joint=(0.0, 0.0, 4.0)):
     view = View(toy_body.template_pose() + np.array([0, 0, 4.0]), VIEW_K)
     crop = np.full((SIZE, SIZE, 3), 80, np.uint8)
-    return view, draw_attention(view, toy_body, np.array(joint), weights, crop)
+    return view, drawn_on_axes(view, toy_body, np.array(joint), weights, crop)
+
+
+def drawn_on_axes(*what):
+    figure = new_figure(SIDE, SIDE)
+    draw_attention(add_axes(figure, 0, 0, SIDE, SIDE), *what)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
 
 
 def test_line_leads_to_the_vertex_with_the_greatest_weight(toy_body, monkeypatch):
@@ -103,7 +110,7 @@ def test_line_leads_to_the_vertex_with_the_greatest_weight(toy_body, monkeypatch
 
 
 def test_mesh_is_blue_where_the_attention_is_and_grey_elsewhere(toy_body, monkeypatch):
-    monkeypatch.setattr("projects.metro.pictures.attention.with_lines", lambda picture, *_: picture)
+    monkeypatch.setattr("projects.metro.pictures.attention.add_lines", lambda *_: None)
     _, even = draw(toy_body, np.full(8, 0.1))
     on_mesh = even.std(axis=2) > 5
     assert on_mesh.sum() > 1000
@@ -119,5 +126,5 @@ def test_mesh_is_blue_where_the_attention_is_and_grey_elsewhere(toy_body, monkey
 
 def test_without_view_there_is_only_the_faded_image(toy_body):
     crop = np.full((SIZE, SIZE, 3), (10, 60, 110), np.uint8)
-    drawn = draw_attention(None, toy_body, np.zeros(3), np.ones(8), crop)
+    drawn = drawn_on_axes(None, toy_body, np.zeros(3), np.ones(8), crop)
     assert (drawn == round(255 - 0.35 * (255 - 60))).all()
