@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.files.links import check_inside, places_of
+from dropkey_core.engine.files.outside import check_inside, places_of
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.classification.labelled_images import LabelledImages
 

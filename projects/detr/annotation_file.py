@@ -10,12 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 from msgspec import Meta, Struct
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.files.json_file import LARGEST_VARIABLE, largest_file, read_json
-from dropkey_core.engine.files.outside import read_file
+from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 
 T = TypeVar("T")
@@ -131,17 +129,7 @@ def read_typed_json(
 
 @lru_cache(maxsize=4)  # two sets and their classes
 def _read_typed_json(path: Path, kind: Any, modified: int, size: int) -> Any:
-    content = read_file(path, largest_file(), f"set {LARGEST_VARIABLE} to more")
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (ValueError, RecursionError):
-        del content  # Not JSON, and Python's reader says where; or NaN, which Python reads.
-    try:
-        return msgspec.convert(read_json(path, without="segmentation"), kind)
-    except ValueError as error:  # UnicodeEncodeError, too, for halves of characters
-        raise UserError(f"{path}: {error}") from error
+    return read_json(path, kind)
 
 
 def where_data_lies(how_to_get_it: str = HOW_TO_GET_COCO) -> str:

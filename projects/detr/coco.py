@@ -10,7 +10,7 @@ from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.errors import shown
-from dropkey_core.engine.files.links import check_inside, places_of
+from dropkey_core.engine.files.outside import check_inside, places_of
 from projects.detr.annotation_file import (
     HOW_TO_GET_COCO,
     Category,

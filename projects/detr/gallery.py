@@ -12,8 +12,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.image_list import unique_stems
-from dropkey_core.engine.files.images import read_image
+from dropkey_core.engine.files.images import read_image, unique_stems
 from dropkey_core.engine.inference import choose_records
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.attention import Reference, attention_from, on_image, run_with_attention

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.image_list import unique_stems
+from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.inference import choose_records
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.figure import Panel, Row, draw_page, save

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dropkey_core.engine.files.image_list import unique_stems
+from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.inference import choose_records
 from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.attention import on_image, run_with_attention

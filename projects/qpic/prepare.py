@@ -7,6 +7,7 @@ An entry is what the layout has per image, see datasets/README.md. Boxes keep th
 source: the release counts pixels from 1, and QPIC's files have the very same numbers.
 """
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by, shown
 from dropkey_core.engine.files.arrays import read_npy
 from dropkey_core.engine.files.json_file import read_json
-from dropkey_core.engine.files.outside import MEGABYTE, check_file
+from dropkey_core.engine.files.outside import MEGABYTE, read_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
@@ -316,15 +317,7 @@ def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
 
 def read_correspondences(path: Path, release: Release) -> None:
     """Read ``corre_hico.npy``: (verbs, objects), not 0 where they go together."""
-    size = check_file(path, MEGABYTE)
-    try:
-        with path.open("rb") as file:
-            table = read_npy(file, size, str(path))
-    except UserError:
-        raise
-    except Exception as error:  # numpy's for a header of another kind, of which there are many
-        reason = said_by(error)
-        raise UserError(f"{path} cannot be read as an array of numbers: {reason}") from error
+    table = read_npy(io.BytesIO(read_file(path, MEGABYTE)), str(path))
     expected = (len(VERB_NAMES), len(OBJECT_NAMES))
     if table.shape != expected:
         raise UserError(f"{path} has shape {table.shape}, QPIC's corre_hico.npy has {expected}")

@@ -38,5 +38,5 @@ def test_what_cannot_be_packed(main, tmp_path, capsys):
     write_image_folder(tmp_path, splits=("test",), count=2)
     (tmp_path / "test/n01/n01_0.JPEG").write_bytes(torch.zeros(9).numpy().tobytes())
     assert main([str(tmp_path), str(output)]) == 2
-    assert "n01_0.JPEG is not an image" in capsys.readouterr().err
+    assert "n01_0.JPEG cannot be read as an image" in capsys.readouterr().err
     assert not output.exists()

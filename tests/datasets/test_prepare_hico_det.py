@@ -284,7 +284,7 @@ def test_qpics_files_need_training_annotations_and_an_array_of_numbers(prepare, 
     assert "rare follows from the training annotations" in prepare(test)[2]
     np.save(tmp_path / "pickled.npy", np.array([{"a": print}], dtype=object), allow_pickle=True)
     error = prepare(test, tmp_path / "pickled.npy")[2]
-    assert "pickled.npy holds objects, which could be code" in error
+    assert "pickled.npy cannot be read as .npy: Object arrays" in error
     assert "holds test images, and so does another" in prepare(test, test)[2]
 
 

@@ -125,7 +125,7 @@ def test_best_weights_are_preferred(workplace, capsys):
          "--score-threshold must be in [0, 1], got 50.0"),
         (["--run", "run", "--images", "no.jpg"], "--images: no file or folder no.jpg"),
         (["--run", "run", "--images", "other.pth"],
-         "other.pth is not an image, or of a kind other than JPEG"),
+         "other.pth cannot be read as an image of kind JPEG"),
         (["--run", "run", "--output", "other.pth"],
          "cannot write to --output other.pth: File exists"),
         (["--run", "run", "model.widht=3"], "unknown key 'model.widht'"),

@@ -122,7 +122,7 @@ def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatc
     [
         ([], "nothing to show: give --run FOLDER, or --config FILE --weights FILE"),
         (["--run", "{run}", "--images", "no.jpg"], "--images: no file or folder no.jpg"),
-        (["--run", "{run}", "--images", "cut.png"], "cut.png is damaged or cut short"),
+        (["--run", "{run}", "--images", "cut.png"], "cut.png cannot be read as an image"),
         (["--run", "{run}", "--num-images", "0"], "--num-images must be at least 1, got 0"),
         (["--run", "{run}", "--box", "1,2,3"], "--box is for --images"),
         (["--run", "{run}", "--images", "mine.png", "--box", "1,2"],

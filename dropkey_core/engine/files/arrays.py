@@ -1,17 +1,15 @@
-"""Files of named arrays (.npz) with a known layout: nothing in them is unpickled."""
+"""Reading and writing .npz files of named arrays with a known layout, without pickle."""
 
-import math
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
-from dropkey_core.engine.errors import UserError, said_by
-from dropkey_core.engine.files.outside import check_file
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.files.outside import check_file, reading
 
 # What a file holds, by name: kind of values (f, i or U) and shape; a letter stands for any size,
 # but always for the same.
@@ -23,7 +21,7 @@ LARGEST_FILE = 2**32  # bytes, unpacked: a small file must not fill the memory
 
 
 def read_arrays(path: Path, layout: Layout, largest: int = LARGEST_FILE) -> dict[str, np.ndarray]:
-    """Those arrays of a layout that a file has.
+    """Return those arrays of a layout that a file has.
 
     Args:
         path: the file.
@@ -35,70 +33,40 @@ def read_arrays(path: Path, layout: Layout, largest: int = LARGEST_FILE) -> dict
             holds objects, or claims a shape that its bytes do not have.
     """
     check_file(path, largest)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-            wanted = {name: members[f"{name}.npy"] for name in layout if f"{name}.npy" in members}
-            size = sum(member.file_size for member in wanted.values())
-            if size > largest:
-                raise UserError(f"{path} unpacks to {size:,} bytes; {largest:,} are allowed")
-            return {
-                name: read_member(archive, member, f"{path}: {name}")
-                for name, member in wanted.items()
-            }
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise UserError(f"{path} needs more memory than there is") from error
-    except Exception as error:  # of zip, zlib, numpy; only the file's bytes can be the cause
-        raise UserError(f"{path} cannot be read as .npz: {said_by(error)}") from error
+    with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        wanted = {name: members[f"{name}.npy"] for name in layout if f"{name}.npy" in members}
+        size = sum(member.file_size for member in wanted.values())
+        if size > largest:
+            raise UserError(f"{path} unpacks to {size:,} bytes; {largest:,} are allowed")
+        found = {}
+        for name, member in wanted.items():
+            with archive.open(member) as file:
+                found[name] = read_npy(file, f"{path}: {name}")
+        return found
 
 
-def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str) -> np.ndarray:
-    """One array of an archive; see :func:`read_npy`."""
-    with archive.open(member) as file:
-        return read_npy(file, member.file_size, source)
-
-
-def read_npy(file: IO[bytes], size: int, source: str) -> np.ndarray:
-    """An array of numbers or text from what a .npy file holds.
+def read_npy(file: IO[bytes], source: str) -> np.ndarray:
+    """Return the array of numbers or text that a .npy file holds.
 
     Args:
         file: at its beginning.
-        size: how many bytes it has. The array has no more of them, whatever its header says.
         source: what errors call it.
 
     Raises:
-        UserError: it holds objects, has more or fewer bytes than its shape takes, or what is no
-            text.
-        Exception: numpy's, for another header.
+        UserError: it is no .npy, is damaged, holds objects, or claims a shape that its bytes do
+            not have.
     """
-    version = npy.read_magic(file)
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    shape, is_fortran, dtype = read_header[version](file)
-    if dtype.hasobject:
-        raise UserError(f"{source} holds objects, which could be code: only numbers are read")
-    there = size - file.tell()
-    count = math.prod(int(length) for length in shape)
-    if count * dtype.itemsize != there or (count and not there):
-        raise UserError(f"{source} has {there:,} bytes, not those of shape {shape} of {dtype}")
-    raw = np.empty(there, np.uint8)
-    filled = 0
-    while filled < there:
-        length = file.readinto(raw[filled:].data)  # type: ignore[attr-defined]
-        if not length:
-            raise UserError(f"{source} is cut short")
-        filled += length
-    array = raw.view(dtype).reshape(shape, order="F" if is_fortran else "C")
-    if dtype.kind == "U" and there:
-        signs = raw.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
-        if signs.max() > sys.maxunicode:
-            raise UserError(f"{source} holds what is no text")
-    return array
+    with reading(source, ".npy"):
+        # A shape that is made up takes no memory: numpy only reserves it, and misses the bytes.
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if array.size and not array.itemsize:
+            raise ValueError(f"no bytes for {array.size:,} values")
+        return array
 
 
 def layout_problem(arrays: Mapping[str, np.ndarray], layout: Layout) -> str | None:
-    """Which array is missing, has another shape or kind of values, or is not finite; or None."""
+    """Say which array is missing, of another shape or kind of values, or not finite; or None."""
     sizes: dict[str, int] = {}
     for name, (kind, dimensions) in layout.items():
         if name not in arrays:
@@ -114,17 +82,19 @@ def layout_problem(arrays: Mapping[str, np.ndarray], layout: Layout) -> str | No
         if array.shape != wanted:
             text = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
             return f"{name} has shape {array.shape}, not ({text})"
-    for name, (kind, _) in layout.items():
-        if kind == "f" and not np.isfinite(arrays[name]).all():
+        if kind == "f" and not np.isfinite(array).all():
             return f"{name} holds NaN or infinity"
     return None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file that is either there in full or not there; folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    """Write a file that is either there in full or not there; folders above it are made.
+
+    Raises:
+        WriteError: if the system refuses.
+    """
     members: dict[str, Any] = dict(arrays)
-    with unfinished.open("wb") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, "wb") as file:
         np.savez_compressed(file, **members)
-    unfinished.replace(path)

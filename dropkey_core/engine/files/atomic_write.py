@@ -1,14 +1,15 @@
-"""Files that hold what they should or are as they were before, whatever ends the writing.
+"""Atomic writes: a file holds all of its new content or is as before, whatever ends the writing.
 
-A new content goes to a file beside its place, reaches the disk, and then takes the place in one
+The new content goes to a file beside its place, reaches the disk, and then takes the place in one
 step. A process that is killed, or a disk that is full, can only leave the file beside it, whose
 name begins with a dot and ends with ``.unfinished``: nothing looks for that, and the next start of
 a run in its folder removes it.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,7 +64,8 @@ def link_file(path: Path, other: Path) -> None:
         try:
             os.link(path, unfinished)
         except OSError:
-            _copy(path, other)
+            with path.open("rb") as source, whole_file(other, "wb") as target:
+                shutil.copyfileobj(source, target)
             return
         unfinished.replace(other)
         # Two names of one file already: then replacing does nothing, by POSIX.
@@ -96,24 +98,14 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.unfinished")
 
 
-def _copy(path: Path, other: Path) -> None:
-    with path.open("rb") as source, whole_file(other, "wb") as target:
-        while part := source.read(1 << 20):
-            target.write(part)
-
-
 def _sync_folder(folder: Path) -> None:
     """Let new names survive a power cut, where the system can say so of a folder."""
-    try:
+    with suppress(OSError):  # on Windows, and of some network file systems
         opened = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(opened)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(opened)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _reason(error: BaseException | None) -> str | None:

@@ -1,41 +1,41 @@
-"""Checkpoint files from anywhere: tensors and plain values, no more of them than the file holds.
+"""Reading checkpoint files safely: weights_only, with limits on what a small file may cost.
 
-Nothing in them is run. Beside code, such a file may hold archives that unpack to a thousand times
-their size, and tensors whose shape claims more elements than are stored.
+Nothing in a file is run. Beside code, a checkpoint from anywhere may hold an archive that unpacks
+to a thousand times its size, tensors whose shape claims more elements than are stored, and a pickle
+that takes years to read.
 """
 
 import argparse
 import pickle
-import re
+import pickletools
 import zipfile
-from mmap import ACCESS_READ, mmap
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from dropkey_core.engine.errors import UserError, said_by, shown
-from dropkey_core.engine.files.outside import MEGABYTE, check_file
-from dropkey_core.engine.files.pickle_cost import excess
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.outside import MEGABYTE, check_file, reading
 
 LARGEST_FILE = 2**36  # bytes
 # What the tensors of a file may take when each is copied: tied weights are stored once, and small
 # ones may be expanded.
 MOST_TIMES_STORED = 8
 ALWAYS_ALLOWED = 64 * MEGABYTE
+MOST_HASHED = 10**7  # values, which take a second; sound files ask for the hashes of thousands
+LONGEST_NAME = 1000  # characters, of a class or function with its module
 
 # Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
 _INERT: list[Any] = [argparse.Namespace]
-_LEGACY_PICKLES = 5  # one after the other in torch's format before zip archives
-_HEAD = 16 * MEGABYTE  # where names are looked for that a refused file asks for
-# How a pickle names a function or class, up to its protocol 3 and since.
-_NAMES = re.compile(
-    rb"c([A-Za-z_][\w.]*)\n([A-Za-z_][\w.]*)\n"
-    rb"|\x8c.([A-Za-z_][\w.]*)\x94?\x8c.([A-Za-z_][\w.]*)\x94?\x93",
-    re.DOTALL,
-)
 _HARMLESS = ("torch", "collections", "argparse")  # modules of what is named in any checkpoint
+# Opcodes that put values into one that there is, that have keys, and that hash nothing.
+_CHANGING = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
+_KEYED = {"SETITEM", "SETITEMS"}
+_GATHERING = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS"}
+_LEGACY_PICKLES = 5  # one after the other in torch's format before zip archives
 
 
 def read_content(path: Path, source: str) -> dict[str, Any]:
@@ -51,100 +51,159 @@ def read_content(path: Path, source: str) -> dict[str, Any]:
             larger than the file.
     """
     size = check_file(path, LARGEST_FILE)
-    if reason := archive_problem(path, size) or pickle_problem(path):
-        raise UserError(f"{source} is refused: {reason}")
-    try:
-        with torch.serialization.safe_globals(_INERT):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = asked_for(path)
-        what = f"asks to run {asked!r}" if asked else "is damaged or holds other things"
-        raise UserError(
-            f"{source} is refused: only tensors and plain values are loaded, and it {what}"
-        ) from error
-    except MemoryError as error:
-        raise UserError(f"{source} cannot be read: it needs more memory than there is") from error
-    except Exception as error:  # nothing but the bytes of the file can be the cause
-        asked = asked_for(path)
-        if asked:
-            reason = f"it is in a format of torch that can run code, and asks to run {asked!r}"
-        else:
-            reason = said_by(error)
-        raise UserError(f"cannot read {source}: {reason}") from error
+    with reading(source, "tensors and plain values"):
+        for file in pickles_of(path, size):
+            check_cost(file)
+        content = load(path, size, source)
     if not isinstance(content, dict):
         raise UserError(f"{source} must hold a dict, not a {type(content).__name__}")
-    if reason := tensor_problem(content):
-        raise UserError(f"{source} is refused: {reason}")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(content))
+    if claimed > ALWAYS_ALLOWED + MOST_TIMES_STORED * size:
+        raise UserError(
+            f"{source} is refused: its tensors claim {claimed:,} bytes, the file has {size:,}"
+        )
     return content
 
 
-def archive_problem(path: Path, size: int) -> str | None:
-    """What a zip archive has that torch never writes, or None; also for what is no archive."""
+def load(path: Path, size: int, source: str) -> Any:
+    """Call ``torch.load``; if that fails and the file names a function, tell which.
+
+    Raises:
+        UserError: with the name.
+        Exception: torch's.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None  # another format, or damaged, as torch will find
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        return "it is a TorchScript archive, a program; save the state_dict() of the model instead"
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED:
-            return f"{shown(member.filename)} in it is compressed, which torch never does"
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > size:
-        return f"its parts claim {unpacked:,} bytes, the file has {size:,}"
-    return None
+        with torch.serialization.safe_globals(_INERT):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        names = (name for file in pickles_of(path, size) for name in names_in(file))
+        if asked := next((n for n in names if n.split(".")[0] not in _HARMLESS), None):
+            raise UserError(
+                f"{source} is refused: only tensors and plain values are loaded, and it asks to "
+                f"run {asked!r}"
+            ) from error
+        if isinstance(error, pickle.UnpicklingError) and error.__context__:
+            raise error.__context__ from None  # without torch's advice to load it all the same
+        raise
 
 
-def pickle_problem(path: Path) -> str | None:
-    """What is wrong with the pickles of a file, whatever its format, or None."""
-    try:
-        if not zipfile.is_zipfile(path):
-            # A map has no more bytes than the file, which takes memory for as many as it is asked.
-            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-                content = cast("IO[bytes]", mapped)
-                found = [excess(content) for _ in range(_LEGACY_PICKLES)]
-        else:
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".pkl")]
-                found = [excess(archive.open(name)) for name in names]
-    except Exception as error:  # zipfile has many; only the bytes can be the cause
-        return f"it is damaged ({said_by(error)})"
-    return next((f"it has {what}" for what in found if what), None)
+def pickles_of(path: Path, size: int) -> Iterator[IO[bytes]]:
+    """Yield the pickles of a checkpoint file, each at its beginning; it must be read to its end.
 
-
-def asked_for(path: Path) -> str | None:
-    """The first name of a function or class in a file that no checkpoint has a use for, if any."""
+    Raises:
+        ValueError: it is a TorchScript archive, or a zip archive that unpacks to more than it has.
+        zipfile.BadZipFile: it is damaged.
+    """
     with path.open("rb") as file:
-        head = file.read(_HEAD)
-    for match in _NAMES.finditer(head):
-        module, name = (part.decode() for part in match.groups() if part is not None)
-        if module.split(".")[0] not in _HARMLESS:
-            return f"{module}.{name}"[:100]
-    return None
+        is_zip = file.read(4) == b"PK\3\4"  # as torch tells
+        file.seek(0)
+        if not is_zip:
+            yield from [file] * _LEGACY_PICKLES
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.filename.endswith("/constants.pkl") for member in members):
+                raise ValueError(
+                    "it is a TorchScript archive, a program; save the state_dict() of the model "
+                    "instead"
+                )
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > size:  # torch does not compress
+                raise ValueError(f"its parts claim {unpacked:,} bytes, the file has {size:,}")
+            for member in members:
+                if member.filename.endswith(".pkl"):
+                    with archive.open(member) as part:
+                        yield part
 
 
-def tensor_problem(content: dict[str, Any]) -> str | None:
-    """What is wrong with the tensors in a nest of dicts and lists, or None."""
-    stored: dict[int, int] = {}
-    claimed = 0
+def names_in(file: IO[bytes]) -> Iterator[str]:
+    """Yield the classes and functions that a pickle names, with their modules."""
+    texts = ["", ""]  # the latest two
+    with suppress(Exception):  # of what is no sound pickle
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("GLOBAL", "INST"):
+                yield str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(texts)
+            elif isinstance(argument, str):
+                texts = [texts[-1], argument]
+
+
+def check_cost(file: IO[bytes]) -> None:
+    """Read a pickle to its end, or to where it is unsound, as torch will find.
+
+    Raises:
+        ValueError: it takes far longer to unpickle than its size lets expect, or far more memory.
+            Pairs of pairs of pairs, a hundred bytes of a pickle, take years to hash as a key: a
+            tuple does not remember its hash, and it asks each of its parts every time. torch looks
+            through the message with which it refuses a name in time quadratic in the name's
+            length; of what it allows, a bytearray takes the memory that a number asks for.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    hashed = 0
+    problem = ""
+    with suppress(Exception):  # of what is no sound pickle
+        for opcode, argument, _ in pickletools.genops(file):
+            hashed += hashed_by(opcode, argument, stack, memo)
+            if hashed > MOST_HASHED:
+                problem = "keys of tuples within tuples, which take years to hash"
+            elif opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
+                problem = f"a name of {len(str(argument)):,} characters"
+            elif opcode.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+                problem = "a bytearray, which no checkpoint needs"
+            if problem:
+                break
+    if problem:
+        raise ValueError(f"it has {problem}")
+
+
+def hashed_by(
+    opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], memo: dict[int, Any]
+) -> int:
+    """Follow an opcode of a pickle; return how many values it may have to hash.
+
+    Only what torch's unpickler knows is followed: that stops at any other opcode.
+
+    Args:
+        opcode: and its argument.
+        stack: has, in place of each value, a list of one number: how many values its hash asks.
+            Values that are the same object share it. None is a mark.
+        memo: values by their number.
+    """
+    if "PUT" in opcode.name:
+        memo[argument] = stack[-1]
+        return 0
+    if "GET" in opcode.name:
+        stack.append(memo[argument])
+        return 0
+    if opcode.name == "MARK":
+        stack.append(None)
+        return 0
+    wanted, taken = opcode.stack_before, []
+    if pickletools.stackslice in wanted:  # back to the latest mark
+        while (value := stack.pop()) is not None:
+            taken.append(value)
+        wanted = wanted[: wanted.index(pickletools.markobject)]
+    taken += [stack.pop() for _ in wanted]
+    taken.reverse()
+    made = taken.pop(0) if opcode.name in _CHANGING else [1]
+    if opcode.name in _KEYED:
+        taken = taken[::2]
+    cost = sum(value[0] for value in taken)
+    made[0] = min(made[0] + cost, MOST_HASHED + 1)  # larger numbers would take long to add
+    stack += [made] * len(opcode.stack_after)
+    return 0 if opcode.name in _GATHERING else cost
+
+
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a nest of dicts, lists and tuples."""
     seen: set[int] = set()
-    waiting: list[tuple[Any, Any]] = [("", content)]
+    waiting = [content]
     while waiting:
-        name, value = waiting.pop()
+        value = waiting.pop()
         if isinstance(value, Tensor):
-            if value.layout is not torch.strided or value.device.type != "cpu":
-                return f"{shown(name)} is no dense tensor"
-            storage = value.untyped_storage()
-            stored[storage.data_ptr()] = storage.nbytes()
-            claimed += value.numel() * value.element_size()
+            yield value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            inside = value.items() if isinstance(value, dict) else ((name, v) for v in value)
-            waiting.extend(inside)
-    if claimed > ALWAYS_ALLOWED + MOST_TIMES_STORED * sum(stored.values()):
-        return (
-            f"its tensors claim {claimed:,} bytes, but {sum(stored.values()):,} are stored: "
-            "their shapes are made up"
-        )
-    return None
+            waiting += value.values() if isinstance(value, dict) else value

@@ -1,26 +1,28 @@
-"""Image files as RGB tensors, whatever is in them."""
+"""Reading image files as RGB tensors, and finding them in folders."""
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.outside import MEGABYTE, check_file
+from dropkey_core.engine.files.outside import MEGABYTE, check_file, reading
 
 EXIF_ORIENTATION = 0x0112
 
 # PIL knows forty more, among them EPS, which it hands to another program to run.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 LARGEST_FILE = 512 * MEGABYTE
-MOST_PIXELS = 2**27  # 134 million; a small file can unpack to that many
 START_OF_SCAN = b"\xff\xda"
 MOST_SCANS = 200  # encoders make about ten, thumbnails in the header a few more
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 @contextmanager
@@ -35,29 +37,14 @@ def opened_image(
 
     Raises:
         UserError: no such file, none at all, too large, of another format or damaged; and for
-            whatever decoders raise within the block.
+            whatever decoders raise within the block. PIL refuses 179 million pixels and more.
     """
     check_file(path, LARGEST_FILE)
-    try:
-        with Image.open(path, formats=list(formats)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            yield image
-    except UserError:
-        raise
-    except UnidentifiedImageError as error:
-        kinds = ", ".join(formats)
-        raise UserError(f"{path} is not an image, or of a kind other than {kinds}") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{path} is too large: {error}; {MOST_PIXELS:,} pixels are allowed"
-        ) from error
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except MemoryError as error:
-        raise UserError(f"{path} needs more memory than there is") from error
-    except Exception as error:  # each decoder has its own; only the file's bytes can be the cause
-        raise UserError(f"{path} is damaged or cut short") from error
+    with (
+        reading(path, f"an image of kind {', '.join(formats)}"),
+        Image.open(path, formats=list(formats)) as image,
+    ):
+        yield image
 
 
 def image_size(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> tuple[int, int]:
@@ -85,61 +72,83 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         UserError: see :func:`opened_image`; another size than ``size``, or floating-point pixels.
     """
     with opened_image(path) as image:
-        rotated = has_rotation(image) and size != (image.height, image.width)
-        found = (image.height, image.width)
-        if size is not None and size not in (found, found[::-1]):
-            raise other_size(path, found, size)  # before anything is unpacked
+        upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
+        rotated = not upright and size != (image.height, image.width)
         if image.format in ("JPEG", "MPO"):
             content = np.fromfile(path, dtype=np.uint8)
-            check_scans(path, content)
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            pixels = decode_as_jpeg(content, rotated)
+            check_scans(content)
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):  # in less time than PIL takes
+            jpeg = torch.from_numpy(content)
+            pixels = decode_jpeg(jpeg, ImageReadMode.RGB, apply_exif_orientation=rotated)
         else:
-            pixels = decode_with_pil(path, image, rotated)
-    found = (pixels.shape[1], pixels.shape[2])
-    if size is not None and size != found:
-        raise other_size(path, found, size)
+            pixels = decode_with_pil(image, rotated)
+    height, width = pixels.shape[1:]
+    if size not in (None, (height, width)):
+        raise UserError(
+            f"{path} has {width} x {height} pixels (width x height), but its annotations are for "
+            f"{size[1]} x {size[0]}"
+        )
     return pixels
 
 
-def other_size(
-    path: str | os.PathLike[str], found: tuple[int, int], size: tuple[int, int]
-) -> UserError:
-    """The error for an image of another (height, width) than its annotations are for."""
-    return UserError(
-        f"{path} has {found[1]} x {found[0]} pixels (width x height), but its annotations are for "
-        f"{size[1]} x {size[0]}"
-    )
-
-
-def has_rotation(image: Image.Image) -> bool:
-    """Whether the stored pixels are not the way up that they are meant to be seen."""
-    return image.getexif().get(EXIF_ORIENTATION, 1) != 1
-
-
-def check_scans(path: str | os.PathLike[str], content: np.ndarray) -> None:
-    """Raise UserError if a JPEG file goes over its pixels far more often than an encoder would.
+def check_scans(content: np.ndarray) -> None:
+    """Raise ValueError if a JPEG goes over its pixels far more often than an encoder would.
 
     A scan of a few bytes takes as much time as one of all pixels.
     """
     scans = content.tobytes().count(START_OF_SCAN)
     if scans > MOST_SCANS:
-        raise UserError(f"{path} has {scans:,} scans, {MOST_SCANS} are allowed: save it anew")
+        raise ValueError(f"it has {scans:,} scans, {MOST_SCANS} are allowed; save it anew")
 
 
-def decode_as_jpeg(content: np.ndarray, rotated: bool) -> Tensor:
-    """Decode the bytes of a JPEG file with torchvision, which takes less time than PIL."""
-    jpeg = torch.from_numpy(content)
-    return decode_jpeg(jpeg, mode=ImageReadMode.RGB, apply_exif_orientation=rotated)
-
-
-def decode_with_pil(path: str | os.PathLike[str], image: Image.Image, rotated: bool) -> Tensor:
-    """Decode the rest: other formats and other colours."""
+def decode_with_pil(image: Image.Image, rotated: bool) -> Tensor:
+    """Decode what is no usual JPEG: other formats and other colours; (3, height, width) uint8."""
     if rotated:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise UserError(f"{path} has floating-point pixels, whose range nobody knows")
+        raise ValueError("it has floating-point pixels, whose range nobody knows")
     if image.mode.startswith("I"):  # 16 bits of grey; PIL would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     pixels = np.array(image.convert("RGB"))  # (height, width, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def find_images(places: Sequence[str]) -> list[Path]:
+    """Return image files: those named, and those in the folders named, in order of name.
+
+    Raises:
+        UserError: a place does not exist, or there are no images.
+    """
+    found = []
+    for place in map(Path, places):
+        if place.is_dir():
+            files = [path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+            found += sorted(files)
+        elif place.is_file():
+            found.append(place)
+        else:
+            raise UserError(f"--images: no file or folder {place}")
+    if not found:
+        raise UserError(
+            f"nothing to show: no images in {', '.join(map(str, places))} "
+            f"(looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return found
+
+
+def spread(records: Sequence[Any], count: int) -> list[Any]:
+    """Return at most ``count`` of the records, evenly spread over them, in order."""
+    count = min(count, len(records))
+    return [records[position * len(records) // count] for position in range(count)]
+
+
+def unique_stems(paths: Sequence[str]) -> list[str]:
+    """Return file names without suffix; of those that occur again the later ones are numbered."""
+    stems: list[str] = []
+    for path in paths:
+        stem, number = Path(path).stem, 2
+        while stem in stems:
+            stem = f"{Path(path).stem}_{number}"
+            number += 1
+        stems.append(stem)
+    return stems

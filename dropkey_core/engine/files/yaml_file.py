@@ -1,4 +1,4 @@
-"""YAML files, found below the working folder or the project, read in bounded time and memory."""
+"""Finding and reading YAML files safely: plain values only, none that references multiply."""
 
 import io
 from collections.abc import Iterable
@@ -6,15 +6,13 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from dropkey_core.engine.errors import UserError, first_line, shown, suggestion
-from dropkey_core.engine.files.outside import read_text
+from dropkey_core.engine.errors import UserError, shown, suggestion
+from dropkey_core.engine.files.outside import read_text, reading
 from dropkey_core.engine.paths import PROJECT_ROOT
 
 LARGEST_YAML = 2**18  # bytes
-DEEPEST_YAML = 20
-MOST_REPEATED = 5_000  # lists of references to lists of references ... grow like 3^(n / 3)
+MOST_VALUES = 10_000  # as much as the file may have bytes for, and seconds of OmegaConf's time
 
 
 def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
@@ -48,54 +46,36 @@ def read_yaml(path: Path, sections: Iterable[str]) -> DictConfig:
         UserError: if it is not YAML, not text, or not a mapping.
     """
     text = read_text(path, LARGEST_YAML)
-    try:
+    with reading(path, "YAML"):
         check_structure(text, path)
         config = OmegaConf.load(io.StringIO(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        # OmegaConf's for a file without keys, and of YAML's tags for numbers, dates and bytes.
-        raise UserError(f"{path} is not valid YAML here: {first_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} must be a mapping of the sections {', '.join(sections)}")
     return config
 
 
 def check_structure(text: str, path: Path) -> None:
-    """Refuse YAML that nests or repeats itself as no config does, or is a text, before it is built.
+    """Refuse YAML that is small as text and large as values, before they are built.
+
+    Lists of *references to lists of references (the "billion laughs") grow like 3^(n / 3), and
+    OmegaConf parses a text that is a single value once more.
 
     Raises:
-        UserError: it does.
+        UserError: it is such a text.
         yaml.YAMLError: it is no YAML.
     """
-    anchors: list[str | None] = []  # of the collections that are open: their &name
-    counts = [0]  # of the document and of each open collection: its values, references resolved
-    sizes: dict[str, int] = {}  # by anchor, of what is closed
-    repeated = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            anchors.append(event.anchor)
-            counts.append(1)
-            if len(anchors) > DEEPEST_YAML:
-                raise UserError(f"{path} nests more than {DEEPEST_YAML} levels deep")
-            continue
-        if isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = anchors.pop(), counts.pop()
-        elif isinstance(event, yaml.ScalarEvent):
-            anchor, size = event.anchor, 1
-            if not anchors and event.value:
-                raise UserError(
-                    f"{path} must be a mapping, it is the single value {shown(event.value)}"
-                )
-        elif isinstance(event, yaml.AliasEvent):
-            anchor, size = None, sizes.get(event.anchor, 0)
-            repeated += size
-            if repeated > MOST_REPEATED:
-                raise UserError(f"{path} repeats more than {MOST_REPEATED} values by *name")
-        else:
-            continue
-        counts[-1] += size
-        if anchor:
-            sizes[anchor] = size
+    sizes: dict[int, int] = {}  # of each node: its values, references written out
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 1  # as which it counts within itself
+            parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+            pairs = (part if isinstance(part, tuple) else (part,) for part in parts)
+            sizes[id(node)] += sum(size(inner) for pair in pairs for inner in pair)
+        return sizes[id(node)]
+
+    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(top, yaml.ScalarNode) and top.value:
+        raise UserError(f"{path} must be a mapping, it is the single value {shown(top.value)}")
+    if top is not None and size(top) > MOST_VALUES:
+        raise UserError(f"{path} has {size(top):,} values, {MOST_VALUES:,} are allowed")

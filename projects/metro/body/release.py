@@ -140,12 +140,7 @@ def read_h36m_regressor(path: Path) -> np.ndarray:
         UserError: the file is missing, damaged, or of another shape.
     """
     data = content_of(path, f"{H36M_FILE} is at {METRO_DATA} (--h36m-regressor)")
-    try:
-        array = read_npy(io.BytesIO(data), len(data), str(path))
-    except UserError:
-        raise
-    except Exception as error:  # of numpy; only the file's bytes can be the cause
-        raise UserError(f"{path} is not a sound .npy: {said_by(error)}") from error
+    array = read_npy(io.BytesIO(data), str(path))
     if array.dtype.kind != "f" or array.shape != (17, V):
         raise UserError(
             f"{path} has {array.dtype} of shape {array.shape}, {H36M_FILE} has floats of (17, {V})"

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.files.links import check_inside, places_of
-from dropkey_core.engine.files.outside import MEGABYTE, read_text
+from dropkey_core.engine.files.outside import MEGABYTE, check_inside, places_of, read_text
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.humbi.index import HOW_TO_GET_IT, HumbiIndex, read_index
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from dropkey_core.analysis.attention_maps import class_attention_maps
-from dropkey_core.engine.files.image_list import unique_stems
+from dropkey_core.engine.files.images import unique_stems
 from projects.figure import save
 from projects.paper.figures.attention_maps import ImageMaps, draw_maps
 from projects.paper.figures.outputs import write_rows

@@ -62,7 +62,7 @@ def test_a_broken_file_is_named(folder):
     path.write_bytes(path.read_bytes()[:40])
     mapper = ClassificationMapper(training=False, image_size=8)
     record = load_image_folder(folder, "val")[0]
-    with pytest.raises(UserError, match=r"n01_0\.JPEG is damaged"):
+    with pytest.raises(UserError, match=r"n01_0\.JPEG cannot be read as an image"):
         mapper(record)
 
 

@@ -61,10 +61,10 @@ def test_missing_file_names_path_setting_and_remedy(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"info": [\n  1,\n  ?]}', r"not valid JSON: Expecting value \(line 3, column 3\)"),
-        (b'{"images": [', "not valid JSON"),
+        (b'{"info": [\n  1,\n  ?]}', r"cannot be read as JSON: Expecting value: line 3 column 3"),
+        (b'{"images": [', "cannot be read as JSON"),
         (b"\xff\xfe\x00", "is not a text file"),
-        (b'{"info": ' + b"[" * 100_000, "too deep"),
+        (b'{"info": ' + b"[" * 100_000, "maximum recursion depth"),
         (b'"\\ud800"', "surrogates not allowed"),
         (b"[1, 2]", "Expected `object`, got `array`$"),
         (b"{}", "Object missing required field `categories`$"),

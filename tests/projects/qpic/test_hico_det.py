@@ -106,5 +106,5 @@ def test_missing_images_and_folders_are_named(write_interactions, tmp_path):
 def test_a_file_that_is_no_image_is_named(write_interactions):
     images, annotations, classes = write_interactions()
     Path(images / "b.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"b\.jpg is not an image"):
+    with pytest.raises(UserError, match=r"b\.jpg cannot be read as an image"):
         load_hico_det(images, annotations, classes)

@@ -97,5 +97,5 @@ def test_another_structure_is_refused(write_interactions, document, message):
 def test_a_file_that_is_no_json_is_told(write_interactions):
     paths = write_interactions()
     paths[1].write_text(paths[1].read_text()[:-1])
-    with pytest.raises(UserError, match="is not valid JSON"):
+    with pytest.raises(UserError, match="cannot be read as JSON"):
         read(paths)

@@ -1,14 +1,16 @@
 import io
 import os
 import pickle
-import tarfile
 import zipfile
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 
 from dropkey_core.engine import UserError, read_checkpoint
 from dropkey_core.engine.checkpoint import convert_checkpoint, load_state
+from dropkey_core.engine.files.checkpoints import check_cost
 
 
 class Evil:
@@ -28,16 +30,6 @@ def save_pickle(protocol):
     return lambda path: path.write_bytes(pickle.dumps({"model": Evil()}, protocol))
 
 
-def save_tar(path):
-    """torch's format before 2017: a tar of pickles."""
-    with tarfile.open(path, "w") as archive:
-        for name in ("sys_info", "pickle", "tensors", "storages"):
-            content = pickle.dumps(Evil(), protocol=2)
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
 def save_script(path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(path)
 
@@ -48,7 +40,7 @@ def path(tmp_path, monkeypatch):
     return tmp_path / "w.pth"
 
 
-@pytest.mark.parametrize("save", [save_zip, save_legacy, *map(save_pickle, range(6)), save_tar])
+@pytest.mark.parametrize("save", [save_zip, save_legacy, *map(save_pickle, range(6))])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_is_refused_by_its_name_in_every_format(path, save):
     save(path)
@@ -81,7 +73,7 @@ def test_a_compressed_archive_is_not_unpacked(path):
     torch.save({"a": torch.zeros(10**6)}, path)
     rewritten(path, lambda name, content: content, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10**5
-    with pytest.raises(UserError, match=r"'w/data.pkl' in it is compressed, which torch never"):
+    with pytest.raises(UserError, match=r"its parts claim 4,000,\d\d\d bytes, the file has \d,"):
         read_checkpoint(path)
 
 
@@ -102,19 +94,13 @@ def test_parts_that_lie_over_each_other_are_refused(path):
 def test_a_tensor_larger_than_what_is_stored_of_it(path):
     torch.save({"a": torch.zeros(10**4)}, path)
     rewritten(path, lambda name, content: content[:16] if name.endswith("data/0") else content)
-    with pytest.raises(UserError, match="cannot read the checkpoint"):
+    with pytest.raises(UserError, match="cannot be read as tensors and plain values"):
         read_checkpoint(path)
 
 
 def test_shapes_that_are_made_up_are_refused(path):
     torch.save({"model": {"a": torch.zeros(1).expand(10**12)}}, path)
-    with pytest.raises(UserError, match=r"claim 4,000,000,000,000 bytes, but 4 are stored"):
-        read_checkpoint(path)
-    torch.save({"model": [{"a": torch.zeros(5, device="meta")}]}, path)
-    with pytest.raises(UserError, match="'a' is no dense tensor"):
-        read_checkpoint(path)
-    torch.save({"a": torch.ones(1).expand(100), "b": [torch.eye(2).to_sparse()]}, path)
-    with pytest.raises(UserError, match="'b' is no dense tensor"):
+    with pytest.raises(UserError, match=r"claim 4,000,000,000,000 bytes, the file has 1,\d"):
         read_checkpoint(path)
 
 
@@ -158,3 +144,80 @@ def test_a_downloaded_file_is_checked_like_any_other(path, monkeypatch):
     with pytest.raises(UserError, match="ends in no name of a file"):
         read_checkpoint("https://x.org/")
     assert not (path.parent / "ran").exists()
+
+
+START = b"\x80\x02}X\x05\x00\x00\x00model}"  # {"model": {
+
+
+def pairs_of_pairs(depth):
+    """A pickle of a tuple whose hash asks 2**depth times for that of None."""
+    levels = (b"h%c\x86q%c" % (level, level + 1) for level in range(depth))
+    return b"Nq\x00" + b"".join(levels)
+
+
+HOSTILE = {
+    "a key": START + pairs_of_pairs(60) + b"K\x01ss.",
+    "one of several keys": START + b"(" + pairs_of_pairs(60) + b"K\x01K\x02K\x03us.",
+    "of one's own class": START + b"ctorch\nSize\n" + pairs_of_pairs(60) + b"\x85RK\x01ss.",
+    "in a set": START + b"c__builtin__\nset\n](" + pairs_of_pairs(60) + b"e\x85Rs.",
+    "in a set, of a list that is filled later": START + b"]q\xf0(" + pairs_of_pairs(60)
+    + b"ec__builtin__\nset\nh\xf0\x85Rs.",
+    "name of a storage": b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\n" + pairs_of_pairs(60)
+    + b"X\x03\0\0\0cpuK\x01tQ.",
+    "attribute": START + b"cargparse\nNamespace\n)\x81]" + pairs_of_pairs(60) + b"K\x01\x86abs.",
+    "called, and shown in the error": START + pairs_of_pairs(60) + b")R.",
+    "a thousand of a thousand of a thousand": START
+    + b"(" + b"N" * 1000 + b"tq\x00" + b"(" + b"h\x00" * 1000 + b"tq\x01"
+    + b"(" + b"h\x01" * 1000 + b"tK\x01ss.",
+    "many that are not so bad": START + b"(" + pairs_of_pairs(16) + b"q\x20"
+    + b"K\x01h\x20" * 200 + b"K\x01us.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_takes_long_to_hash_is_noticed_at_once(name):
+    with pytest.raises(ValueError, match="years to hash"):
+        check_cost(io.BytesIO(HOSTILE[name]))
+
+
+def test_a_long_name_and_a_bytearray_of_any_size_are_noticed():
+    pickle_of = b"\x80\x02c%s\nB\n."  # its name is that of the module, a blank, and B
+    with pytest.raises(ValueError, match="a name of 1,002 characters"):
+        check_cost(io.BytesIO(pickle_of % (b"a" * 1000)))
+    check_cost(io.BytesIO(pickle_of % (b"a" * 998)))
+    with pytest.raises(ValueError, match="a bytearray"):
+        check_cost(io.BytesIO(b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x70\x85R."))
+
+
+def test_what_occurs_is_not():
+    content = {
+        "model": OrderedDict((f"layer{n}", [n, (1, (2, 3)), {"a": None}]) for n in range(1000)),
+        (1, "a"): {(n, (n, n)) for n in range(1000)},
+        "state": tuple(range(10_000)),
+        "same": [frozenset("ab")] * 3,
+    }
+    file = io.BytesIO(pickle.dumps(content, 2) + pickle.dumps("the next", 2))
+    check_cost(file)
+    assert pickle.load(file) == "the next"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no pickle", b"\x80\x02h\x05.", b"0000", b"u.", b"t.", b"q\x00.", b"2."]
+)
+def test_what_is_no_sound_pickle_is_left_to_its_reader(content):
+    check_cost(io.BytesIO(content))
+
+
+def test_of_every_format_of_checkpoints(path):
+    hostile = HOSTILE["a key"]
+    torch.save({"model": {}}, path)
+    rewritten(path, lambda name, content: hostile if name.endswith("data.pkl") else content)
+    torch.save({"model": {}}, "legacy.pth", _use_new_zipfile_serialization=False)
+    file = io.BytesIO(Path("legacy.pth").read_bytes())
+    for _ in range(3):
+        pickle.load(file)  # what stands before the content
+    Path("legacy.pth").write_bytes(file.getvalue()[: file.tell()] + hostile)
+    Path("bare.pth").write_bytes(hostile)
+    for name in ("w.pth", "legacy.pth", "bare.pth"):
+        with pytest.raises(UserError, match=f"{name} .*: it has keys of tuples within"):
+            read_checkpoint(name)

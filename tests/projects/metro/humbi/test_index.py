@@ -107,7 +107,7 @@ def test_objects_are_never_unpickled(tmp_path):
     arrays = {name: getattr(index_of(3), name) for name in LAYOUT}
     arrays["subject_folders"] = np.array([print], dtype=object)
     np.savez(tmp_path / "index.npz", **arrays)
-    with pytest.raises(UserError, match=r"subject_folders holds objects, which could"):
+    with pytest.raises(UserError, match=r"subject_folders cannot be read as .npy: Object arrays"):
         read_index(tmp_path / "index.npz")
 
 

@@ -158,7 +158,7 @@ def test_weights_that_were_trained_anew(jobs):
 def test_damaged_record(jobs):
     run_jobs(jobs[:1])
     (jobs[0].folder / "row.json").write_text("{")
-    with pytest.raises(UserError, match=r"row.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"row.json cannot be read as JSON"):
         jobs[0].record()
 
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.links import check_inside, places_of
+from dropkey_core.engine.files.outside import check_inside, places_of
 
 
 @pytest.fixture
