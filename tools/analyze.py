@@ -86,9 +86,9 @@ def add_query(study: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from dropkey_core.analysis import corruptions, focus_study, maps_study, studies
     from dropkey_core.engine.errors import UserError
     from dropkey_core.engine.run_folder import make_picture_folder
+    from projects.paper.figures import attention_maps, corruptions, focus_study, studies
     from projects.paper.figures.trained import find_sources
 
     if arguments.num_images is not None and arguments.num_images < 1:
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.study == "entropy":
         studies.study_entropy(*common, arguments.query)
     elif arguments.study == "maps":
-        maps_study.study_maps(*common, arguments.layers, arguments.head)
+        attention_maps.study_maps(*common, arguments.layers, arguments.head)
     elif arguments.study == "occlusion":
         studies.study_occlusion(
             *common, arguments.ratios, arguments.draws, arguments.seed, arguments.metric

@@ -3,21 +3,31 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.transforms import Normalize
 
-from projects.paper.figures.figure import (
+from dropkey_core.analysis.attention_maps import class_attention_maps
+from dropkey_core.engine.errors import UserError
+from projects.figure import (
     CAPTION,
     FONT_SIZE,
     MARGIN,
     add_axes,
     new_figure,
+    say_saved,
     write,
     write_within,
 )
+from projects.paper.figures.curves import write_rows
+from projects.paper.figures.trained import Source, Trained, measured
 
 COLOURS = "magma"
 SIDE = 150  # pixels of a map's longer side on the figure
@@ -133,3 +143,89 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     # The image is what makes brightness vary by up to a half within a patch.
     mixed = colours * (0.5 + 0.5 * grey.clip(0, 1)) + 0.1 * grey
     return np.rint(255 * mixed.clip(0, 1)).astype(np.uint8)
+
+
+def study_maps(
+    sources: Sequence[Source],
+    output: Path,
+    num_images: int,
+    layers: Sequence[str] | None = None,
+    head: int | None = None,
+) -> None:
+    """Where the class token looks: ``maps.png``, ``maps.csv``.
+
+    Args:
+        sources: the models; rows of equal label are numbered.
+        output: folder.
+        num_images: images, drawn at random, the same for all models.
+        layers: which to draw; None: all.
+        head: which one; None: their mean.
+    """
+    images: dict[str, list[ImageMaps]] = {}
+    rows: list[dict[str, Any]] = []
+
+    def measure(trained: Trained) -> list[ImageMaps]:
+        return [of for batch in trained.batches(num_images) for of in maps_of(trained, batch)]
+
+    names = [source.label for source in sources]
+    labels = [
+        f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
+    for label, (source, maps) in zip(labels, measured(sources, measure), strict=True):
+        images[label] = maps
+        rows += [
+            {**source.columns, "image": of.name, "layer": layer, "head": number,
+             "row": row, "column": column, "weight": weight}
+            for of in maps
+            for layer, heads in of.maps.items()
+            for number, weights in enumerate(heads.tolist())
+            for row, line in enumerate(weights)
+            for column, weight in enumerate(line)
+        ]  # fmt: skip
+    try:
+        figure = draw_maps(images, layers, head)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    write_rows(output / "maps.csv", rows)
+    say_saved(figure, output / "maps.png")
+
+
+def maps_of(trained: Trained, batch: list[dict[str, Any]]) -> list[ImageMaps]:
+    """The maps of each image of a batch."""
+    height, width = batch[0]["image"].shape[-2:]
+    maps = class_attention_maps(trained.model, batch, (height, width))
+    mapper = getattr(trained.loader.dataset, "mapper", None)
+    classes = getattr(trained.evaluator, "classes", None)
+    return [
+        ImageMaps(
+            name_of(sample, classes),
+            shown(sample["image"], mapper),
+            {layer: weights[i].numpy() for layer, weights in maps.items()},
+        )
+        for i, sample in enumerate(batch)
+    ]
+
+
+def name_of(sample: Mapping[str, Any], classes: Sequence[str] | None) -> str:
+    """What an image is called: its file, or its number; and its class, if that has a name."""
+    name = Path(sample["file_name"]).name if "file_name" in sample else f"{sample['image_id']}"
+    known = classes is not None and "label" in sample
+    return f"{name}, {classes[int(sample['label'])]}" if known and classes else name
+
+
+def shown(image: Tensor, mapper: Any) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 of a sample's image (3, H, W), which a mapper has normalised."""
+    pixels = image.float().cpu()
+    steps = getattr(getattr(mapper, "transform", None), "transforms", ())
+    normalised = [step for step in steps if isinstance(step, Normalize)]
+    if normalised:
+        mean, std = (
+            torch.as_tensor(of)[:, None, None] for of in (normalised[0].mean, normalised[0].std)
+        )
+        pixels = 255 * (pixels * std + mean)
+    elif image.is_floating_point():  # how it was normalised is not known: from black to white
+        low, high = pixels.min(), pixels.max()
+        pixels = 255 * (pixels - low) / (high - low).clamp(min=1e-6)
+    result: np.ndarray = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return result

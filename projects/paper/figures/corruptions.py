@@ -1,7 +1,7 @@
-"""Noise, blur, brightness, contrast and JPEG, each in five severities (arXiv 1903.12261).
+"""Image corruptions of ImageNet-C: noise, blur, brightness, contrast, JPEG (arXiv 1903.12261).
 
-The formulas and strengths are those of ImageNet-C, and of CIFAR-10-C for small images; the noise
-is another draw. Shapes: (3, H, W) RGB images.
+Each has five severities. Formulas and strengths are those of ImageNet-C, and of CIFAR-10-C for
+small images; the noise is another draw. Shapes: (3, H, W) RGB images.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,14 +1,17 @@
-"""Curves with their spread, several models in one figure."""
+"""Line plots with error bands, matrices, and CSV files: several models in one figure."""
 
+import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.atomic_write import whole_file
 from projects.figure import DPI, escaped
 
 if TYPE_CHECKING:
@@ -40,6 +43,34 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (of a sample: divided by n - 1); NaN for that of one value."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return float(np.mean(values)), spread
+
+
+def curve_of(layers: Sequence[Any], x: Sequence[float] | None = None) -> Curve:
+    """Mean and deviation of each result, at 0, 1, ... if nothing else is said."""
+    positions = range(len(layers)) if x is None else x
+    return Curve(positions, [of.mean for of in layers], [of.std for of in layers])
+
+
+def pooled(curves: Iterable[tuple[str, Curve]]) -> dict[str, Curve]:
+    """One curve for each label: mean and deviation of its curves' means, or the only one's own.
+
+    Raises:
+        UserError: curves of one label that differ in length.
+    """
+    groups: dict[str, list[Curve]] = {}
+    for label, curve in curves:
+        groups.setdefault(label, []).append(curve)
+    result = {}
+    for label, group in groups.items():
+        if len({len(curve.mean) for curve in group}) > 1:
+            raise UserError(f"the models called {label} differ in depth: give them other --labels")
+        means = np.array([curve.mean for curve in group])
+        result[label] = (
+            Curve(group[0].x, means.mean(axis=0).tolist(), means.std(axis=0, ddof=1).tolist())
+            if len(group) > 1
+            else group[0]
+        )
+    return result
 
 
 @dataclass(frozen=True)
@@ -79,8 +110,7 @@ def draw_curves(
         names: of the positions 0, 1, ... on the x axes, instead of numbers.
         y_limits: least and greatest y; None: as the curves need.
     """
-    columns = min(len(panels), 3)
-    rows = math.ceil(len(panels) / columns)
+    rows, columns = _grid(len(panels))
     width = 7.0 if columns == 1 else 0.6 + 3.6 * columns
     height = 4.2 if columns == 1 else 0.8 + 2.7 * rows
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -105,6 +135,12 @@ def draw_curves(
             handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9
         )
     return figure
+
+
+def _grid(count: int) -> tuple[int, int]:
+    """Rows and columns for so many panels, at most three side by side."""
+    columns = min(count, 3)
+    return math.ceil(count / columns), columns
 
 
 def _draw_panel(axes: "Axes", panel: Panel, names: Sequence[str] | None) -> None:
@@ -144,8 +180,7 @@ def draw_matrices(matrices: Mapping[str, np.ndarray], names: Sequence[str], head
         names: of rows and columns, L of them.
         heading: above all.
     """
-    columns = min(len(matrices), 3)
-    rows = math.ceil(len(matrices) / columns)
+    rows, columns = _grid(len(matrices))
     size = (max(1.2 + 3.1 * columns, 5.0), 0.7 + 3.2 * rows)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
@@ -166,7 +201,24 @@ def draw_matrices(matrices: Mapping[str, np.ndarray], names: Sequence[str], head
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and print where."""
-    figure.savefig(path, format="png")
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
+) -> None:
+    """Write rows of equal keys as CSV and print where.
+
+    Args:
+        path: the file.
+        rows: what it holds.
+        names: of the columns. None: those of the first row, which there then is.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, list(names or rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {key: f"{x:.6g}" if isinstance(x, float) else x for key, x in row.items()}
+            )
     print(path, flush=True)

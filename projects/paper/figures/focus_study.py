@@ -1,7 +1,7 @@
-"""The focus of some trained models on clean and corrupted images, as pictures and a CSV file."""
+"""Attention focus of some trained models on clean and corrupted images: pictures, a CSV file."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,18 @@ import numpy as np
 from dropkey_core.analysis.focus import LayerFocus, attention_focus
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import flatten_results
+from projects.figure import say_saved
 from projects.paper.figures.corruptions import corruption
-from projects.paper.figures.curves import Curve, Panel, draw_curves, save_figure
-from projects.paper.figures.outputs import write_rows
-from projects.paper.figures.pooling import (
-    attempt,
-    choose_metric,
+from projects.paper.figures.curves import (
+    Curve,
+    Panel,
     curve_of,
-    identity,
+    draw_curves,
     pooled,
-    spread_of,
+    write_rows,
 )
-from projects.paper.figures.trained import (
-    Source,
-    Trained,
-    load_trained,
-    with_progress,
-)
+from projects.paper.figures.studies import choose_metric, spread_of
+from projects.paper.figures.trained import Source, Trained, measured
 
 CLEAN = "clean"
 SEVERITY = "severity (0: clean)"
@@ -68,13 +63,11 @@ def study_focus(sources: Sequence[Source], output: Path, settings: FocusSettings
     With corruptions also ``focus_corrupted.png``, the share over the severity, and
     ``focus_accuracy.png``, the metric by which the training chose its best weights.
     """
-    for name, severity in settings.states[1:]:
-        attempt(lambda n=name, s=severity: corruption(n, s))  # type: ignore[misc]
     results = []
     rows: list[dict[str, Any]] = []
-    for source in sources:
-        results.append((source, measure(load_trained(source), settings)))
-        rows += rows_of(*results[-1], settings)
+    for source, found in measured(sources, lambda trained: measure(trained, settings)):
+        results.append((source, found))
+        rows += rows_of(source, found, settings)
     write_rows(output / "focus.csv", rows)
     draw_layers(results, output / "focus.png", settings)
     if settings.corruptions:
@@ -83,19 +76,25 @@ def study_focus(sources: Sequence[Source], output: Path, settings: FocusSettings
 
 
 def measure(trained: Trained, settings: FocusSettings) -> Found:
-    """Measure one model on clean and corrupted images."""
+    """Measure one model on clean and corrupted images.
+
+    Raises:
+        ValueError: an unknown corruption or severity.
+        UserError: an unknown layer.
+    """
+    changes = {(name, at): corruption(name, at) for name, at in settings.states[1:]}
     found: Found = {}
-    for name, severity in settings.states:
-        change = None if name == CLEAN else corruption(name, severity)
-        batches = with_progress(trained.batches(settings.num_images, change), f"{name} {severity}")
+    for state in settings.states:
         evaluator = copy.deepcopy(trained.evaluator)
         evaluator.reset()
-        layers = attempt(
-            lambda b=batches, e=evaluator: attention_focus(  # type: ignore[misc]
-                trained.model, b, settings.top, settings.query, after_batch=e.process
-            )
+        layers = attention_focus(
+            trained.model,
+            trained.batches(settings.num_images, changes.get(state)),
+            settings.top,
+            settings.query,
+            after_batch=evaluator.process,
         )
-        found[name, severity] = layers, flatten_results(evaluator.evaluate() or {})
+        found[state] = layers, flatten_results(evaluator.evaluate() or {})
         find_layer(found, settings)  # refuses a wrong one before the long part
     return found
 
@@ -119,7 +118,7 @@ def rows_of(source: Source, found: Found, settings: FocusSettings) -> Iterator[d
     for (name, severity), (layers, metrics) in found.items():
         state = {"corruption": name, "severity": severity}
         for layer in layers:
-            yield {**identity(source), **state, **asked, **asdict(layer), **metrics}
+            yield {**source.columns, **state, **asked, **asdict(layer), **metrics}
 
 
 def draw_layers(
@@ -138,47 +137,62 @@ def draw_layers(
         [layer.layer for layer in longest],
         (0, 1),
     )
-    save_figure(figure, path)
+    say_saved(figure, path)
 
 
 def draw_shares(
     results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
 ) -> None:
     """Draw the share in one layer over the severity, a panel for each corruption."""
-    curves: dict[str, list[tuple[str, Curve]]] = {name: [] for name in settings.corruptions}
-    drawn = ""
-    for source, found in results:
-        position, drawn = find_layer(found, settings)
-        for name, of_name in curves.items():
-            layers = [found[state][0][position] for state in course(name, settings)]
-            of_name.append((source.label, curve_of(layers, (0, *settings.severities))))
+    _, drawn = find_layer(results[-1][1], settings)
+
+    def curve(source: Source, found: Found, states: Sequence[tuple[str, int]]) -> Curve:
+        position, _ = find_layer(found, settings)
+        return curve_of([found[state][0][position] for state in states], (0, *settings.severities))
+
     spread = spread_of([source for source, _ in results], "images")
     heading = f"Focus of {whose(settings)} attention, layer {drawn}; bands: {spread}"
-    panels = [Panel(name, pooled(of_name)) for name, of_name in curves.items()]
-    save_figure(draw_curves(panels, SEVERITY, share_name(settings), heading), path)
+    draw_severities(results, path, settings, curve, (share_name(settings), heading))
 
 
 def draw_metrics(
     results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
 ) -> None:
     """Draw the metric over the severity, a panel for each corruption."""
-    curves: dict[str, list[tuple[str, Curve]]] = {name: [] for name in settings.corruptions}
-    chosen = ""
-    for source, found in results:
-        chosen = choose_metric(None, source, found[CLEAN, 0][1])
-        for name, of_name in curves.items():
-            values = [found[state][1][chosen] for state in course(name, settings)]
-            unknown = [np.nan] * len(values)
-            of_name.append((source.label, Curve((0, *settings.severities), values, unknown)))
+    chosen = [choose_metric(None, source, found[CLEAN, 0][1]) for source, found in results][-1]
+
+    def curve(source: Source, found: Found, states: Sequence[tuple[str, int]]) -> Curve:
+        metric = choose_metric(None, source, found[CLEAN, 0][1])
+        values = [found[state][1][metric] for state in states]
+        return Curve((0, *settings.severities), values, [np.nan] * len(values))
+
     spread = spread_of([source for source, _ in results], "")
     heading = f"{chosen} on corrupted images" + (f"; bands: {spread}" if spread else "")
-    panels = [Panel(name, pooled(of_name)) for name, of_name in curves.items()]
-    save_figure(draw_curves(panels, SEVERITY, chosen, heading), path)
+    draw_severities(results, path, settings, curve, (chosen, heading))
 
 
-def course(name: str, settings: FocusSettings) -> list[tuple[str, int]]:
-    """The clean images, then those of growing severity."""
-    return [(CLEAN, 0), *((name, severity) for severity in settings.severities)]
+def draw_severities(
+    results: Sequence[tuple[Source, Found]],
+    path: Path,
+    settings: FocusSettings,
+    curve: Callable[[Source, Found, Sequence[tuple[str, int]]], Curve],
+    texts: tuple[str, str],
+) -> None:
+    """Draw a panel for each corruption: clean images, then those of growing severity.
+
+    Args:
+        results: what was measured of each model.
+        path: the picture.
+        settings: corruptions and severities.
+        curve: of a model, what was measured of it, and the states to draw.
+        texts: of the y axis, and above all.
+    """
+    panels = []
+    for name in settings.corruptions:
+        states = [(CLEAN, 0), *((name, severity) for severity in settings.severities)]
+        curves = [(source.label, curve(source, found, states)) for source, found in results]
+        panels.append(Panel(name, pooled(curves)))
+    say_saved(draw_curves(panels, SEVERITY, *texts), path)
 
 
 def share_name(settings: FocusSettings) -> str:

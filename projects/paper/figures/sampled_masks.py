@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from dropkey_core.attention.patterns import Block, Cross, GridPattern, Key, MaskDraw, Pattern
 from dropkey_core.attention.places import BeforeSoftmax
 from dropkey_core.attention.schedule import check_drop_ratio
-from projects.paper.figures.outputs import write_rows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from projects.paper.figures.curves import write_rows
 
 KEPT, DROPPED, QUERY = "#dfe6ee", "#33475b", "#ff8c00"
 STRUCTURED: dict[str, type[GridPattern]] = {"block": Block, "cross": Cross}
@@ -125,9 +124,7 @@ def spread_over(grid: tuple[int, int], count: int) -> list[tuple[int, int]]:
 
 def _make_figure(
     num_rows: int, num_columns: int, grid: tuple[int, int]
-) -> tuple["Figure", list[list["Axes"]]]:
-    from matplotlib.figure import Figure
-
+) -> tuple[Figure, list[list[Axes]]]:
     height = 1.7 * grid[0] / grid[1]
     figure = Figure(
         figsize=(1.9 * num_columns + 0.6, (height + 0.35) * num_rows + 0.6), layout="constrained"
@@ -135,10 +132,7 @@ def _make_figure(
     return figure, figure.subplots(num_rows, num_columns, squeeze=False).tolist()
 
 
-def _draw_grid(axes: "Axes", dropped: Tensor, query: tuple[int, int]) -> None:
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Rectangle
-
+def _draw_grid(axes: Axes, dropped: Tensor, query: tuple[int, int]) -> None:
     colours = ListedColormap([KEPT, DROPPED])
     axes.pcolormesh(dropped.int().numpy(), cmap=colours, vmin=0, vmax=1, edgecolors="w", lw=0.6)
     row, column = query

@@ -1,11 +1,11 @@
-"""Measurements of some trained models, each as a picture and a CSV file.
+"""Entropy, similarity and occlusion of some trained models, each as a picture and a CSV file.
 
 Models of equal label are repetitions (seeds): a figure shows their mean, and as spread the standard
 deviation among them. Of a single model it shows the spread that the measurement itself has, which
 the figure names. The CSV files have all the numbers of each model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,19 @@ import numpy as np
 from dropkey_core.analysis.entropy import attention_entropy
 from dropkey_core.analysis.similarity import layer_similarity
 from dropkey_core.engine.errors import UserError
+from projects.figure import say_saved
 from projects.paper.figures.curves import (
     Curve,
     Panel,
+    curve_of,
     draw_curves,
     draw_matrices,
     mean_and_std,
-    save_figure,
+    pooled,
+    write_rows,
 )
 from projects.paper.figures.occlusion import Occluded, occlusion_curve
-from projects.paper.figures.outputs import write_rows
-from projects.paper.figures.pooling import (
-    attempt,
-    choose_metric,
-    curve_of,
-    identity,
-    pooled,
-    spread_of,
-)
-from projects.paper.figures.trained import Source, load_trained, with_progress
+from projects.paper.figures.trained import Source, measured
 
 
 def study_entropy(
@@ -43,29 +37,25 @@ def study_entropy(
     rows: list[dict[str, Any]] = []
     curves: list[tuple[str, Curve]] = []
     names: list[str] = []
-    for source in sources:
-        trained = load_trained(source)
-        layers = attempt(
-            lambda t=trained: attention_entropy(  # type: ignore[misc]
-                t.model, with_progress(t.batches(num_images), "entropy"), query
-            )
-        )
-        rows += [{**identity(source), "query": query, **asdict(layer)} for layer in layers]
+    for source, layers in measured(
+        sources,
+        lambda trained: attention_entropy(trained.model, trained.batches(num_images), query),
+    ):
+        rows += [{**source.columns, "query": query, **asdict(layer)} for layer in layers]
         curves.append((source.label, curve_of(layers)))
         names = max(names, [layer.layer for layer in layers], key=len)
         greatest = layers[0].greatest
     write_rows(output / "entropy.csv", rows)
     whose = "the class token's attention" if query == "class" else "attention, all queries"
-    panel = Panel("", pooled(curves), greatest, "the same on every token")
     figure = draw_curves(
-        [panel],
+        [Panel("", pooled(curves), greatest, "the same on every token")],
         "layer",
         "entropy, nats",
         f"Entropy of {whose}; bands: {spread_of(sources, 'images and heads')}",
         names,
         (0, None),
     )
-    save_figure(figure, output / "entropy.png")
+    say_saved(figure, output / "entropy.png")
 
 
 def study_similarity(sources: Sequence[Source], output: Path, num_images: int | None) -> None:
@@ -73,13 +63,9 @@ def study_similarity(sources: Sequence[Source], output: Path, num_images: int | 
     rows: list[dict[str, Any]] = []
     matrices: dict[str, list[np.ndarray]] = {}
     names: tuple[str, ...] = ()
-    for source in sources:
-        trained = load_trained(source)
-        found = attempt(
-            lambda t=trained: layer_similarity(  # type: ignore[misc]
-                t.model, with_progress(t.batches(num_images), "similarity")
-            )
-        )
+    for source, found in measured(
+        sources, lambda trained: layer_similarity(trained.model, trained.batches(num_images))
+    ):
         if names and found.layers != names:
             raise UserError(
                 f"{source.label} has other layers than {sources[0].label}: draw them apart"
@@ -88,7 +74,7 @@ def study_similarity(sources: Sequence[Source], output: Path, num_images: int | 
         matrix = found.matrix.numpy()
         matrices.setdefault(source.label, []).append(matrix)
         rows += [
-            {**identity(source), "first": first, "second": second, "similarity": value}
+            {**source.columns, "first": first, "second": second, "similarity": value}
             for first, line in zip(found.names, matrix.tolist(), strict=True)
             for second, value in zip(found.names, line, strict=True)
         ]
@@ -99,7 +85,7 @@ def study_similarity(sources: Sequence[Source], output: Path, num_images: int | 
         for label, matrix in means.items()
     }
     figure = draw_matrices(titles, names, "How alike the attention of two layers is")
-    save_figure(figure, output / "similarity.png")
+    say_saved(figure, output / "similarity.png")
 
 
 def study_occlusion(
@@ -123,34 +109,26 @@ def study_occlusion(
         metric: which one to draw; None: the one by which the training chose its best weights.
     """
     rows: list[dict[str, Any]] = []
-    results: list[tuple[str, list[Occluded]]] = []
-    chosen = ""
-    for source in sources:
-        trained = load_trained(source)
-        found = attempt(
-            lambda t=trained: occlusion_curve(  # type: ignore[misc]
-                t.model,
-                with_progress(t.batches(num_images), "occlusion"),
-                t.evaluator,
-                ratios,
-                num_runs,
-                seed,
-            )
-        )
+    curves: list[tuple[str, Curve]] = []
+    for source, found in measured(
+        sources,
+        lambda trained: occlusion_curve(
+            trained.model, trained.batches(num_images), trained.evaluator, ratios, num_runs, seed
+        ),
+    ):
         chosen = choose_metric(metric, source, found[0].metrics)
         rows += [
-            {**identity(source), "ratio": of.ratio, "draw": of.run, **of.metrics} for of in found
+            {**source.columns, "ratio": of.ratio, "draw": of.run, **of.metrics} for of in found
         ]
-        results.append((source.label, found))
+        curves.append((source.label, occlusion_of(found, chosen)))
     write_rows(output / "occlusion.csv", rows)
-    curves = [(label, occlusion_of(found, chosen)) for label, found in results]
     figure = draw_curves(
         [Panel("", pooled(curves))],
         "part of the patches taken away, %",
         chosen,
         f"Occlusion; bands: {spread_of(sources, f'{num_runs} draws of the patches')}",
     )
-    save_figure(figure, output / "occlusion.png")
+    say_saved(figure, output / "occlusion.png")
 
 
 def occlusion_of(found: Sequence[Occluded], metric: str) -> Curve:
@@ -158,3 +136,23 @@ def occlusion_of(found: Sequence[Occluded], metric: str) -> Curve:
     ratios = list(dict.fromkeys(of.ratio for of in found))
     values = [mean_and_std([of.metrics[metric] for of in found if of.ratio == r]) for r in ratios]
     return Curve([100 * r for r in ratios], [mean for mean, _ in values], [s for _, s in values])
+
+
+def spread_of(sources: Sequence[Source], within: str) -> str:
+    """Say what the bands of a figure are."""
+    labels = [source.label for source in sources]
+    counts = sorted({labels.count(label) for label in labels})
+    if counts == [1]:
+        return f"deviation over {within}" if within else ""
+    numbers = " or ".join(map(str, counts))
+    return f"deviation over {numbers} runs"
+
+
+def choose_metric(name: str | None, source: Source, metrics: Mapping[str, float]) -> str:
+    """The metric to draw: the one asked for, the training's own, or the first there is."""
+    wanted = name or source.config.train.get("best_metric")
+    if wanted in metrics:
+        return str(wanted)
+    if name is not None or not metrics:
+        raise UserError(f"--metric must be one of {', '.join(metrics) or 'none'}, got {name}")
+    return next(iter(metrics))

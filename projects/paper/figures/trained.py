@@ -1,16 +1,20 @@
-"""Trained models to look at: what a training left behind, with its test set and evaluator."""
+"""Loading trained models for analysis: weights, test set and evaluator of a run's folder."""
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from timm.data.transforms import MaybeToTensor
 from torch import nn
 from torch.utils.data import DataLoader
+from torchvision.transforms import Compose
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
 from dropkey_core.engine.build import build_evaluation, build_model
@@ -21,6 +25,11 @@ from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator
 from dropkey_core.engine.run_folder import find_run_files
 from projects.paper.figures.corruptions import Corruption
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,11 @@ class Source:
     place: str
     config: DictConfig
     weights: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of a CSV file that say which model a row is about."""
+        return {"label": self.label, "run": self.place}
 
 
 def find_sources(
@@ -95,13 +109,14 @@ class Trained:
 
     def batches(
         self, num_images: int | None = None, corruption: Corruption | None = None
-    ) -> "DataLoader[Any]":
+    ) -> Iterable[list[dict[str, Any]]]:
         """The test set in batches, all of it or a random selection, corrupted or not.
+
+        In a terminal with a progress bar.
 
         Args:
             num_images: at most so many, the same in each call; None: all.
-            corruption: changes the pixels after they were cut to size and before they are
-                normalised.
+            corruption: changes the image after it was cut to size and before it is normalised.
 
         Raises:
             UserError: another kind of loader or mapper than those of this project.
@@ -119,13 +134,14 @@ class Trained:
             draws = [draws[i] for i in sorted(order[:num_images].tolist())]
         size = sampler.batch_size
         groups = [draws[start : start + size] for start in range(0, len(draws), size)]
-        return DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             records,
             batch_sampler=groups,
             num_workers=self.loader.num_workers,
             collate_fn=list,
             worker_init_fn=self.loader.worker_init_fn,
         )
+        return tqdm(loader, self.source.label, leave=False, disable=not sys.stderr.isatty())
 
 
 def load_trained(source: Source) -> Trained:
@@ -145,20 +161,43 @@ def load_trained(source: Source) -> Trained:
 
 
 def _with_corruption(records: Any, corruption: Corruption) -> Any:
-    """A copy of mapped records whose mapper corrupts the pixels that it is about to normalise."""
+    """A copy of mapped records whose mapper corrupts the image that it is about to normalise."""
     mapper: Any = getattr(records, "mapper", None)
-    if not isinstance(getattr(mapper, "pixels", None), list):
+    steps = getattr(getattr(mapper, "transform", None), "transforms", ())
+    places = [i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor)]
+    if not places:
         raise UserError(
-            "corrupted images need a mapper with a list `pixels` of steps on uint8 images, as that "
-            f"of projects.classification; dataloader.test.mapper is a {type(mapper).__name__}"
+            "corrupted images need a mapper with timm's `transform`, as that of "
+            f"projects.classification; dataloader.test.mapper is a {type(mapper).__name__}"
         )
     mapper = copy.copy(mapper)
-    mapper.pixels = [*mapper.pixels, corruption]
+    corrupt = partial(_corrupted, corruption=corruption)
+    mapper.transform = Compose([*steps[: places[0]], corrupt, *steps[places[0] :]])
     changed = copy.copy(records)
     changed.mapper = mapper
     return changed
 
 
-def with_progress(batches: Iterable[Any], what: str) -> Iterable[Any]:
-    """The same batches, with a bar in a terminal."""
-    return tqdm(batches, desc=what, leave=False, disable=not sys.stderr.isatty())
+def _corrupted(image: "Image", corruption: Corruption) -> "Image":
+    return to_pil_image(corruption(pil_to_tensor(image)))
+
+
+def measured(
+    sources: Iterable[Source], measure: Callable[[Trained], T]
+) -> Iterator[tuple[Source, T]]:
+    """Load one model after the other and measure it.
+
+    Args:
+        sources: the models.
+        measure: what is returned of it; its ValueErrors are the user's to mend.
+
+    Raises:
+        UserError: bad settings or input, or what ``measure`` refuses.
+    """
+    for source in sources:
+        trained = load_trained(source)
+        try:
+            found = measure(trained)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        yield source, found
