@@ -1,6 +1,12 @@
-"""From records (detectron2's dataset dicts) to batches of samples: lists, never collated."""
+"""Data loading: seeds, distributed samplers, and loaders of samples (lists, never collated).
+
+Every random draw is a function of the seed and a counter, so a run can stop and go on anywhere:
+order, augmentation and dropout of step n are the same whether steps 0..n-1 ran in this process or
+in one that was killed. Records are detectron2's dataset dicts.
+"""
 
 import atexit
+import itertools
 import multiprocessing
 import pickle
 import random
@@ -75,39 +81,19 @@ class Draw(NamedTuple):
     seed: int
 
 
-class ShuffledStream:
-    """An endless sequence of draws; each epoch is a fresh permutation of the dataset.
-
-    Args:
-        size: number of records.
-        seed: decides the permutations and the augmentation seeds.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-        self.seed = seed
-        self._epoch = -1
-        self._order: list[int] = []
-
-    def __getitem__(self, position: int) -> Draw:
-        epoch, offset = divmod(position, self.size)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(fold_seed(self.seed, 0, epoch))
-            self._order = torch.randperm(self.size, generator=generator).tolist()
-            self._epoch = epoch
-        return Draw(self._order[offset], fold_seed(self.seed, 1, position))
-
-
 class TrainBatchSampler(Sampler[list[Draw]]):
-    """Batches of the endless training stream that fall to this process.
+    """Distributed sampler of the endless training stream: the batches that fall to this process.
 
-    Step ``s`` reads positions ``[s * total_batch_size, (s + 1) * total_batch_size)``; rank ``r`` of
-    ``w`` takes the ``r``-th of ``w`` equal parts. The rank is asked for anew when iteration begins.
+    Each epoch is a fresh permutation of the dataset. A sample has a *position* in the stream, 0 for
+    the first ever read, and so on for ever: it alone decides the record and the augmentation, in
+    any number of processes. Step ``s`` reads positions ``[s * total_batch_size, (s + 1) *
+    total_batch_size)``; rank ``r`` of ``w`` takes the ``r``-th of ``w`` equal parts. The rank is
+    asked for anew when iteration begins.
 
     Args:
         size: number of records.
         total_batch_size: samples per step over all processes.
-        seed: see :class:`ShuffledStream`.
+        seed: decides the permutations and the augmentation seeds.
 
     Attributes:
         first_step: where iteration begins; the engine sets it when a run is resumed.
@@ -118,10 +104,22 @@ class TrainBatchSampler(Sampler[list[Draw]]):
             raise UserError("dataloader.train.dataset has no records to train on")
         if total_batch_size < 1:
             raise UserError(f"total_batch_size must be at least 1, got {total_batch_size}")
-        self.stream = ShuffledStream(size, seed)
+        self.size = size
+        self.seed = seed
         self.total_batch_size = total_batch_size
         self.first_step = 0
+        self._epoch = -1
+        self._order: list[int] = []
         self.share()
+
+    def draw(self, position: int) -> Draw:
+        """Return what lies at ``position`` of the stream."""
+        epoch, offset = divmod(position, self.size)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(fold_seed(self.seed, 0, epoch))
+            self._order = torch.randperm(self.size, generator=generator).tolist()
+            self._epoch = epoch
+        return Draw(self._order[offset], fold_seed(self.seed, 1, position))
 
     def share(self) -> int:
         """Return the number of samples of this process in each step."""
@@ -136,15 +134,13 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rank, share = rank_and_world_size()[0], self.share()
-        step = self.first_step
-        while True:
+        for step in itertools.count(self.first_step):
             start = step * self.total_batch_size + rank * share
-            yield [self.stream[position] for position in range(start, start + share)]
-            step += 1
+            yield [self.draw(position) for position in range(start, start + share)]
 
 
 class TestBatchSampler(Sampler[list[Draw]]):
-    """Batches of this process's contiguous part of the dataset, each record exactly once.
+    """Distributed sampler of a test set: this process's contiguous part, each record once.
 
     The parts of all processes differ in length by at most one and together make up the dataset.
 

@@ -1,8 +1,12 @@
-"""AdamW with DETR's habits: a learning rate for each part of the model, clipping in the step."""
+"""Optimizer: AdamW with gradient clipping, parameter groups, learning rate schedules.
+
+Both engines set ``lr = base lr * multiplier(step / max_iter)`` before each step, so a schedule
+holds no state and a resumed run needs no care.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -128,13 +132,10 @@ class ClippedAdamW(torch.optim.AdamW):
         return loss
 
 
-if TYPE_CHECKING:
+try:  # detectron2 checks that its schedulers are fvcore's
+    from fvcore.common.param_scheduler import ParamScheduler
+except ImportError:
     ParamScheduler = object
-else:
-    try:  # detectron2 checks that its schedulers are fvcore's
-        from fvcore.common.param_scheduler import ParamScheduler
-    except ImportError:
-        ParamScheduler = object
 
 # detectron2's choice: warming up from zero would waste the first step.
 WARMUP_START = 0.001
@@ -153,9 +154,7 @@ class StepMultiplier(ParamScheduler):
         self, milestones: Sequence[float], gamma: float = 0.1, warmup: float = 0.0
     ) -> None:
         self.milestones = list(milestones)
-        if self.milestones != sorted(set(self.milestones)) or not all(
-            0 < milestone < 1 for milestone in self.milestones
-        ):
+        if [0, *self.milestones, 1] != sorted({0, *self.milestones, 1}):
             raise ValueError(f"milestones must increase within (0, 1), got {self.milestones}")
         self.gamma = gamma
         self.warmup = _checked_warmup(warmup)

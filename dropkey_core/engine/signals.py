@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM end a run between two steps, when there is something whole to save."""
+"""Signal handling: Ctrl-C and SIGTERM end a run between two steps, when it is whole and saved."""
 
 import contextlib
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,12 +44,7 @@ class StopRequests:
             self._before[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -123,10 +123,10 @@ def evaluate(
         model = build_model(config, weights_follow=bool(path)).to(fabric.device)
         said = load_weights(model, path, setting) if path else "no weights given: as initialised"
         loader, evaluator = build_evaluation(config)
-        progress = Progress(0, 0, quiet=not fabric.is_global_zero)
-        progress.say(said)
+        say = Progress(0, 0, quiet=not fabric.is_global_zero).say
+        say(said)
         metrics = run_evaluation(fabric.setup_module(model), loader, evaluator)
-        progress.say(describe_metrics(metrics))
+        say(describe_metrics(metrics))
         return metrics
 
 
@@ -196,7 +196,7 @@ class Trainer:
                 self.stop.raise_if_received(self.fabric)
             self.say_what_is_there()
         except TrainingStopped:
-            self.save_if_new()
+            self.save()
             self.say(f"stopped after step {self.step}; the same command with --resume goes on")
             raise
         finally:
@@ -316,17 +316,14 @@ class Trainer:
         """Save every ``checkpointer.period`` steps, under a number too, and at the end."""
         is_period = self.step % self.settings.checkpointer.period == 0
         if is_period or self.step == self.settings.max_iter:
-            self.save_if_new()
+            self.save()
         if is_period:
             self.on_first_process(self.keep_numbered)
 
-    def save_if_new(self) -> None:
-        """Save unless ``last.pth`` is of this very moment."""
-        if self.saved != (self.step, self.evaluated_step):
-            self.save()
-
     def save(self) -> None:
-        """Write ``last.pth``, all that is needed to go on."""
+        """Write ``last.pth``, all that is needed to go on, unless it is of this very moment."""
+        if self.saved == (self.step, self.evaluated_step):
+            return
         state = {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
@@ -374,17 +371,11 @@ class Trainer:
         state = read_last(path)
         take_up(self.model, self.optimizer, state, self.config, path)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.evaluated_step = state["evaluated_step"]
-        self.saved = (self.step, self.evaluated_step)
-        self.best = state["best"]
-        self.metrics = state["metrics"]
+        self.saved = self.step, self.evaluated_step = state["step"], state["evaluated_step"]
+        self.best, self.metrics = state["best"], state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
-        if changed := changes(state, self.config):
-            self.say(
-                "changed since then, so this is not the run it would have been: "
-                + "; ".join(changed)
-            )
+        if changed := "; ".join(changes(state, self.config)):
+            self.say(f"changed since then, so this is not the run it would have been: {changed}")
         if self.fabric.is_global_zero:  # no barrier: other machines may not see this folder
             write_config(self.folder, self.config)
 

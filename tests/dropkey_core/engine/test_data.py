@@ -12,7 +12,6 @@ import torch
 
 from dropkey_core.engine import UserError, build_test_loader, build_train_loader, data
 from dropkey_core.engine.data import (
-    ShuffledStream,
     TestBatchSampler,
     TrainBatchSampler,
     fold_seed,
@@ -159,18 +158,19 @@ def as_rank(monkeypatch):
 
 
 def test_stream_is_a_pure_function_of_position():
-    forwards, backwards = ShuffledStream(7, seed=1), ShuffledStream(7, seed=1)
-    draws = [forwards[position] for position in range(30)]
-    assert [backwards[position] for position in reversed(range(30))] == draws[::-1]
+    forwards, backwards = TrainBatchSampler(7, 1, seed=1), TrainBatchSampler(7, 1, seed=1)
+    draws = [forwards.draw(position) for position in range(30)]
+    assert [backwards.draw(position) for position in reversed(range(30))] == draws[::-1]
 
 
 def test_each_epoch_is_a_permutation_and_a_new_one():
-    stream = ShuffledStream(50, seed=1)
-    epochs = [[stream[50 * e + i].record for i in range(50)] for e in range(3)]
+    stream = TrainBatchSampler(50, 1, seed=1)
+    epochs = [[stream.draw(50 * e + i).record for i in range(50)] for e in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != list(range(50))
-    assert len({stream[p].seed for p in range(150)}) == 150
-    assert [ShuffledStream(50, seed=2)[i].record for i in range(50)] != epochs[0]
+    assert len({stream.draw(p).seed for p in range(150)}) == 150
+    other = TrainBatchSampler(50, 1, seed=2)
+    assert [other.draw(i).record for i in range(50)] != epochs[0]
 
 
 def test_ranks_share_the_batch_of_one_process(as_rank):
