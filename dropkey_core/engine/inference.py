@@ -11,7 +11,7 @@ from torch import nn
 from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.image_list import find_images, spread
+from dropkey_core.engine.files.images import find_images, spread
 
 
 def read_model_weights(weights: str, kind: str, key: str) -> dict[str, Any]:
