@@ -376,22 +376,23 @@ def read_subjects(path: Path) -> None:
 
 # ---- pickles -------------------------------------------------------------------------------------
 V = 8
-SMALL_SHAPES = {
-    "v_template": (V, 3),
-    "f": (12, 3),
-    "shapedirs": (V, 3, None),
-    "posedirs": (V, 3, 9),
-    "J_regressor": (24, V),
-    "kintree_table": (2, 24),
-    "weights": (V, 24),
+SMALL_LAYOUT = {
+    "v_template": ("f", (V, 3)),
+    "f": ("i", (12, 3)),
+    "shapedirs": ("f", (V, 3, "S")),
+    "posedirs": ("f", (V, 3, 9)),
+    "J_regressor": ("f", (24, V)),
+    "kintree_table": ("i", (2, 24)),
+    "weights": ("f", (V, 24)),
 }
-small_smpl = patch.multiple(smpl_release, SMPL_SHAPES=SMALL_SHAPES, V=V, COARSE_SIZES=(4, 2))
+small_smpl = patch.multiple(smpl_release, SMPL_LAYOUT=SMALL_LAYOUT, V=V, COARSE_SIZES=(4, 2))
 PLAIN = (bool, int, float, str, bytes, bytearray, type(None))
 
 
 def small_arrays() -> dict[str, np.ndarray]:
     """SMPL's arrays for a body of eight vertices."""
-    sizes = {name: [12 if n is None else n for n in shape] for name, shape in SMALL_SHAPES.items()}
+    shapes = {name: shape for name, (_, shape) in SMALL_LAYOUT.items()}
+    sizes = {name: [12 if n == "S" else n for n in shape] for name, shape in shapes.items()}
     found = {name: np.arange(math.prod(s)).reshape(s) / 100 for name, s in sizes.items()}
     found["f"] = np.arange(36, dtype=np.uint32).reshape(12, 3) % V
     found["kintree_table"] = np.array([SMPL_PARENTS, range(24)]).astype(np.uint32)
@@ -443,7 +444,7 @@ def smpl_seeds() -> list[bytes]:
 def read_smpl(path: Path) -> None:
     with small_smpl:
         found = smpl_release.read_smpl(path)
-        assert found.keys() == SMALL_SHAPES.keys()
+        assert found.keys() == SMALL_LAYOUT.keys()
         assert all(np.isfinite(array).all() for array in found.values())
         smpl_release.parents_of(found["kintree_table"], path)
 

@@ -14,21 +14,21 @@ from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by
-from dropkey_core.engine.files.arrays import read_arrays, read_npy
+from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, read_npy
 from dropkey_core.engine.files.outside import read_file
 from projects.metro.body.inert_pickle import LARGEST_FILE, as_array, as_objects, read_pickle
 from projects.metro.body.model import NUM_SHAPES, Body
 from projects.metro.body.skeleton import SMPL_PARENTS
 
 V = 6890
-SMPL_SHAPES = {
-    "v_template": (V, 3),
-    "f": (13776, 3),
-    "shapedirs": (V, 3, None),
-    "posedirs": (V, 3, 207),
-    "J_regressor": (24, V),
-    "kintree_table": (2, 24),
-    "weights": (V, 24),
+SMPL_LAYOUT: Layout = {
+    "v_template": ("f", (V, 3)),
+    "f": ("i", (13776, 3)),
+    "shapedirs": ("f", (V, 3, "S")),  # 10 or more
+    "posedirs": ("f", (V, 3, 207)),
+    "J_regressor": ("f", (24, V)),
+    "kintree_table": ("i", (2, 24)),
+    "weights": ("f", (V, 24)),
 }
 COARSE_SIZES = (1723, 431)
 OTHER_MODELS = {778: "MANO", 10475: "SMPL-X", 5023: "FLAME"}  # by their vertices
@@ -81,39 +81,27 @@ def read_smpl(path: Path) -> dict[str, np.ndarray]:
     """
     data = content_of(path, "SMPL is at https://smpl.is.tue.mpg.de, after registration")
     if data[:2] == b"PK":
-        arrays = read_arrays(path, dict.fromkeys(SMPL_SHAPES, ("f", ())), LARGEST_FILE)
+        arrays = read_arrays(path, SMPL_LAYOUT, LARGEST_FILE)
     else:
         found = read_pickle(data, path)
         if not isinstance(found, dict):
             raise UserError(f"{path} is not SMPL: it holds a {type(found).__name__}, not a dict")
-        arrays = {n: as_array(found[n], f"{path}: {n}") for n in SMPL_SHAPES if n in found}
-    if missing := [name for name in SMPL_SHAPES if name not in arrays]:
-        raise UserError(f"{path} is not SMPL: it has no {', '.join(missing)}")
-    for name, array in arrays.items():
-        if problem := smpl_problem(name, array):
-            raise UserError(f"{path}: {problem}")
+        arrays = {n: as_array(found[n], f"{path}: {n}") for n in SMPL_LAYOUT if n in found}
+    if problem := other_model(arrays) or layout_problem(arrays, SMPL_LAYOUT):
+        raise UserError(f"{path} is not SMPL: {problem}")
     return arrays
 
 
-def smpl_problem(name: str, array: np.ndarray) -> str | None:
-    """What is wrong with one of SMPL's arrays, or None."""
-    wanted = SMPL_SHAPES[name]
-    if name == "v_template" and array.ndim == 2 and len(array) != V:
-        which = f" ({OTHER_MODELS[len(array)]}?)" if len(array) in OTHER_MODELS else ""
-        return f"{name} has {len(array):,} vertices{which}, SMPL has {V:,}"
-    if name == "kintree_table" and array.shape == (2, 52):
-        return "it has 52 joints, as SMPL+H; SMPL has 24"
-    fits = array.ndim == len(wanted) and all(
-        size == expected or (expected is None and size >= NUM_SHAPES)
-        for size, expected in zip(array.shape, wanted, strict=True)
-    )
-    if not fits:
-        expected = ", ".join(f"{NUM_SHAPES} or more" if n is None else str(n) for n in wanted)
-        return f"{name} has shape {array.shape}, SMPL's has ({expected})"
-    if array.dtype.kind not in "fiu":
-        return f"{name} is of {array.dtype}, not numbers"
-    if not np.isfinite(array).all():
-        return f"{name} holds NaN or infinity"
+def other_model(arrays: dict[str, np.ndarray]) -> str | None:
+    """Say which other body model arrays are of, by their sizes; or None."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    for size, model in OTHER_MODELS.items():
+        if shapes.get("v_template") == (size, 3):
+            return f"it has {size:,} vertices, as {model}"
+    if shapes.get("kintree_table") == (2, 52):
+        return "it has 52 joints, as SMPL+H"
+    if shapes.get("shapedirs", (NUM_SHAPES,))[-1:] < (NUM_SHAPES,):
+        return f"shapedirs has shape {shapes['shapedirs']}, not {NUM_SHAPES} shapes or more"
     return None
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from dropkey_core.engine import UserError
 from projects.metro.body.release import (
-    SMPL_SHAPES,
+    SMPL_LAYOUT,
     read_coarse_meshes,
     read_h36m_regressor,
     read_release,
@@ -74,14 +74,17 @@ def nan_within(array):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"v_template": np.zeros((6889, 3))}, "v_template has 6,889 vertices, SMPL has 6,890"),
-        ({"v_template": np.zeros((778, 3))}, r"778 vertices \(MANO\?\), SMPL has 6,890"),
-        ({"kintree_table": np.zeros((2, 52))}, r"52 joints, as SMPL\+H; SMPL has 24"),
-        ({"posedirs": np.zeros((6890, 3, 9))}, r"posedirs has .* SMPL's has \(6890, 3, 207\)"),
-        ({"shapedirs": np.zeros((6890, 3, 9))}, r"SMPL's has \(6890, 3, 10 or more\)"),
+        ({"v_template": np.zeros((6889, 3))}, r"v_template has shape \(6889, 3\), not \(6890, 3\)"),
+        ({"v_template": np.zeros((778, 3))}, "it has 778 vertices, as MANO"),
+        ({"kintree_table": np.zeros((2, 52))}, r"it has 52 joints, as SMPL\+H"),
+        ({"posedirs": np.zeros((6890, 3, 9))}, r"posedirs has shape .*, not \(6890, 3, 207\)"),
+        (
+            {"shapedirs": np.zeros((6890, 3, 9))},
+            r"shapedirs has shape \(6890, 3, 9\), not 10 shapes or more",
+        ),
         ({"v_template": None}, "smpl.pkl: v_template is a NoneType, not an array"),
-        ({"weights": "nan"}, "smpl.pkl: weights holds NaN or infinity"),
-        ({"J_regressor": "nan"}, "smpl.pkl: J_regressor holds NaN or infinity"),
+        ({"weights": "nan"}, "smpl.pkl is not SMPL: weights holds NaN or infinity"),
+        ({"J_regressor": "nan"}, "smpl.pkl is not SMPL: J_regressor holds NaN or infinity"),
         ({"kintree_table": np.zeros((2, 24), int)}, "gives parents .* which are not SMPL's"),
     ],
 )
@@ -103,20 +106,20 @@ def written_downsampling(written, arrays):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            {"f": np.ones(2)},
-            "no v_template, shapedirs, posedirs, J_regressor, kintree_table, weights",
-        ),
+        ({"f": np.ones(2)}, "is not SMPL: it has no array 'v_template'"),
         ([1, 2], "is not SMPL: it holds a list, not a dict"),
         (b"<!DOCTYPE html>", "is not a sound pickle"),
         (b"PK\x03\x04 and so on", "cannot be read as .npz"),
-        (smpl_like.npz_of(f=np.ones(3)), "it has no v_template, shapedirs"),
+        (smpl_like.npz_of(f=np.ones(3)), "it has no array 'v_template'"),
         (smpl_like.npz_of(v_template=b"cos\nsystem\n."), "v_template cannot be read as .npy"),
         (
             smpl_like.npz_of(v_template=smpl_like.object_npy(b"")),
             "v_template cannot be read as .npy: Object arrays",
         ),
-        (smpl_like.npz_of(**dict.fromkeys(SMPL_SHAPES, np.array("a"))), "v_template has shape"),
+        (
+            smpl_like.npz_of(**dict.fromkeys(SMPL_LAYOUT, np.array("a"))),
+            "is not SMPL: shapedirs has shape",
+        ),
         (
             b"c__builtin__\neval\n(S'1'\ntR.",
             "smpl.pkl is not a sound pickle of arrays: it names __builtin__.eval",
