@@ -1,8 +1,13 @@
 """What every project trains and evaluates with: a config in, a trained and measured model out.
 
 ``load_config`` reads and checks the YAML, ``train`` and ``evaluate`` do the work; the other names
-are what YAMLs and projects build on.
+are what YAMLs and projects build on. It needs the extra ``train``: pip install 'dropkey[train]'.
 """
+
+try:
+    import omegaconf  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("dropkey_core.engine needs: pip install 'dropkey[train]'") from error
 
 from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint, write_checkpoint

@@ -177,11 +177,7 @@ def load_state(
             f"{kind}: {len(keys)} ({listed(keys, 5)})" for kind, keys in problems.items() if keys
         )
         raise UserError(f"the weights of {source} do not fit the model; {lists}")
-    try:
-        model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
-    except RuntimeError as error:  # of a type that cannot become the model's
-        reason = " ".join(str(error).split())
-        raise UserError(f"the weights of {source} do not fit the model: {reason}") from error
+    model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
     said = f"; initialised anew, for their shapes differ: {', '.join(renewed)}" if renewed else ""
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     if broken:  # whoever wants to look at them may

@@ -50,14 +50,14 @@ def check_launch(train: DictConfig, processes: Processes) -> None:
 
 def check_devices(train: DictConfig, num_gpus: int) -> None:
     """Compare what the config asks for with what there is."""
-    if train.device not in ("cuda", "cpu"):
+    is_cuda, available = train.device == "cuda", torch.cuda.device_count()
+    if not is_cuda and train.device != "cpu":
         raise UserError(f"train.device must be cuda or cpu, got {train.device!r}")
-    if train.amp.enabled and train.device != "cuda":
+    if train.amp.enabled and not is_cuda:
         raise UserError("train.amp.enabled needs train.device=cuda: set train.amp.enabled=false")
-    available = torch.cuda.device_count()
-    if train.device == "cuda" and available == 0:
+    if is_cuda and available == 0:
         raise UserError("train.device is cuda and this machine has no GPU: use train.device=cpu")
-    if train.device == "cuda" and num_gpus > available:
+    if is_cuda and num_gpus > available:
         raise UserError(f"--num-gpus {num_gpus}: this machine has {available}")
 
 

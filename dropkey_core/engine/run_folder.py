@@ -1,4 +1,4 @@
-"""The folder of a run: what training leaves in it, and the commands that look at it find there."""
+"""Run folder: what training leaves in it, and the commands that look at it find there."""
 
 import shutil
 from pathlib import Path
@@ -34,6 +34,7 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
             or checkpoints of a run of which ``last.pth`` is missing, or a run of detectron2's.
         WriteError: if it cannot be written to.
     """
+    goes_on = resume and (folder / LAST).exists()
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if (folder / OF_DETECTRON2).exists() and not (folder / LAST).exists():
@@ -41,15 +42,14 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
             f"train.output_dir {folder} holds a run of detectron2, which only detectron2 resumes: "
             f"start from its weights, --weights {folder / 'model_final.pth'}, in another folder"
         )
-    present = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
-    # These are left by a run that failed before its first checkpoint or log: nothing to lose.
-    left = [path for pattern in (CONFIG, FAILED) for path in folder.glob(pattern)]
-    if (of_a_run := [path for path in present if path not in left]) and not (resume or overwrite):
+    present = {path: pattern for pattern in RUN_FILES for path in folder.glob(pattern)}
+    # A config and failed steps alone are left by a run that had nothing to lose.
+    of_a_run = [path for path, pattern in present.items() if pattern not in (CONFIG, FAILED)]
+    if of_a_run and not (resume or overwrite):
         raise UserError(
             f"train.output_dir {folder} already holds a run ({of_a_run[0].name}): "
             "--resume goes on with it, --overwrite deletes it, or name another folder"
         )
-    goes_on = resume and (folder / LAST).exists()
     if resume and not goes_on and (numbered := numbered_checkpoints(folder)):
         raise UserError(
             f"train.output_dir {folder} has no {LAST} to resume from, but {numbered[-1].name}: "
