@@ -22,7 +22,7 @@ from projects.figure import (
     MARGIN,
     add_axes,
     new_figure,
-    say_saved,
+    save,
     write,
     write_within,
 )
@@ -188,7 +188,7 @@ def study_maps(
     except ValueError as error:
         raise UserError(str(error)) from error
     write_rows(output / "maps.csv", rows)
-    say_saved(figure, output / "maps.png")
+    save(figure, output / "maps.png")
 
 
 def maps_of(trained: Trained, batch: list[dict[str, Any]]) -> list[ImageMaps]:

@@ -11,7 +11,7 @@ import numpy as np
 from dropkey_core.analysis.focus import LayerFocus, attention_focus
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import flatten_results
-from projects.figure import say_saved
+from projects.figure import save
 from projects.paper.figures.corruptions import corruption
 from projects.paper.figures.curves import (
     Curve,
@@ -137,7 +137,7 @@ def draw_layers(
         [layer.layer for layer in longest],
         (0, 1),
     )
-    say_saved(figure, path)
+    save(figure, path)
 
 
 def draw_shares(
@@ -192,7 +192,7 @@ def draw_severities(
         states = [(CLEAN, 0), *((name, severity) for severity in settings.severities)]
         curves = [(source.label, curve(source, found, states)) for source, found in results]
         panels.append(Panel(name, pooled(curves)))
-    say_saved(draw_curves(panels, SEVERITY, *texts), path)
+    save(draw_curves(panels, SEVERITY, *texts), path)
 
 
 def share_name(settings: FocusSettings) -> str:

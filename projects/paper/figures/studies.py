@@ -15,7 +15,7 @@ import numpy as np
 from dropkey_core.analysis.entropy import attention_entropy
 from dropkey_core.analysis.similarity import layer_similarity
 from dropkey_core.engine.errors import UserError
-from projects.figure import say_saved
+from projects.figure import save
 from projects.paper.figures.curves import (
     Curve,
     Panel,
@@ -55,7 +55,7 @@ def study_entropy(
         names,
         (0, None),
     )
-    say_saved(figure, output / "entropy.png")
+    save(figure, output / "entropy.png")
 
 
 def study_similarity(sources: Sequence[Source], output: Path, num_images: int | None) -> None:
@@ -85,7 +85,7 @@ def study_similarity(sources: Sequence[Source], output: Path, num_images: int | 
         for label, matrix in means.items()
     }
     figure = draw_matrices(titles, names, "How alike the attention of two layers is")
-    say_saved(figure, output / "similarity.png")
+    save(figure, output / "similarity.png")
 
 
 def study_occlusion(
@@ -128,7 +128,7 @@ def study_occlusion(
         chosen,
         f"Occlusion; bands: {spread_of(sources, f'{num_runs} draws of the patches')}",
     )
-    say_saved(figure, output / "occlusion.png")
+    save(figure, output / "occlusion.png")
 
 
 def occlusion_of(found: Sequence[Occluded], metric: str) -> Curve:
