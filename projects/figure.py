@@ -42,20 +42,15 @@ class Row:
     title: str = ""
 
     @property
-    def title_height(self) -> int:
-        """Pixels."""
-        return CAPTION if self.title else 0
-
-    @property
-    def caption_height(self) -> int:
-        """Pixels, for the longest caption."""
-        return CAPTION + NEXT_LINE * max(panel.caption.count("\n") for panel in self.panels)
+    def text_height(self) -> int:
+        """Pixels of the title and the longest caption."""
+        further = max(panel.caption.count("\n") for panel in self.panels)
+        return CAPTION * (1 + bool(self.title)) + NEXT_LINE * further
 
     @property
     def height(self) -> int:
         """Pixels, with the margin below."""
-        panels = max(panel.height for panel in self.panels)
-        return self.title_height + self.caption_height + panels + MARGIN
+        return self.text_height + max(panel.height for panel in self.panels) + MARGIN
 
 
 def draw_page(
@@ -96,7 +91,7 @@ def draw_page(
         if row.title:
             middle = y + CAPTION / 2 + 4
             write_within(figure, MARGIN, middle, width - 2 * MARGIN, row.title, 1.1 * FONT_SIZE)
-        top = y + row.title_height + row.caption_height
+        top = y + row.text_height
         for column, panel in enumerate(row.panels):
             x = MARGIN + column * cell
             for number, line in enumerate(reversed(panel.caption.split("\n"))):

@@ -1,7 +1,7 @@
 """Pictures, pages and files of the meshes that METRO recovers, of a test set or of any images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +39,9 @@ from projects.metro.pictures.view import (
 )
 from projects.metro.predictor import BodyEstimator, Square
 
+COLOURS = {"recovered": PREDICTED, "true": TRUE}
 MM = 1000.0  # per metre
 FARTHEST = 200  # millimetres from the truth, where the colour of errors ends
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """An image, the mesh found on it, and the true one where that is known.
-
-    Attributes:
-        title: what the image is, and how good the mesh.
-        crop: (S, S, 3) uint8 RGB.
-        vertices: (V, 3) metres, the predicted mesh, its H36M pelvis at the origin.
-        view: it before the camera; None if that sees it not.
-        true_vertices: the true mesh, its H36M pelvis at the origin, if there is one.
-        true_view: that before its camera.
-    """
-
-    title: str
-    crop: np.ndarray
-    vertices: np.ndarray
-    view: View | None
-    true_vertices: np.ndarray | None = None
-    true_view: View | None = None
 
 
 def draw_gallery(
@@ -91,7 +71,6 @@ def draw_gallery(
     if files:
         import_trimesh()
     estimator = BodyEstimator.load(config, weights)
-    faces = estimator.body.faces
     records, heading = choose_records(config, images, num_images)
     print(heading)
     make_picture_folder(output)
@@ -100,11 +79,10 @@ def draw_gallery(
         sample = estimator.sample(record, square)
         with torch.no_grad():
             outputs = estimator.model([sample])[0]
-        recovered = judge(estimator.body, sample, outputs)
-        rows.append(mesh_row(recovered, faces))
+        rows.append(mesh_row(estimator.body, sample, outputs))
         save(draw_page(rows[-1:]), output / f"{stem}_mesh.png")
         for kind in files:
-            write_file(output / f"{stem}_mesh.{kind}", recovered, faces)
+            write_file(output / f"{stem}_mesh.{kind}", estimator.body, sample, outputs)
     page = "meshes.png" if images else "validation.png"
     save(draw_page(rows, [heading]), output / page)
 
@@ -182,53 +160,67 @@ def panel(caption: str, picture: np.ndarray) -> Panel:
 
 
 # ---- meshes --------------------------------------------------------------------------------------
-def judge(body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> Recovered:
-    """Put a predicted mesh before its camera, and say how far it is from the true one."""
-    outputs = {name: tensor.double().cpu() for name, tensor in outputs.items()}
-    vertices, crop, title = outputs["vertices"].numpy(), crop_of(sample), name_of(sample)
-    if not (np.isfinite(vertices).all() and outputs["camera"].isfinite().all()):
-        raise UserError(f"the mesh of {title} is not finite: the training has diverged")
-    view = predicted_view(vertices, outputs["camera"].numpy(), len(crop))
-    if view is None:
-        title += f" · not in view: the camera's scale is {float(outputs['camera'][0]):.2g}"
-    from_pelvis = vertices - body.h36m_joints(vertices)[H36M_PELVIS]
-    if not sample["has_mesh"]:
-        return Recovered(title, crop, from_pelvis, view)
-    true = sample["vertices"].double().numpy()
-    true_view = View(true + sample["pelvis"].double().numpy(), sample["K"].double().numpy())
-    error = mpjpe(outputs["joints_3d"], sample["joints_3d"][:, :3].double())
-    title += f" · MPJPE {MM * float(error):.1f} mm"
-    return Recovered(title, crop, from_pelvis, view, true, true_view)
-
-
-def mesh_row(recovered: Recovered, faces: np.ndarray) -> Row:
+def mesh_row(body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> Row:
     """Mesh over image, from the side, the image; and the true mesh in the same way."""
-    crop = recovered.crop
-
-    def panels(name: str, view: View | None, colour: Sequence[int]) -> list[Panel]:
+    crop, panels = crop_of(sample), []
+    for name, view in views(sample, outputs).items():
         beside = None if view is None else side_view(view, len(crop))
-        over_image = draw_mesh(view, faces, len(crop), crop, colour)
-        on_paper = draw_mesh(beside, faces, len(crop), None, colour)
-        return [panel(f"{name} mesh", over_image), panel(f"{name} mesh from the side", on_paper)]
-
-    found = panels("recovered", recovered.view, PREDICTED)
-    true = panels("true", recovered.true_view, TRUE) if recovered.true_view else []
-    return Row([*found, panel("image", resized(crop)), *true], recovered.title)
+        over_image = draw_mesh(view, body.faces, len(crop), crop, COLOURS[name])
+        on_paper = draw_mesh(beside, body.faces, len(crop), None, COLOURS[name])
+        panels += [panel(f"{name} mesh", over_image), panel(f"{name} mesh from the side", on_paper)]
+    panels.insert(2, panel("image", resized(crop)))
+    return Row(panels, title_of(sample, outputs))
 
 
-def write_file(path: Path, recovered: Recovered, faces: np.ndarray) -> None:
-    """Write a mesh as a page or a mesh file and print where."""
-    mesh = ColouredMesh("recovered", recovered.vertices, faces, PREDICTED)
+def views(sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> dict[str, View | None]:
+    """The recovered mesh before its camera, None if that sees it not; the true one where known.
+
+    Raises:
+        UserError: the mesh is not finite.
+    """
+    vertices, camera = (as_array(outputs[name]) for name in ("vertices", "camera"))
+    if not (np.isfinite(vertices).all() and np.isfinite(camera).all()):
+        raise UserError(f"the mesh of {name_of(sample)} is not finite: the training has diverged")
+    found = {"recovered": predicted_view(vertices, camera, len(crop_of(sample)))}
+    if not sample["has_mesh"]:
+        return found
+    true = as_array(sample["vertices"]) + as_array(sample["pelvis"])
+    return {**found, "true": View(true, as_array(sample["K"]))}
+
+
+def title_of(sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> str:
+    """What an image is called, and how good the mesh is."""
+    title, scale = name_of(sample), float(outputs["camera"][0])
+    if not scale > 0:
+        title += f" · not in view: the camera's scale is {scale:.2g}"
+    if sample["has_mesh"]:
+        error = mpjpe(outputs["joints_3d"].cpu(), sample["joints_3d"][:, :3])
+        title += f" · MPJPE {MM * float(error):.1f} mm"
+    return title
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as float64."""
+    return tensor.double().cpu().numpy()
+
+
+def write_file(
+    path: Path, body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor]
+) -> None:
+    """Write a mesh, its pelvis at the origin, as a page or a mesh file and print where."""
+    vertices = as_array(outputs["vertices"])
+    vertices = vertices - body.h36m_joints(vertices)[H36M_PELVIS]
+    mesh = ColouredMesh("recovered", vertices, body.faces, PREDICTED)
     meshes, notes = [mesh], ["drag to turn, scroll to zoom"]
-    if recovered.true_vertices is not None:
-        meshes = compared(mesh, recovered.true_vertices)
+    if sample["has_mesh"]:
+        meshes = compared(mesh, as_array(sample["vertices"]))
         notes.insert(
             0,
             "left: recovered, coloured by the distance from the true mesh, both at the pelvis: "
             f"violet 0 mm to yellow {FARTHEST} mm and more; right: true",
         )
     if path.suffix == ".html":
-        write_page(path, meshes, recovered.title, notes)
+        write_page(path, meshes, title_of(sample, outputs), notes)
     else:
         write_mesh(path, mesh)
     print(path, flush=True)
@@ -246,8 +238,8 @@ def attention_panel(
 ) -> Panel:
     """What a model's joint attends to, and over how many vertices that is spread."""
     outputs, attention = recover_with_attention(estimator.model, [sample])
-    body, weights = estimator.body, attention[0, joint].double().cpu().numpy()
-    view = judge(body, sample, outputs[0]).view
+    body, weights = estimator.body, as_array(attention[0, joint])
+    view = views(sample, outputs[0])["recovered"]
     place = np.zeros(3) if view is None else body.joints(view.points)[joint]
     caption = f"{name}: over {attended_vertices(weights):.0f} of {len(weights)} vertices"
     crop = crop_of(sample)

@@ -165,8 +165,10 @@ def render(
     points = np.asarray(points, dtype=np.float64)
     colours = np.broadcast_to(np.asarray(colour, dtype=np.float64), points.shape)
     corners = faces[face]  # (n, 3)
-    side = np.where(seen_from_behind(points, faces), -1, 1)[face, None]
-    towards = (vertex_normals(points, faces) @ TO_LIGHT)[corners]  # cosines, (n, 3)
+    normals = face_normals(points, faces)
+    # The camera may see the side of a face where its corners go clockwise.
+    side = np.where((normals * points[faces[:, 0]]).sum(axis=1) > 0, -1, 1)[face, None]
+    towards = (vertex_normals(normals, faces, len(points)) @ TO_LIGHT)[corners]  # (n, 3) cosines
     light = AMBIENT + (1 - AMBIENT) * (side * towards).clip(0)
     shown = np.einsum("nk,nkc->nc", weights, light[..., None] * colours[corners])
     picture = background.astype(np.float64).repeat(samples, axis=0).repeat(samples, axis=1)
@@ -176,22 +178,15 @@ def render(
     )
 
 
-def seen_from_behind(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Whether the camera sees the side of a face where its corners go clockwise: (F,) bool."""
-    return (face_normals(points, faces) * points[faces[:, 0]]).sum(axis=1) > 0
-
-
 def face_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Outward normals (F, 3), as long as twice the face's area."""
     a, b, c = np.moveaxis(points[faces], 1, 0)
     return np.cross(b - a, c - a)
 
 
-def vertex_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def vertex_normals(normals: np.ndarray, faces: np.ndarray, num_vertices: int) -> np.ndarray:
     """Unit normals (V, 3), means of those of the faces around weighted by area; 0 without any."""
-    by_corner = np.repeat(face_normals(points, faces), 3, axis=0)
-    normals = np.stack(
-        [np.bincount(faces.ravel(), axis, minlength=len(points)) for axis in by_corner.T], axis=1
-    )
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return normals / np.where(length == 0, 1, length)
+    by_corner = np.repeat(normals, 3, axis=0).T  # (3, 3 F)
+    sums = [np.bincount(faces.ravel(), axis, minlength=num_vertices) for axis in by_corner]
+    length = np.linalg.norm(np.stack(sums, axis=1), axis=1, keepdims=True)
+    return np.stack(sums, axis=1) / np.where(length == 0, 1, length)

@@ -4,7 +4,15 @@ import torch
 
 from dropkey_core.engine import UserError
 from projects.figure import add_axes, new_figure
-from projects.metro.gallery import compared, judge, mesh_row, name_of, stems
+from projects.metro.gallery import (
+    compared,
+    mesh_row,
+    name_of,
+    stems,
+    title_of,
+    views,
+    write_file,
+)
 from projects.metro.pictures.mesh_files import ColouredMesh
 from projects.metro.pictures.view import PREDICTED, SIDE, TRUE, View
 from tests.projects.metro.conftest import SMALL
@@ -49,41 +57,41 @@ def test_views_of_a_set_are_named_by_their_place_in_it():
 # ---- meshes --------------------------------------------------------------------------------------
 def test_error_is_that_of_the_joints_seen_from_the_hips(toy_body):
     sample = true_sample(toy_body)
-    moved = judge(toy_body, sample, found(toy_body, sample["vertices"] + 3))
-    assert moved.title == "subject 3, frame 1, camera 7 · MPJPE 0.0 mm"
+    moved = found(toy_body, sample["vertices"] + 3)
+    assert title_of(sample, moved) == "subject 3, frame 1, camera 7 · MPJPE 0.0 mm"
     larger = found(toy_body, 1.1 * sample["vertices"])
     joints = sample["joints_3d"][:, :3]
     away = joints - (joints[2] + joints[3]) / 2
     expected = 100 * away.norm(dim=1).mean().item()  # a tenth of it, in mm
-    assert judge(toy_body, sample, larger).title.endswith(f"MPJPE {expected:.1f} mm")
+    assert title_of(sample, larger).endswith(f"MPJPE {expected:.1f} mm")
 
 
 def test_both_meshes_are_seen_by_their_cameras(toy_body):
     sample = true_sample(toy_body)
-    recovered = judge(toy_body, sample, found(toy_body, sample["vertices"] + 3))
-    shown = recovered.true_view.shown(recovered.true_view.points)
+    recovered, true = views(sample, found(toy_body, sample["vertices"] + 3)).values()
+    shown = true.shown(true.points)
     expected = sample["vertices"].numpy() + np.array([0.1, 0.2, 5])
     np.testing.assert_allclose(shown, 100 * expected[:, :2] / expected[:, 2:] + 30, rtol=1e-5)
-    np.testing.assert_allclose(recovered.vertices, sample["vertices"], atol=1e-5)
     depth = 2 * 1000 / 224 / 0.8
     np.testing.assert_allclose(
-        recovered.view.points, sample["vertices"] + 3 + torch.tensor([0.1, 0.2, depth]), rtol=1e-5
+        recovered.points, sample["vertices"] + 3 + torch.tensor([0.1, 0.2, depth]), rtol=1e-5
     )
 
 
 def test_camera_that_sees_nothing_is_told(toy_body):
     sample = true_sample(toy_body)
-    recovered = judge(toy_body, sample, found(toy_body, sample["vertices"], (-0.25, 0, 0)))
-    assert recovered.view is None
-    assert "· not in view: the camera's scale is -0.25 ·" in recovered.title
-    assert len(mesh_row(recovered, toy_body.faces).panels) == 5
+    outputs = found(toy_body, sample["vertices"], (-0.25, 0, 0))
+    assert views(sample, outputs)["recovered"] is None
+    row = mesh_row(toy_body, sample, outputs)
+    assert "· not in view: the camera's scale is -0.25 ·" in row.title
+    assert len(row.panels) == 5
 
 
 def test_mesh_that_is_not_finite_is_told(toy_body):
     sample = true_sample(toy_body)
     outputs = found(toy_body, sample["vertices"] * torch.nan)
     with pytest.raises(UserError, match="mesh of subject 3, frame 1, camera 7 is not finite"):
-        judge(toy_body, sample, outputs)
+        views(sample, outputs)
 
 
 def drawn(panel):
@@ -95,7 +103,7 @@ def drawn(panel):
 
 def test_row_shows_both_meshes_in_their_colours_around_the_image(toy_body):
     sample = true_sample(toy_body)
-    row = mesh_row(judge(toy_body, sample, found(toy_body, sample["vertices"])), toy_body.faces)
+    row = mesh_row(toy_body, sample, found(toy_body, sample["vertices"]))
     assert [panel.caption for panel in row.panels] == [
         "recovered mesh",
         "recovered mesh from the side",
@@ -117,7 +125,7 @@ def test_row_shows_both_meshes_in_their_colours_around_the_image(toy_body):
 
 def test_images_without_truth_have_three_pictures(toy_body):
     sample = {**true_sample(toy_body), "has_mesh": False}
-    row = mesh_row(judge(toy_body, sample, found(toy_body, sample["vertices"])), toy_body.faces)
+    row = mesh_row(toy_body, sample, found(toy_body, sample["vertices"]))
     captions = ["recovered mesh", "recovered mesh from the side", "image"]
     assert [panel.caption for panel in row.panels] == captions
     assert row.title == "subject 3, frame 1, camera 7"
@@ -135,6 +143,17 @@ def test_colours_of_errors_go_from_violet_to_yellow(toy_body):
 
 
 def test_view_is_of_the_crop_as_the_model_saw_it(toy_body):
-    view = judge(toy_body, true_sample(toy_body), found(toy_body, torch.zeros(60, 3))).view
+    outputs = found(toy_body, torch.zeros(60, 3))
+    view = views(true_sample(toy_body), outputs)["recovered"]
     assert isinstance(view, View)
     np.testing.assert_allclose(view.K[:2, 2], (SIZE - 1) / 2)
+
+
+def test_file_has_the_recovered_mesh_around_its_pelvis(toy_body, tmp_path, capsys):
+    trimesh = pytest.importorskip("trimesh", reason="it writes the files")
+    sample = true_sample(toy_body)
+    path = tmp_path / "mesh.ply"
+    write_file(path, toy_body, sample, found(toy_body, sample["vertices"] + 3))
+    vertices = trimesh.load(path, process=False).vertices
+    np.testing.assert_allclose(vertices, sample["vertices"] * torch.tensor([1, -1, -1]), atol=1e-5)
+    assert capsys.readouterr().out == f"{path}\n"
