@@ -193,23 +193,26 @@ class HicoDetEvaluator(ImageEvaluator):
                 as they are.
 
         Raises:
-            UserError: an unknown label, lengths that do not fit, a score or a box that is not
-                finite; with image and entry.
+            UserError: an unknown label, another number of verbs, a score or a box that is not
+                finite; with the image.
         """
         image_id = sample["image_id"]
         scores = as_array(output["verb_scores"])
         labels = as_array(output["obj_labels"])
-        subject_boxes = as_array(output["sub_boxes"])
-        object_boxes = as_array(output["obj_boxes"])
-        self._check_shapes(image_id, scores, labels, subject_boxes, object_boxes)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            bad = np.argmax((labels < 0) | (labels >= self.num_classes))
+        boxes = [as_array(output[name]) for name in ("sub_boxes", "obj_boxes")]
+        boxes = np.concatenate(boxes, axis=1)
+        if scores.shape[1] != self.num_verbs:
             raise UserError(
-                f"image {image_id}, pair {bad}: obj_labels holds {labels[bad]}, which is not in "
-                f"0..{self.num_classes - 1}"
+                f"image {image_id}: the model has {scores.shape[1]} verbs, the ground truth "
+                f"{self.num_verbs}; set model.num_verb_classes to {self.num_verbs}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise UserError(
+                f"image {image_id}: obj_labels holds {labels.min()} to {labels.max()}, the ground "
+                f"truth has {self.num_classes} objects; set model.num_object_classes to "
+                f"{self.num_classes}"
             )
         check_finite(image_id, "verb_scores", scores)
-        boxes = np.concatenate([subject_boxes, object_boxes], axis=1)
         check_finite(image_id, "sub_boxes and obj_boxes", boxes)
 
         cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
@@ -247,17 +250,6 @@ class HicoDetEvaluator(ImageEvaluator):
         can_be_predicted = np.flatnonzero(subject == self.subject_label)
         rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
         return rows
-
-    def _check_shapes(self, image_id: int, *arrays: np.ndarray) -> None:
-        names = ("verb_scores", "obj_labels", "sub_boxes", "obj_boxes")
-        num_pairs = len(arrays[1])
-        shapes = ((num_pairs, self.num_verbs), (num_pairs,), (num_pairs, 4), (num_pairs, 4))
-        for name, array, shape in zip(names, arrays, shapes, strict=True):
-            if array.shape != shape:
-                raise UserError(
-                    f"image {image_id}: {name} has shape {array.shape} instead of {shape}, with "
-                    f"{num_pairs} obj_labels"
-                )
 
     def results_of(self, kept: dict[int, Kept]) -> list[TripletResult]:
         """The result of every triplet, in the order of ``ground_truth.triplets``."""

@@ -313,8 +313,7 @@ def write_cameras(body: Path, cameras: Mapping[int, Camera], num_frames: int) ->
 def write_vertices(path: Path, vertices: NDArray[np.floating]) -> None:
     """Write smpl_vertex.txt, vertices (V, 3) in world units, with nine digits (a float32's)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ("{:.9g} {:.9g} {:.9g}\n".format(*vertex) for vertex in vertices.tolist())
-    path.write_text("".join(lines), encoding="ascii")
+    np.savetxt(path, vertices, fmt="%.9g")
 
 
 def write_keypoints(path: Path, keypoints: NDArray[np.floating]) -> None:

@@ -427,15 +427,19 @@ def test_built_from_files_it_writes_a_result_for_every_triplet(write_interaction
             {"obj_boxes": [TOY, [0, 0, math.nan, 5]]},
             "image 4, pair 1: sub_boxes and obj_boxes holds nan in column 6",
         ),
-        ({"obj_labels": [KITE, 3]}, "image 4, pair 1: obj_labels holds 3, which is not in 0..2"),
-        ({"obj_labels": [-1, KITE]}, "image 4, pair 0: obj_labels holds -1, which is not in 0..2"),
         (
-            {"sub_boxes": [MAN]},
-            "image 4: sub_boxes has shape (1, 4) instead of (2, 4), with 2 obj_labels",
+            {"obj_labels": [KITE, 3]},
+            "image 4: obj_labels holds 1 to 3, the ground truth has 3 objects; "
+            "set model.num_object_classes to 3",
+        ),
+        (
+            {"obj_labels": [-1, KITE]},
+            "image 4: obj_labels holds -1 to 1, the ground truth has 3 objects; "
+            "set model.num_object_classes to 3",
         ),
         (
             {"verb_scores": [[0.1] * 3] * 2},
-            "image 4: verb_scores has shape (2, 3) instead of (2, 2), with 2 obj_labels",
+            "image 4: the model has 3 verbs, the ground truth 2; set model.num_verb_classes to 2",
         ),
     ],
 )
