@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.errors import said_by
+from dropkey_core.engine.files.outside import reading
 
 LARGEST_FILE = 2**30  # bytes; SMPL's largest has 250 million
 MOST_STEPS = 10**6  # of the program that a pickle is; an object of each may take 200 bytes
@@ -150,10 +150,8 @@ def read_pickle(data: bytes, source: str | Path) -> Any:
     Raises:
         UserError: it is no pickle, is damaged, or names something that no array needs.
     """
-    try:
+    with reading(source, "pickled arrays"):
         return InertUnpickler(data).load()
-    except Exception as error:  # whatever goes wrong, nothing but the file's bytes can be the cause
-        raise UserError(f"{source} is not a sound pickle of arrays: {said_by(error)}") from error
 
 
 # ---- arrays --------------------------------------------------------------------------------------
@@ -171,14 +169,10 @@ def as_array(value: Any, source: str) -> np.ndarray:
     if kind not in ("numpy", "scipy", "chumpy"):
         name = value.name if kind else f"a {type(value).__name__}"
         raise UserError(f"{source} is {name}, not an array")
-    try:
+    with reading(source, "an array"):
         if kind == "chumpy":
             return chumpy_array(value, source)
         return sparse_array(value) if kind == "scipy" else numpy_array(value)
-    except UserError:
-        raise
-    except Exception as error:  # of numpy; nothing but the file's bytes can be the cause
-        raise UserError(f"{source} is a damaged array: {said_by(error)}") from error
 
 
 def as_objects(value: Any, source: str) -> list[Any]:

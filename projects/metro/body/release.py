@@ -13,9 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.errors import said_by
 from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, read_npy
-from dropkey_core.engine.files.outside import read_file
+from dropkey_core.engine.files.outside import read_file, reading
 from projects.metro.body.inert_pickle import LARGEST_FILE, as_array, as_objects, read_pickle
 from projects.metro.body.model import NUM_SHAPES, Body
 from projects.metro.body.skeleton import SMPL_PARENTS
@@ -187,13 +186,14 @@ def npz_objects(archive: bytes, name: str, source: str) -> list[Any]:
     Raises:
         UserError: it is not there or damaged, or names something that no array needs.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as opened, opened.open(f"{name}.npy") as file:
-            npy.read_magic(file)
-            npy.read_array_header_1_0(file)
-            pickled = file.read(LARGEST_FILE)
-    except Exception as error:  # of zipfile and numpy; only the file's bytes can be the cause
-        raise UserError(f"{source} cannot be read: {said_by(error)}") from error
+    with (
+        reading(source),
+        zipfile.ZipFile(io.BytesIO(archive)) as opened,
+        opened.open(f"{name}.npy") as file,
+    ):
+        npy.read_magic(file)
+        npy.read_array_header_1_0(file)
+        pickled = file.read(LARGEST_FILE)
     return as_objects(read_pickle(pickled, source), source)
 
 

@@ -60,7 +60,8 @@ def test_calls_are_refused_by_name_and_never_made(mark, call, name, protocol):
     for document in (hostile, {"v_template": [1, (hostile,)]}, np.array([hostile, 1], object)):
         data = pickle.dumps(document, protocol=protocol)
         with pytest.raises(
-            UserError, match=rf"body.pkl is not a sound pickle of arrays: it names [\w.]*{name}"
+            UserError,
+            match=rf"body.pkl cannot be read as pickled arrays: it names [\w.]*{name}",
         ):
             read_pickle(data, "body.pkl")
 
@@ -84,7 +85,7 @@ def test_calls_are_refused_by_name_and_never_made(mark, call, name, protocol):
 def test_handwritten_code_is_refused_by_name(data, name):
     with pytest.raises(UserError) as caught:
         read_pickle(data, "body.pkl")
-    message = f"body.pkl is not a sound pickle of arrays: it names {name}, which no array needs"
+    message = f"body.pkl cannot be read as pickled arrays: it names {name}, which no array needs"
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -125,7 +126,7 @@ def test_what_may_be_named_is_not_called_either(monkeypatch):
     ],
 )
 def test_what_is_no_pickle_is_told_in_one_line(data):
-    with pytest.raises(UserError, match=r"body.pkl is not a sound pickle of arrays: .+") as caught:
+    with pytest.raises(UserError, match=r"body.pkl cannot be read as pickled arrays: .+") as caught:
         read_pickle(data, "body.pkl")
     assert "\n" not in str(caught.value)
 
@@ -154,7 +155,7 @@ def test_plain_data_is_read_as_it_is(protocol):
     ids=["key", "keys", "dict", "ordered dict", "bytes", "steps"],
 )
 def test_what_takes_years_or_terabytes_is_refused_at_once(data):
-    with pytest.raises(UserError, match=r"body.pkl is not a sound pickle of arrays: .+"):
+    with pytest.raises(UserError, match=r"body.pkl cannot be read as pickled arrays: .+"):
         read_pickle(data, "body.pkl")
 
 
@@ -263,22 +264,22 @@ MATRIX = sparse.csc_matrix(np.eye(3))
     [
         (changed(np.ones(3), shape=(4,)), "cannot reshape array of size 3"),
         (changed(np.ones(3), shape=(10**12,)), "cannot reshape array of size 3"),
-        (changed(np.ones(3), shape=(9**9999, 2)), "file is a damaged array"),
+        (changed(np.ones(3), shape=(9**9999, 2)), "file cannot be read as an array"),
         (changed(np.ones(3), data=[1, 2, 3]), "bytes-like object is required"),
         (changed(np.ones(3), data="\u1234" * 24), "can't encode"),
         (changed(np.ones(3), dtype=flagged_dtype()), "no plain numbers"),
-        (changed(np.ones(3), dtype="f8"), "file is a damaged array"),
+        (changed(np.ones(3), dtype="f8"), "file cannot be read as an array"),
         (reread(np.array([1, "a"], object)), "no plain numbers"),
         (reread(np.array(["a"])), "no plain numbers"),
         (reread(np.zeros(2, [("a", int)])), "no plain numbers"),
         (changed(MATRIX, indices=np.array([0, 1, 3])), "out of bounds"),
-        (changed(MATRIX, indptr=np.array(3)), "file is a damaged array"),
-        (changed(MATRIX, indices=np.array([0, np.inf, 2])), "file is a damaged array"),
-        (changed(MATRIX, indices=np.array([0, 1])), "file is a damaged array"),
+        (changed(MATRIX, indptr=np.array(3)), "file cannot be read as an array"),
+        (changed(MATRIX, indices=np.array([0, np.inf, 2])), "file cannot be read as an array"),
+        (changed(MATRIX, indices=np.array([0, 1])), "file cannot be read as an array"),
         (changed(MATRIX, _shape=(3, 10**9)), "more than 100,000,000"),
         (reread([1.0, 2.0]), "file is a list, not an array"),
         (reread({1, 2}), r"file is __builtin__\.set, not an array"),
-        (reread(np.float64(1)), "file is a damaged array"),
+        (reread(np.float64(1)), "file cannot be read as an array"),
         (None, "file is a NoneType, not an array"),
     ],
 )
@@ -316,5 +317,5 @@ def test_objects_within_themselves_end(part):
         as_array(found, "file")
     matrix = reread(MATRIX)
     matrix.state["data"] = matrix
-    with pytest.raises(UserError, match="damaged array"):
+    with pytest.raises(UserError, match="cannot be read as an array"):
         as_array(matrix, "file")

@@ -108,7 +108,7 @@ def written_downsampling(written, arrays):
     [
         ({"f": np.ones(2)}, "is not SMPL: it has no array 'v_template'"),
         ([1, 2], "is not SMPL: it holds a list, not a dict"),
-        (b"<!DOCTYPE html>", "is not a sound pickle"),
+        (b"<!DOCTYPE html>", "cannot be read as pickled arrays"),
         (b"PK\x03\x04 and so on", "cannot be read as .npz"),
         (smpl_like.npz_of(f=np.ones(3)), "it has no array 'v_template'"),
         (smpl_like.npz_of(v_template=b"cos\nsystem\n."), "v_template cannot be read as .npy"),
@@ -122,7 +122,7 @@ def written_downsampling(written, arrays):
         ),
         (
             b"c__builtin__\neval\n(S'1'\ntR.",
-            "smpl.pkl is not a sound pickle of arrays: it names __builtin__.eval",
+            "smpl.pkl cannot be read as pickled arrays: it names __builtin__.eval",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_other_files_are_told_in_one_line(written, content, message):
 def test_a_file_that_ends_early_is_told(arrays, written):
     whole = smpl_like.chumpy_pickle(arrays, 2)
     for part in (whole[: len(whole) // 2], whole[:-1], whole[:100]):
-        with pytest.raises(UserError, match=r"smpl.pkl is not a sound pickle"):
+        with pytest.raises(UserError, match=r"smpl.pkl cannot be read as pickled arrays"):
             read_smpl(written(part))
 
 
@@ -168,7 +168,7 @@ def twice_chosen(fewer, more):
         ({"D": b"nothing"}, "down.npz: D cannot be read"),
         ({"D": np.ones(3)}, "D cannot be read|D is not"),
         ({"F": [np.zeros((13776, 3)), 0, 0]}, r"F\[1\] is a int, not an array"),
-        ({"F": [np.float64(1), *FACES]}, r"F\[0\] is a damaged array"),
+        ({"F": [np.float64(1), *FACES]}, r"F\[0\] cannot be read as an array"),
         ({"F": [np.array(1), *FACES]}, r"F\[0\] has no triangles of 6,890 vertices"),
         ({"D": smpl_like.object_npy(b"cposix\nsystem\n.")}, "it names posix.system"),
     ],
