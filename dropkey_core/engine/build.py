@@ -112,18 +112,9 @@ def instantiate(node: Any, key: str, **injected: Any) -> Any:
         # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         return make(**injected)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise_as_user_error(cause, key)
+    except (InstantiationException, UserError, ValueError, FileNotFoundError) as error:
+        wrapped = isinstance(error, InstantiationException)
+        cause = error.__cause__ if wrapped and error.__cause__ else error
+        if isinstance(cause, ValueError | FileNotFoundError):
+            raise UserError(f"{key}: {first_line(cause)}") from cause
         raise cause from None
-    except (UserError, ValueError, FileNotFoundError) as error:
-        raise_as_user_error(error, key)
-        raise
-
-
-def raise_as_user_error(error: BaseException, key: str) -> None:
-    """Raise a refusal of a configured value as :class:`UserError`; let anything else pass."""
-    if isinstance(error, UserError):
-        raise error
-    if isinstance(error, ValueError | FileNotFoundError):
-        raise UserError(f"{key}: {first_line(error)}") from error

@@ -38,18 +38,12 @@ OTHER_ERROR_S = 5.0  # likely the consequence of another process's
 LEAST_SCALE = 2.0**-14
 
 
-def check_launch(train: DictConfig, processes: Processes) -> None:
-    """Compare what is asked for with what there is, and let the processes know where to meet.
+def check_devices(train: DictConfig, num_gpus: int) -> None:
+    """Compare what the config asks for with what there is.
 
     Raises:
         UserError: naming the setting or the option.
     """
-    processes.announce()
-    check_devices(train, processes.counted()[0])
-
-
-def check_devices(train: DictConfig, num_gpus: int) -> None:
-    """Compare what the config asks for with what there is."""
     is_cuda, available = train.device == "cuda", torch.cuda.device_count()
     if not is_cuda and train.device != "cpu":
         raise UserError(f"train.device must be cuda or cpu, got {train.device!r}")
@@ -66,7 +60,7 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
 
     Args:
         train: the ``train`` section: ``device``, ``amp.enabled`` and ``ddp`` are read.
-        processes: how many, see :func:`check_launch`.
+        processes: how many; announced before, and ``train.device`` checked.
 
     Raises:
         UserError: if the processes cannot meet, or are others than torchrun or SLURM has started.

@@ -38,7 +38,7 @@ from dropkey_core.engine.errors import UserError, listed
 from dropkey_core.engine.evaluation import run_evaluation
 from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
-from dropkey_core.engine.launch import check_launch, ending_together, launch, measure_overflow
+from dropkey_core.engine.launch import check_devices, ending_together, launch, measure_overflow
 from dropkey_core.engine.run_folder import (
     BEST,
     LAST,
@@ -78,7 +78,8 @@ def train(
     """
     check_train_settings(config.train)
     processes = processes or Processes()
-    check_launch(config.train, processes)
+    processes.announce()
+    check_devices(config.train, processes.counted()[0])
     folder = Path(config.train.output_dir)
     with StopRequests() as stop:
         if is_first_process():
@@ -113,7 +114,8 @@ def evaluate(
         UserError: for bad settings or input.
     """
     processes = processes or Processes()
-    check_launch(config.train, processes)
+    processes.announce()
+    check_devices(config.train, processes.counted()[0])
     fabric = launch(config.train, processes)
     with ending_together(fabric):
         torch.manual_seed(config.train.seed)

@@ -26,6 +26,7 @@ from dropkey_core.engine import (
     read_checkpoint,
     replay_step,
     train,
+    trainer,
 )
 from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.launch import ending_together, watch
@@ -235,7 +236,7 @@ SETTINGS = ["train.amp.enabled=true", "train.checkpointer.max_to_keep=20"]
 @pytest.fixture
 def on_a_cpu(toy_folder, monkeypatch):
     """Mixed precision as on a GPU: float16 by autocast and a scaler, both of which CPUs have."""
-    for module in (launch, failed_step):
+    for module in (trainer, failed_step):
         monkeypatch.setattr(module, "check_devices", lambda *_: None)
 
 
