@@ -10,13 +10,15 @@ Every count is compared with what HICO-DET has; what looks wrong is told, one li
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from generated_set import write_json
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.command import exit_code
@@ -55,10 +57,9 @@ def prepare(sources: list[Path], output: Path, merge_iou: float) -> None:
     counts = {f"{split} images": len(found) for split, found in release.entries.items()}
     leave_out_unannotated(release)
     folder = output / "annotations"
-    folder.mkdir(parents=True, exist_ok=True)
     for split, entries in release.entries.items():
-        write_whole(folder / FILES[split], entries)
-    write_whole(folder / "classes.json", classes)
+        write_json(folder / FILES[split], entries)
+    write_json(folder / "classes.json", classes)
     for split in release.entries:
         print(check(folder / FILES[split], folder / "classes.json"))
     compare(counts | class_counts(classes), complete=len(release.entries) == len(FILES))
@@ -139,13 +140,6 @@ def class_counts(classes: dict[str, Any]) -> dict[str, int]:
         "rare classes": rare,
         "non-rare classes": len(classes["triplets"]) - rare,
     }
-
-
-def write_whole(path: Path, document: Any) -> None:
-    """Write a JSON file that is either there in full or not there."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document))
-    unfinished.replace(path)
 
 
 def check(annotations: Path, classes: Path) -> str:
