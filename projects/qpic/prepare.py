@@ -26,19 +26,10 @@ from dropkey_core.engine.files.outside import MEGABYTE, read_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
+from projects.qpic.duplicate_boxes import Pair, entry_of
 from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
 
-PERSON_ID = 1
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One annotated interaction: boxes [x1, y1, x2, y2] in pixels, (object, verb) class indices."""
-
-    human_box: list[float]
-    object_box: list[float]
-    triplet: tuple[int, int]
 
 
 @dataclass
@@ -103,9 +94,10 @@ def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
         if path.suffix == ".mat":
             try:
                 read_mat(path, release)
-            except (TypeError, ValueError, OverflowError) as error:  # a field of another type
-                reason = said_by(error)
-                raise UserError(f"{path} is not HICO-DET's anno_bbox.mat: {reason}") from error
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{path} is not HICO-DET's anno_bbox.mat: {error!r:.200}"
+                ) from error
         elif path.suffix == ".npy":
             read_correspondences(path, release)
         else:
@@ -125,17 +117,15 @@ def read_mat(path: Path, release: Release) -> None:
             )
     for number, action in enumerate(listed_structs(document["list_action"])):
         where = f"{path}: list_action({number + 1})"
-        release.triplets.append(
-            class_indices(value(action, "nname", where), value(action, "vname", where), where)
-        )
+        release.triplets.append(class_indices(action["nname"], action["vname"], where))
     for split in SPLITS:
         entries = []
         for number, image in enumerate(listed_structs(document[f"bbox_{split}"])):
             where = f"{path}: bbox_{split}({number + 1})"
-            name = str(value(image, "filename", where))
+            name = str(image["filename"])
             where = f"{where} {shown(name)}"
-            size = value(image, "size", where)
-            size = [int(value(size, side, where)) for side in ("width", "height")]
+            size = image["size"]
+            size = [int(size[side]) for side in ("width", "height")]
             entries.append(release.entry(split, name, size, list(mat_pairs(image, release, where))))
         release.add(split, entries, path)
 
@@ -143,13 +133,6 @@ def read_mat(path: Path, release: Release) -> None:
 def listed_structs(array: Any) -> list[dict[str, Any]]:
     """MATLAB's struct array as a list: scipy makes a dict of one and an empty array of none."""
     return [array] if isinstance(array, dict) else list(np.asarray(array, dtype=object).ravel())
-
-
-def value(struct: Any, name: str, where: str) -> Any:
-    """A field of a MATLAB struct; raises UserError if there is none."""
-    if not isinstance(struct, dict) or name not in struct:
-        raise UserError(f"{where} has no field {name}; is this HICO-DET's anno_bbox.mat?")
-    return struct[name]
 
 
 def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
@@ -163,11 +146,11 @@ def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
 
 def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[Pair]:
     """The visible pairs of one image; what is wrong goes to ``release.problems``."""
-    for number, hoi in enumerate(listed_structs(value(image, "hoi", where))):
+    for number, hoi in enumerate(listed_structs(image["hoi"])):
         place = f"{where}: hoi({number + 1})"
-        if int(value(hoi, "invis", place)):
+        if int(hoi["invis"]):
             continue  # somewhere in the image, but not to be seen
-        hoi_id = int(value(hoi, "id", place))
+        hoi_id = int(hoi["id"])
         if not 1 <= hoi_id <= len(release.triplets):
             release.problems.append(
                 f"{place}: id {hoi_id} is not one of 1 to {len(release.triplets)}; left out"
@@ -175,12 +158,12 @@ def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[P
             continue
         humans, objects = (
             [
-                [float(value(box, side, place)) for side in ("x1", "y1", "x2", "y2")]
-                for box in listed_structs(value(hoi, name, place))
+                [float(box[side]) for side in ("x1", "y1", "x2", "y2")]
+                for box in listed_structs(hoi[name])
             ]
             for name in ("bboxhuman", "bboxobject")
         )
-        connections = np.asarray(value(hoi, "connection", place), dtype=np.int64).reshape(-1, 2)
+        connections = np.asarray(hoi["connection"], dtype=np.int64).reshape(-1, 2)
         for row, (human, object_) in enumerate(connections.tolist()):
             if not (1 <= human <= len(humans) and 1 <= object_ <= len(objects)):
                 release.problems.append(
@@ -335,78 +318,6 @@ def split_of(file_names: list[Any], path: Path) -> str:
         f"{path}: its images are neither all of train2015 nor all of test2015 by their names, "
         f"first {file_names[:1]}"
     )
-
-
-def entry_of(
-    file_name: str, width: int, height: int, pairs: list[Pair], merge_iou: float
-) -> dict[str, Any]:
-    """The entry of one image.
-
-    In the release each HOI class has boxes of its own, so a person who does two things to an object
-    is drawn twice, some pixels apart. Boxes of one category become one (the first) where their IoU
-    is at least ``merge_iou``, but not two of the same HOI class: those are two instances.
-    """
-    merged = MergedBoxes(merge_iou)
-    hois = [
-        {
-            "subject_id": merged.index(PERSON_ID, pair.human_box, pair.triplet),
-            "object_id": merged.index(OBJECT_IDS[pair.triplet[0]], pair.object_box, pair.triplet),
-            "category_id": pair.triplet[1] + 1,
-        }
-        for pair in pairs
-    ]
-    return {
-        "file_name": file_name,
-        "height": height,
-        "width": width,
-        "annotations": merged.annotations,
-        "hoi_annotation": hois,
-    }
-
-
-class MergedBoxes:
-    """The boxes of an image, each object or person once.
-
-    Args:
-        merge_iou: boxes of one category that overlap so much are one; 1 merges equal ones only.
-    """
-
-    def __init__(self, merge_iou: float) -> None:
-        self.merge_iou = merge_iou
-        self.annotations: list[dict[str, Any]] = []
-        # Per merged box: the box that each HOI class has there.
-        self._boxes: list[dict[tuple[int, int], list[float]]] = []
-
-    def index(self, category: int, box: list[float], triplet: tuple[int, int]) -> int:
-        """Index of a box of an HOI class among the merged ones, where it is put if it is new."""
-        best = None
-        for number, (annotation, boxes) in enumerate(
-            zip(self.annotations, self._boxes, strict=True)
-        ):
-            if annotation["category_id"] != category:
-                continue
-            if box in boxes.values():
-                boxes.setdefault(triplet, box)
-                return number
-            is_free = best is None and triplet not in boxes
-            if is_free and iou(annotation["bbox"], box) >= self.merge_iou:
-                best = number
-        if best is None:
-            best = len(self.annotations)
-            self.annotations.append({"bbox": box, "category_id": category})
-            self._boxes.append({})
-        self._boxes[best][triplet] = box
-        return best
-
-
-def iou(first: list[float], second: list[float]) -> float:
-    """Intersection over union of two boxes [x1, y1, x2, y2]; 0 for boxes without area."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if not (width > 0 and height > 0):
-        return 0.0
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second)]
-    return width * height / (sum(areas) - width * height)
 
 
 def odd_boxes(entries: list[dict[str, Any]]) -> Iterator[str]:
