@@ -80,20 +80,19 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     # detectron2's default too. Broadcasting would also need evaluations of equal length.
     options = {"broadcast_buffers": False, **train.ddp}
     ddp = DDPStrategy(timeout=timedelta(seconds=processes.timeout), **options)
-    precision = MixedPrecision("16-mixed", device=train.device)
-    # Lightning's own would also round the true boxes to float16.
-    precision.convert_input = lambda data: data  # type: ignore[method-assign]
+    # Without this one Lightning waits for tasks of SLURM wherever it finds its variables.
+    plugins: list[Any] = [] if started_by() else [LightningEnvironment()]
+    if train.amp.enabled:
+        plugins.append(MixedPrecision("16-mixed", device=train.device))
+        # Lightning's own would also round the true boxes to float16.
+        plugins[-1].convert_input = lambda data: data
     try:
         fabric = Fabric(
             accelerator=train.device,
             devices=num_gpus,
             num_nodes=num_machines,
             strategy=ddp if several else "auto",
-            plugins=[
-                *([precision] if train.amp.enabled else []),
-                # Else Lightning waits for tasks of SLURM wherever it finds its variables.
-                *([] if started_by() else [LightningEnvironment()]),
-            ],
+            plugins=plugins,
         )
         if several:
             watch(launched_by(fabric))
