@@ -115,7 +115,8 @@ def load_coco(
     Returns:
         One dict per image, in the file's order: ``file_name`` (absolute), ``image_id``, ``height``,
         ``width`` in pixels, and ``annotations``, dicts with ``bbox`` [x, y, width, height] in
-        pixels, ``bbox_mode`` 1 (XYWH_ABS), ``category_id`` (the class *index*) and ``iscrowd``.
+        pixels, ``bbox_mode`` 1 (XYWH_ABS), ``category_id`` (detectron2's name for the class index,
+        which is ``label`` everywhere else) and ``iscrowd``.
 
     Raises:
         UserError: folder, file or images are missing, the file is not sound, or its categories

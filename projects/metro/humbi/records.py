@@ -86,9 +86,9 @@ def load_humbi(
         time: ``file_name`` (absolute), ``image_id`` (the view's row in the index), ``subject``,
         ``frame``, ``camera`` (their numbers), ``height`` and ``width`` of the picture in pixels,
         ``centre`` (2,) and ``box_side`` of the square box around the person in its pixels, ``K``
-        (3, 3), ``R`` (3, 3), ``C`` (3,) of the camera, see ``humbi_files.Camera``, and ``scale``,
+        (3, 3), ``R`` (3, 3), ``C`` (3,) of the camera, see ``files.Camera``, and ``scale``,
         ``translation`` (3,), ``pose`` (72,), ``betas`` (10,) of the mesh, see
-        ``humbi_files.Fit``. Cameras are float64, other arrays float32.
+        ``files.Fit``. Cameras are float64, other arrays float32.
 
     Raises:
         UserError: a file is missing or not sound, a subject is not in the index, or none of them
