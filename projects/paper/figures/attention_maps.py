@@ -1,4 +1,4 @@
-"""The class token's attention maps drawn beside their images (arXiv 2208.02646, Figure 5)."""
+"""Attention map visualization: the class token's maps beside images (arXiv 2208.02646, Fig. 5)."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A metric over the part of the patches that is taken away (arXiv 2208.02646, Table 3)."""
+"""Occlusion robustness: a metric over the part of patches left out (arXiv 2208.02646, Table 3)."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Which patches queries lose, drawn on the patch grid (arXiv 2208.02646, Figure 2)."""
+"""Visualization of sampled DropKey masks on the patch grid (arXiv 2208.02646, Figure 2)."""
 
 from collections.abc import Sequence
 from pathlib import Path

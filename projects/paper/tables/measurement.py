@@ -1,7 +1,8 @@
-"""Other ways to measure trained weights: what the ``measure`` of a setup names.
+"""Evaluation of trained weights in other ways: aligned attention, occluded patches.
 
-Each gets the model in evaluation mode, its test loader, its evaluator and a seed, and returns
-metrics by name as :func:`~dropkey_core.engine.run_evaluation` does.
+The ``measure`` of a setup names one of these. Each gets the model in evaluation mode, its test
+loader, its evaluator and a seed, and returns metrics by name as
+:func:`~dropkey_core.engine.run_evaluation` does.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Reading a table: from its YAML to a checked :class:`Table`, errors told with key and file.
+"""YAML reader of paper tables: validation, with errors that name the file and the key.
 
 Configs, overrides and ``_target_``s are checked when jobs are planned, which is before they run.
 """

@@ -1,4 +1,4 @@
-"""Running the jobs of a table: what is done stays, what is unfinished goes on, the rest begins.
+"""Job runner of a table: what is done stays, what is unfinished is resumed, the rest begins.
 
 Several processes may share the work: a file lock in a job's folder says that one works on it.
 """

@@ -1,4 +1,4 @@
-"""Mean and standard deviation over seeds, ours beside the paper's numbers."""
+"""Results of a table: mean and standard deviation over seeds, beside the paper's numbers."""
 
 import csv
 import statistics

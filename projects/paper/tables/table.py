@@ -1,4 +1,4 @@
-"""Schema of a table of the paper: every key of its YAML, with its type and its default."""
+"""Schema of a paper table: every key of its YAML, with its type and its default."""
 
 from dataclasses import dataclass, field
 from enum import Enum
