@@ -1,1 +1,1 @@
-"""Reading the files of strangers, in bounded time and memory; writing ours whole."""
+"""Reading untrusted files in bounded time and memory, and writing files atomically."""

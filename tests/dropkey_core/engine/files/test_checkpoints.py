@@ -112,13 +112,6 @@ def test_tied_and_slightly_expanded_tensors_are_read(path):
     assert content["c"].sum() == 512
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.pth")
-    for path in (tmp_path / "pipe.pth", "/dev/zero", tmp_path):
-        with pytest.raises(UserError, match=r"cannot be read: it is a (folder|device or a pipe)"):
-            read_checkpoint(path)
-
-
 def test_weights_that_are_none_and_weights_that_are_broken():
     model = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"w\.pth holds no weights by name but \[1, 2\]"):

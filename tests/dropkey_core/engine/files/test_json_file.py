@@ -73,17 +73,3 @@ def test_too_large_a_file_is_refused_by_its_size(path):
     os.truncate(path, 2**34)  # a hole, which takes no disk
     with pytest.raises(UserError, match=r"has 17,179,869,184 bytes, 8,589,934,592 are allowed"):
         read_json(path)
-
-
-def test_what_is_no_file_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.json")
-    (tmp_path / "link.json").symlink_to("/dev/zero")
-    for name in ("pipe.json", "link.json"):
-        with pytest.raises(UserError, match=rf"{name} cannot be read: it is a device or a pipe"):
-            read_json(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be read: it is a folder"):
-        read_json(tmp_path)
-    with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
-        read_json(tmp_path / "none.json")
-    with pytest.raises(UserError, match="cannot be read: embedded null"):
-        read_json(tmp_path / "a\0b")

@@ -1,9 +1,50 @@
 import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from dropkey_core.engine import UserError
-from dropkey_core.engine.files.outside import check_inside, places_of
+from dropkey_core.engine import UserError, read_checkpoint
+from dropkey_core.engine.files.arrays import read_arrays
+from dropkey_core.engine.files.images import image_size, read_image
+from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.outside import check_inside, places_of, read_text
+from dropkey_core.engine.files.yaml_file import read_yaml
+
+READERS = {
+    "json": read_json,
+    "image": read_image,
+    "image size": image_size,
+    "checkpoint": read_checkpoint,
+    "arrays": partial(read_arrays, layout={}),
+    "yaml": partial(read_yaml, sections=[]),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_what_is_no_file_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read: it is a device or a pipe"):
+            read(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read: it is a folder"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="none cannot be read: No such|no checkpoint at .*none"):
+        read(tmp_path / "none")
+
+
+def test_text_without_a_mark_of_byte_order_up_to_a_size(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf\xc3\xa9")
+    assert read_text(path, 5) == "\u00e9"
+    with pytest.raises(UserError, match=rf"^{path} has 5 bytes, 4 are allowed"):
+        read_text(path, 4)
+    path.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=rf"^{path} is not a text file"):
+        read_text(path, 5)
+    with pytest.raises(UserError, match="cannot be read: embedded null"):
+        read_text(Path("a\0b"), 5)
 
 
 @pytest.fixture
