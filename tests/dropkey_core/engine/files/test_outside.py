@@ -30,7 +30,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, read):
             read(tmp_path / name)
     with pytest.raises(UserError, match="cannot be read: it is a folder"):
         read(tmp_path)
-    with pytest.raises(UserError, match="none cannot be read: No such|no checkpoint at .*none"):
+    with pytest.raises(UserError, match=r"none cannot be read: No such|no checkpoint at .*none"):
         read(tmp_path / "none")
 
 
