@@ -1,5 +1,6 @@
 # make demo    train DETR with DropKey on a generated set, evaluate it, draw its detections
-# make test    linter, type check and tests, as continuous integration runs them
+# make check   linter, type check and the fast tests: for every day
+# make test    linter, type check and all tests, as continuous integration runs them
 # make lint    linter and type check alone
 # Each makes the environment .venv on its first call: with uv and uv.lock where uv is present, with
 # pip otherwise. PYTHON=python3.12 make demo chooses the interpreter.
@@ -8,16 +9,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := output/demo
+# As many processes as cores; tests that share trained runs stay in one.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test lint clean
+.PHONY: demo check test lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/python datasets/make_shapes.py
 	$(BIN)/python tools/train_net.py --config projects/detr/demo.yaml --overwrite train.output_dir=$(DEMO)
 	$(BIN)/python tools/visualize_detections.py --run $(DEMO)
 
+check: lint
+	$(PYTEST) -m "not slow"
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

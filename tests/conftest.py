@@ -7,6 +7,8 @@ from pathlib import Path
 # Read when torch is imported. On a busy machine threads that spin while they wait take the cores
 # from those that they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a process of its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
