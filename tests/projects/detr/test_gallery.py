@@ -37,7 +37,11 @@ def test_predicted_boxes_are_those_above_the_threshold_the_surest_first():
 
 
 def test_only_what_was_missed_is_named_a_second_time():
-    predicted = [Box((10, 10, 40, 40), "cat", 0.987), Box((60, 60, 90, 90), "dog", 0.5)]
+    predicted = [
+        Box((10, 10, 40, 40), "cat", 0.987),
+        Box((60, 60, 90, 90), "dog", 0.5),
+        Box((10, 60, 40, 90), "cat", 0.3),  # over the crowd, which is named all the same
+    ]
     true = [
         Box((12, 12, 40, 40), "cat"),  # found
         Box((60, 60, 90, 90), "cow"),  # taken for a dog
@@ -45,10 +49,10 @@ def test_only_what_was_missed_is_named_a_second_time():
         Box((10, 60, 40, 90), "cat", is_crowd=True),
     ]
     drawn = annotations_of(predicted, true)
-    labels = ["cat 0.99", "dog 0.50", "", "cow", "cat", "cat (crowd)"]
+    labels = ["cat 0.99", "dog 0.50", "cat 0.30", "", "cow", "cat", "cat (crowd)"]
     assert [annotation.label for annotation in drawn] == labels
-    assert [annotation.is_true for annotation in drawn] == [False] * 2 + [True] * 4
-    assert [annotation.is_crowd for annotation in drawn] == [False] * 5 + [True]
+    assert [annotation.is_true for annotation in drawn] == [False] * 3 + [True] * 4
+    assert [annotation.is_crowd for annotation in drawn] == [False] * 6 + [True]
 
 
 def test_long_names_are_cut():
