@@ -76,5 +76,5 @@ def test_a_damaged_image_is_named(packed):
 def test_objects_are_not_unpickled(packed):
     path, arrays = packed
     np.savez(path, **{**arrays, "classes": np.array([{}, [], ()], dtype=object)})
-    with pytest.raises(UserError, match="classes cannot be read as .npy: Object arrays"):
+    with pytest.raises(UserError, match=r"classes cannot be read as .npy: Object arrays"):
         load_packed(path, "train")
