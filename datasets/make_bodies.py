@@ -52,7 +52,7 @@ INFO = "made.json"
 
 
 @dataclass(frozen=True)
-class BodySettings(SetSettings):
+class PeopleSettings(SetSettings):
     """What determines a set.
 
     ``num_train`` and ``num_val`` count people, each of whom stands in ``num_frames`` poses before
@@ -118,7 +118,7 @@ RING_RADIUS, RING_HEIGHT, LOOKED_AT = 3.5, 1.3, 0.9  # metres
 CAMERA_STEP = 7  # between the ids of neighbours: HUMBI's ids have gaps, too
 
 
-def ring_of_cameras(rng: np.random.Generator, settings: BodySettings) -> dict[int, Camera]:
+def ring_of_cameras(rng: np.random.Generator, settings: PeopleSettings) -> dict[int, Camera]:
     """Cameras evenly about the floor's origin, by id; no two rings are quite alike."""
     height, width = image_shape(settings)
     focal = 0.75 * height * RING_RADIUS / 1.75  # who is 1.75 m tall fills three quarters
@@ -145,7 +145,7 @@ def looking_at(target: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.stack([right, np.cross(forward, right), forward])
 
 
-def image_shape(settings: BodySettings) -> tuple[int, int]:
+def image_shape(settings: PeopleSettings) -> tuple[int, int]:
     """Height and width of the images in pixels."""
     return settings.image_size, round(settings.image_size * 4 / 3)
 
@@ -186,7 +186,7 @@ KEYPOINT_OFFSETS = {
 
 
 def draw_poses(
-    rng: np.random.Generator, body: Body, settings: BodySettings
+    rng: np.random.Generator, body: Body, settings: PeopleSettings
 ) -> tuple[list[Fit], np.ndarray]:
     """Somebody of random build in ``num_frames`` poses, with feet on the floor.
 
@@ -229,7 +229,7 @@ def keypoint_vertices(body: Body) -> np.ndarray:
 
 
 # ---- files ---------------------------------------------------------------------------------------
-def write_subject(bundle: Path, body: Body, settings: BodySettings, subject: int) -> None:
+def write_subject(bundle: Path, body: Body, settings: PeopleSettings, subject: int) -> None:
     """Write one subject's body session, from a seed of its own."""
     torch.set_num_threads(1)
     rng = np.random.default_rng([settings.seed, subject])
@@ -257,7 +257,7 @@ def write_subject(bundle: Path, body: Body, settings: BodySettings, subject: int
             write_jpeg(path, with_noise(rng, image))
 
 
-def make_bodies(output: Path, settings: BodySettings, body: Body | None = None) -> bool:
+def make_bodies(output: Path, settings: PeopleSettings, body: Body | None = None) -> bool:
     """Write the set to a folder.
 
     Args:
@@ -295,7 +295,7 @@ def make_bodies(output: Path, settings: BodySettings, body: Body | None = None) 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command(argv, __doc__, "bodies", BodySettings, make_bodies)
+    return run_command(argv, __doc__, "bodies", PeopleSettings, make_bodies)
 
 
 if __name__ == "__main__":

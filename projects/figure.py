@@ -35,7 +35,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """Panels side by side, and a title above them unless it is empty."""
 
     panels: Sequence[Panel]
@@ -54,7 +54,7 @@ class Row:
 
 
 def draw_page(
-    rows: Sequence[Row], heading: Sequence[str] = (), legend: Sequence[Any] = ()
+    rows: Sequence[PictureRow], heading: Sequence[str] = (), legend: Sequence[Any] = ()
 ) -> Figure:
     """Draw rows of panels below each other, each column as wide as the widest panel.
 

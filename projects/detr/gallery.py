@@ -21,8 +21,8 @@ from projects.detr.picture import (
     FOUND_IOU,
     ORANGE,
     SKY,
-    Annotation,
     Corners,
+    Marking,
     Picture,
     draw_picture,
     draw_pictures,
@@ -78,7 +78,7 @@ def draw_gallery(
         sample = detector.mapper(record)
         found, attention = run_with_attention(detector.model, last_layer.self_attn, sample)
         predicted = predicted_boxes(found, detector.names, score_threshold)
-        drawn = annotations_of(predicted, true_boxes(record, true_names))
+        drawn = markings_of(predicted, true_boxes(record, true_names))
         pictures.append(Picture(Path(record["file_name"]).name, read_as_array(record), drawn))
         save(draw_picture(pictures[-1]), output / f"{stem}_boxes.png")
         if points is not None:
@@ -104,7 +104,7 @@ class Box(NamedTuple):
     score: float | None = None
     is_crowd: bool = False
 
-    def annotation(self, is_named: bool = True) -> Annotation:
+    def annotation(self, is_named: bool = True) -> Marking:
         """How it is drawn: predicted ones solid, true ones dashed."""
         name = self.name
         if len(name) > LONGEST_NAME:
@@ -112,9 +112,7 @@ class Box(NamedTuple):
         more = " (crowd)" if self.is_crowd else "" if self.score is None else f" {self.score:.2f}"
         colour = TRUE if self.score is None else PREDICTED
         label = name + more if is_named else ""
-        return Annotation(
-            [self.corners], [colour], label, colour, self.score is None, self.is_crowd
-        )
+        return Marking([self.corners], [colour], label, colour, self.score is None, self.is_crowd)
 
 
 def predicted_boxes(
@@ -137,7 +135,7 @@ def true_boxes(record: dict[str, Any], names: Sequence[str]) -> list[Box]:
     return boxes
 
 
-def annotations_of(predicted: Sequence[Box], true: Sequence[Box]) -> list[Annotation]:
+def markings_of(predicted: Sequence[Box], true: Sequence[Box]) -> list[Marking]:
     """Boxes to draw; true ones that were found have no label, since it stands there already."""
 
     def is_found(box: Box) -> bool:

@@ -21,7 +21,7 @@ from projects.figure import (
     FONT_SIZE,
     SMALL_FONT_SIZE,
     Panel,
-    Row,
+    PictureRow,
     add_axes,
     draw_page,
     escaped,
@@ -42,7 +42,7 @@ FOUND_IOU = 0.5  # as in AP50
 
 
 @dataclass(frozen=True)
-class Annotation:
+class Marking:
     """A box, or two with a line between their centres, and one label.
 
     Attributes:
@@ -77,7 +77,7 @@ class Picture:
 
     title: str
     image: np.ndarray
-    annotations: Sequence[Annotation] = ()
+    annotations: Sequence[Marking] = ()
     attention: np.ndarray | None = None
     points: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ def draw_pictures(pictures: Sequence[Picture], heading: str, legend: Sequence[An
         height, width = picture.image.shape[:2]
         size = picture.size(min(CELL[0] / width, CELL[1] / height))
         panels.append(Panel(picture.title, *size, lambda axes, drawn=picture: draw(drawn, axes)))
-    rows = [Row(panels[first : first + columns]) for first in range(0, len(panels), columns)]
+    rows = [PictureRow(panels[first : first + columns]) for first in range(0, len(panels), columns)]
     return draw_page(rows, [heading], legend)
 
 
@@ -142,7 +142,7 @@ def draw(picture: Picture, axes: Axes) -> None:
 
 
 # ---- lines ---------------------------------------------------------------------------------------
-def add_boxes(axes: Axes, annotation: Annotation) -> None:
+def add_boxes(axes: Axes, annotation: Marking) -> None:
     """Draw the boxes of an annotation whole, also along the image's edges, and the line."""
     style: dict[str, Any] = {"linewidth": LINE_WIDTH}
     if annotation.is_crowd:
@@ -187,7 +187,7 @@ def overlap(first: Corners, second: Corners) -> float:
 
 
 # ---- labels --------------------------------------------------------------------------------------
-def add_label(axes: Axes, annotation: Annotation, taken: list[Bbox]) -> None:
+def add_label(axes: Axes, annotation: Marking, taken: list[Bbox]) -> None:
     """Write a label along its last box where it hides no other, smaller where there is little room.
 
     Where there is none nothing is written. The place found is added to ``taken``.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from dropkey_core.engine.files.outside import MEGABYTE
 
 
-class Release(NamedTuple):
+class OfficialWeights(NamedTuple):
     """Whose weights a file holds.
 
     Attributes:
@@ -31,14 +31,14 @@ class Release(NamedTuple):
 # By the beginning of the file's SHA-256, which ends its published name, as in detr-r50-e632da11.pth
 # (hubconf.py of github.com/facebookresearch/detr).
 RELEASES = {
-    "e632da11": Release("DETR", "resnet50", dilation=False),
-    "f0fb7ef5": Release("DETR-DC5", "resnet50", dilation=True),
-    "2c7b67e5": Release("DETR", "resnet101", dilation=False),
-    "a2e86def": Release("DETR-DC5", "resnet101", dilation=True),
+    "e632da11": OfficialWeights("DETR", "resnet50", dilation=False),
+    "f0fb7ef5": OfficialWeights("DETR-DC5", "resnet50", dilation=True),
+    "2c7b67e5": OfficialWeights("DETR", "resnet101", dilation=False),
+    "a2e86def": OfficialWeights("DETR-DC5", "resnet101", dilation=True),
 }
 
 
-def release_of(file: Path, content: Mapping[str, Any]) -> Release | None:
+def release_of(file: Path, content: Mapping[str, Any]) -> OfficialWeights | None:
     """Whose weights a checkpoint holds, if it is a published file or says it itself.
 
     Args:
@@ -50,7 +50,7 @@ def release_of(file: Path, content: Mapping[str, Any]) -> Release | None:
         dilation, backbone = (getattr(settings, name, None) for name in ("dilation", "backbone"))
         if isinstance(dilation, bool):
             name = f"a model {'with' if dilation else 'without'} dilation"
-            return Release(name, backbone if isinstance(backbone, str) else "", dilation)
+            return OfficialWeights(name, backbone if isinstance(backbone, str) else "", dilation)
     return RELEASES.get(sha256(file)[:8])
 
 
@@ -63,7 +63,7 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def dilation_problem(release: Release | None, dilation: bool) -> str | None:
+def dilation_problem(release: OfficialWeights | None, dilation: bool) -> str | None:
     """What is wrong with a release's weights for a model of this ``dilation``, and what to do."""
     if release is None or release.dilation == dilation:
         return None

@@ -15,7 +15,7 @@ from dropkey_core.engine import UserError
 from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.inference import choose_records
 from dropkey_core.engine.run_folder import make_picture_folder
-from projects.figure import Panel, Row, draw_page, save
+from projects.figure import Panel, PictureRow, draw_page, save
 from projects.metro.body.model import Body
 from projects.metro.body.skeleton import H36M_PELVIS, JOINTS
 from projects.metro.metrics import mpjpe
@@ -123,7 +123,7 @@ def draw_attention_gallery(
             attention_panel(name, estimators[name], sample, JOINTS.index(joint))
             for name, sample in samples.items()
         ]
-        rows.append(Row(panels, name_of(record)))
+        rows.append(PictureRow(panels, name_of(record)))
         save(draw_page(rows[-1:]), output / f"{stem}_attention.png")
     heading = (
         f"Attention from {joint} to the vertices in the last layer, mean of its heads",
@@ -160,7 +160,7 @@ def panel(caption: str, picture: np.ndarray) -> Panel:
 
 
 # ---- meshes --------------------------------------------------------------------------------------
-def mesh_row(body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> Row:
+def mesh_row(body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> PictureRow:
     """Mesh over image, from the side, the image; and the true mesh in the same way."""
     crop, panels = crop_of(sample), []
     for name, view in views(sample, outputs).items():
@@ -169,7 +169,7 @@ def mesh_row(body: Body, sample: Mapping[str, Any], outputs: Mapping[str, Tensor
         on_paper = draw_mesh(beside, body.faces, len(crop), None, COLOURS[name])
         panels += [panel(f"{name} mesh", over_image), panel(f"{name} mesh from the side", on_paper)]
     panels.insert(2, panel("image", resized(crop)))
-    return Row(panels, title_of(sample, outputs))
+    return PictureRow(panels, title_of(sample, outputs))
 
 
 def views(sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> dict[str, View | None]:

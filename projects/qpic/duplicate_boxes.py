@@ -9,7 +9,7 @@ PERSON_ID = 1
 
 
 @dataclass(frozen=True)
-class Pair:
+class InteractingPair:
     """One annotated interaction: boxes [x1, y1, x2, y2] in pixels, (object, verb) class indices."""
 
     human_box: list[float]
@@ -18,7 +18,7 @@ class Pair:
 
 
 def entry_of(
-    file_name: str, width: int, height: int, pairs: list[Pair], merge_iou: float
+    file_name: str, width: int, height: int, pairs: list[InteractingPair], merge_iou: float
 ) -> dict[str, Any]:
     """The entry of one image.
 

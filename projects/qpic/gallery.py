@@ -16,7 +16,7 @@ from projects.detr.gallery import read_as_array
 from projects.detr.picture import Picture, draw_picture, draw_pictures
 from projects.figure import save
 from projects.qpic.interaction_file import NO_OBJECT
-from projects.qpic.picture import Pair, annotations_of, distinct_pairs, legend
+from projects.qpic.picture import Pair, distinct_pairs, legend, markings_of
 from projects.qpic.predictor import InteractionDetector
 
 NUM_MAPS = 4  # queries whose attention is drawn
@@ -58,7 +58,7 @@ def draw_gallery(
         sample = detector.mapper(record)
         found, maps = run_with_attention(detector.model, last_layer.multihead_attn, sample)
         pairs = predicted_pairs(found, detector, score_threshold)
-        drawn = annotations_of(pairs, true_pairs(record, detector))
+        drawn = markings_of(pairs, true_pairs(record, detector))
         pictures.append(Picture(Path(record["file_name"]).name, read_as_array(record), drawn))
         save(draw_picture(pictures[-1]), output / f"{stem}_interactions.png")
         if attention and pairs:

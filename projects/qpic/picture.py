@@ -11,8 +11,8 @@ from projects.detr.picture import (
     ORANGE,
     SKY,
     YELLOW,
-    Annotation,
     Corners,
+    Marking,
     Picture,
     legend_line,
     overlap,
@@ -48,12 +48,12 @@ class Pair:
             lines.append(" ".join(filter(None, words)))
         return "\n".join(lines)
 
-    def annotation(self) -> Annotation:
+    def annotation(self) -> Marking:
         """How it is drawn: predicted ones solid, true ones dashed."""
         is_true = self.query is None
         boxes = [self.human] if self.object is None else [self.human, self.object]
         colour = MISSED if is_true else LINE
-        return Annotation(boxes, (HUMAN, OBJECT)[: len(boxes)], self.label, colour, is_true)
+        return Marking(boxes, (HUMAN, OBJECT)[: len(boxes)], self.label, colour, is_true)
 
     def is_where(self, other: "Pair") -> bool:
         """Whether objects are of one class and both boxes overlap by ``FOUND_IOU`` or more."""
@@ -86,7 +86,7 @@ def distinct_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return kept
 
 
-def annotations_of(predicted: Sequence[Pair], true: Sequence[Pair]) -> list[Annotation]:
+def markings_of(predicted: Sequence[Pair], true: Sequence[Pair]) -> list[Marking]:
     """Pairs to draw; of the true ones' verbs those are written that were not found."""
     missed = [unsaid(pair, predicted) for pair in true]
     return [pair.annotation() for pair in [*predicted, *missed]]

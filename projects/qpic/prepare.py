@@ -26,7 +26,7 @@ from dropkey_core.engine.files.outside import MEGABYTE, read_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
-from projects.qpic.duplicate_boxes import Pair, entry_of
+from projects.qpic.duplicate_boxes import InteractingPair, entry_of
 from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
 
 SPLITS = ("train", "test")
@@ -54,7 +54,9 @@ class Release:
     training_counts: dict[tuple[int, int], int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def entry(self, split: str, file_name: str, size: Sequence[int], pairs: list[Pair]) -> dict:
+    def entry(
+        self, split: str, file_name: str, size: Sequence[int], pairs: list[InteractingPair]
+    ) -> dict:
         """The entry of one image of these (width, height) pixels; see ``entry_of``."""
         return entry_of(file_name, *size, pairs, self.merge_iou if split == "train" else 1.0)
 
@@ -144,7 +146,7 @@ def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
     return OBJECT_NAMES.index(noun), VERB_NAMES.index(verb)
 
 
-def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[Pair]:
+def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[InteractingPair]:
     """The visible pairs of one image; what is wrong goes to ``release.problems``."""
     for number, hoi in enumerate(listed_structs(image["hoi"])):
         place = f"{where}: hoi({number + 1})"
@@ -171,7 +173,9 @@ def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[P
                     f"{len(humans)} human and {len(objects)} object boxes; left out"
                 )
                 continue
-            yield Pair(humans[human - 1], objects[object_ - 1], release.triplets[hoi_id - 1])
+            yield InteractingPair(
+                humans[human - 1], objects[object_ - 1], release.triplets[hoi_id - 1]
+            )
 
 
 # ---- the hicodet repository ----------------------------------------------------------------------
@@ -250,7 +254,7 @@ def read_hicodet(document: HicodetFile, path: Path, release: Release) -> None:
 
 def hicodet_pairs(
     image: HicodetImage, document: HicodetFile, release: Release, where: str
-) -> Iterator[Pair]:
+) -> Iterator[InteractingPair]:
     """The pairs of one image; what is wrong goes to ``release.problems``."""
     columns = [image.boxes_h, image.boxes_o, image.hoi, image.object, image.verb]
     if len(lengths := set(map(len, columns))) > 1:
@@ -268,7 +272,7 @@ def hicodet_pairs(
                 f"{where}: pair {row} has object {classes[1]} and verb {classes[2]}, its class "
                 f"{hoi} stands for {list(document.correspondence[hoi][1:])}; the class is believed"
             )
-        yield Pair(human, object_, release.triplets[hoi])
+        yield InteractingPair(human, object_, release.triplets[hoi])
 
 
 def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:

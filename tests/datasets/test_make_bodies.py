@@ -33,7 +33,7 @@ def body():
 
 @pytest.fixture(scope="module")
 def settings(make_bodies):
-    return make_bodies.BodySettings(
+    return make_bodies.PeopleSettings(
         num_train=2, num_val=1, num_frames=3, num_cameras=2, image_size=64, seed=5
     )
 
@@ -137,7 +137,7 @@ def test_the_same_settings_give_the_same_files_and_others_do_not(
 ):
     assert make_bodies.make_bodies(tmp_path / "again", settings, body)
     assert digest(tmp_path / "again") == digest(bodies)
-    other = make_bodies.BodySettings(**{**vars(settings), "seed": 6})
+    other = make_bodies.PeopleSettings(**{**vars(settings), "seed": 6})
     assert make_bodies.make_bodies(tmp_path / "other", other, body)
     same = digest(tmp_path / "other").items() & digest(bodies).items()
     assert {name for name, _ in same} == {
@@ -157,7 +157,7 @@ def test_an_unfinished_set_is_finished(make_bodies, body, settings, bodies, tmp_
     assert make_bodies.make_bodies(tmp_path, settings, body)
     (tmp_path / "index.npz").unlink()
     next(tmp_path.rglob("*.jpg")).unlink()
-    other = make_bodies.BodySettings(**{**vars(settings), "seed": 6})
+    other = make_bodies.PeopleSettings(**{**vars(settings), "seed": 6})
     with pytest.raises(UserError, match="holds another set"):
         make_bodies.make_bodies(tmp_path, other, body)
     assert make_bodies.make_bodies(tmp_path, settings, body)

@@ -18,7 +18,7 @@ def dataset_root(tmp_path_factory, load_script):
         script = load_script(f"datasets/make_{made}")
         assert script.main(["--output", str(root / made), *settings]) == 0
     script = load_script("datasets/make_bodies")
-    few = script.BodySettings(num_train=1, num_val=1, num_frames=2, num_cameras=2, image_size=64)
+    few = script.PeopleSettings(num_train=1, num_val=1, num_frames=2, num_cameras=2, image_size=64)
     script.make_bodies(root / "bodies", few, make_mannequin((1200, 400, 120), 0.01, 1))
     write_image_folder(root / "imagenet", count=2)
     write_packed(root / "packed.npz", count=1)

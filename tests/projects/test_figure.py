@@ -5,7 +5,7 @@ from matplotlib.lines import Line2D
 from projects.figure import (
     SMALL_FONT_SIZE,
     Panel,
-    Row,
+    PictureRow,
     add_axes,
     draw_page,
     new_figure,
@@ -58,8 +58,8 @@ def shade(level, caption, width=320, height=200):
 
 def test_rows_lie_below_each_other_and_nothing_over_a_picture():
     rows = [
-        Row([shade(10, "a"), shade(60, "b"), shade(110, "c")], "first $x"),
-        Row([shade(110, "d"), shade(60, "e"), shade(10, "f")], "second"),
+        PictureRow([shade(10, "a"), shade(60, "b"), shade(110, "c")], "first $x"),
+        PictureRow([shade(110, "d"), shade(60, "e"), shade(10, "f")], "second"),
     ]
     figure = draw_page(rows, ["a heading"])
     drawn = pixels(figure)
@@ -75,7 +75,7 @@ def test_rows_lie_below_each_other_and_nothing_over_a_picture():
 
 
 def test_row_is_as_high_as_its_highest_picture_with_the_longest_caption():
-    row = Row([shade(10, "one line", 90, 90), shade(10, "one\ntwo\nthree", 90, 20)])
+    row = PictureRow([shade(10, "one line", 90, 90), shade(10, "one\ntwo\nthree", 90, 20)])
     figure = draw_page([row])
     drawn = pixels(figure)
     assert drawn.shape == (70 + 90 + 16, 900, 3)
@@ -87,7 +87,7 @@ def test_row_is_as_high_as_its_highest_picture_with_the_longest_caption():
 
 def test_legend_is_one_row_below_the_heading():
     legend = [Line2D([], [], label=name) for name in ("first", "second")]
-    figure = draw_page([Row([shade(255, "")])], ["heading"], legend)
+    figure = draw_page([PictureRow([shade(255, "")])], ["heading"], legend)
     rows, columns = np.nonzero((pixels(figure)[46:76] < 200).any(axis=2))
     assert rows.min() > 0 and rows.max() < 29
     assert abs(columns.min() - 16) <= 2

@@ -29,7 +29,7 @@ def root(load_script, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     make_bodies = load_script("datasets/make_bodies")
     body = make_mannequin((1200, 400, 120), cell=0.01, rounds=1)
-    settings = make_bodies.BodySettings(
+    settings = make_bodies.PeopleSettings(
         num_train=1, num_val=1, num_frames=2, num_cameras=2, image_size=64
     )
     make_bodies.make_bodies(root / "bodies", settings, body)

@@ -76,7 +76,7 @@ class Part(NamedTuple):
     problems: list[Problem]
 
 
-class View(NamedTuple):
+class CameraView(NamedTuple):
     """A frame seen by a camera: image (height, width), box centre (2,) and side, all in pixels."""
 
     frame: int
@@ -96,7 +96,7 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
         return part_of(session, {}, {}, [], [Problem(str(body), "cameras unusable", str(error))])
     problems = [Problem(str(body), "camera unusable", line) for line in unsound]
     fits: dict[int, Fit] = {}
-    views: list[View] = []
+    views: list[CameraView] = []
     without_camera: Counter[int] = Counter()
     for frame in frames_of(body):
         try:
@@ -134,7 +134,7 @@ def check_view(
     vertices: Array,
     rules: Rules,
     places: tuple[str, ...],
-) -> View | Problem:
+) -> CameraView | Problem:
     """The view of a mesh (V, 3) in world units by a camera, or why there is none."""
     path = image_file(body, frame, camera)
     try:
@@ -151,7 +151,7 @@ def check_view(
     if inside < rules.least_inside:
         return Problem(str(path), "person is out of the picture", f"{inside:.0%} of the mesh in it")
     centre, side = square_around(pixels, rules.box_factor)
-    return View(frame, camera, (height, width), centre, side)
+    return CameraView(frame, camera, (height, width), centre, side)
 
 
 def jpeg_size(path: Path) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def part_of(
     session: Session,
     cameras: dict[int, Camera],
     fits: dict[int, Fit],
-    views: list[View],
+    views: list[CameraView],
     problems: list[Problem],
 ) -> Part:
     """The part of a session, of the frames that have a view and all cameras that can be used."""

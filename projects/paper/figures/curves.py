@@ -74,7 +74,7 @@ def pooled(curves: Iterable[tuple[str, Curve]]) -> dict[str, Curve]:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """Curves on common axes.
 
     Attributes:
@@ -91,7 +91,7 @@ class Panel:
 
 
 def draw_curves(
-    panels: Sequence[Panel],
+    panels: Sequence[CurvePanel],
     x_label: str,
     y_label: str,
     heading: str = "",
@@ -143,7 +143,7 @@ def _grid(count: int) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def _draw_panel(axes: "Axes", panel: Panel, names: Sequence[str] | None) -> None:
+def _draw_panel(axes: "Axes", panel: CurvePanel, names: Sequence[str] | None) -> None:
     for number, (label, curve) in enumerate(panel.curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         mean, std = np.array(curve.mean), np.nan_to_num(np.array(curve.std))

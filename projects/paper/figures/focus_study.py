@@ -15,7 +15,7 @@ from projects.figure import save
 from projects.paper.figures.corruptions import corruption
 from projects.paper.figures.curves import (
     Curve,
-    Panel,
+    CurvePanel,
     curve_of,
     draw_curves,
     pooled,
@@ -130,7 +130,7 @@ def draw_layers(
     curves = pooled((label, curve_of(layers)) for label, layers in clean)
     spread = spread_of([source for source, _ in results], "images")
     figure = draw_curves(
-        [Panel("", curves, longest[0].even, "an even share")],
+        [CurvePanel("", curves, longest[0].even, "an even share")],
         "layer",
         share_name(settings),
         f"Focus of {whose(settings)} attention on clean images; bands: {spread}",
@@ -191,7 +191,7 @@ def draw_severities(
     for name in settings.corruptions:
         states = [(CLEAN, 0), *((name, severity) for severity in settings.severities)]
         curves = [(source.label, curve(source, found, states)) for source, found in results]
-        panels.append(Panel(name, pooled(curves)))
+        panels.append(CurvePanel(name, pooled(curves)))
     save(draw_curves(panels, SEVERITY, *texts), path)
 
 

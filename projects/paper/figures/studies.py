@@ -18,7 +18,7 @@ from dropkey_core.engine.errors import UserError
 from projects.figure import save
 from projects.paper.figures.curves import (
     Curve,
-    Panel,
+    CurvePanel,
     curve_of,
     draw_curves,
     draw_matrices,
@@ -48,7 +48,7 @@ def study_entropy(
     write_rows(output / "entropy.csv", rows)
     whose = "the class token's attention" if query == "class" else "attention, all queries"
     figure = draw_curves(
-        [Panel("", pooled(curves), greatest, "the same on every token")],
+        [CurvePanel("", pooled(curves), greatest, "the same on every token")],
         "layer",
         "entropy, nats",
         f"Entropy of {whose}; bands: {spread_of(sources, 'images and heads')}",
@@ -123,7 +123,7 @@ def study_occlusion(
         curves.append((source.label, occlusion_of(found, chosen)))
     write_rows(output / "occlusion.csv", rows)
     figure = draw_curves(
-        [Panel("", pooled(curves))],
+        [CurvePanel("", pooled(curves))],
         "part of the patches taken away, %",
         chosen,
         f"Occlusion; bands: {spread_of(sources, f'{num_runs} draws of the patches')}",

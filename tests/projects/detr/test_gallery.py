@@ -5,8 +5,8 @@ import torch
 from projects.detr.coco import load_coco
 from projects.detr.gallery import (
     Box,
-    annotations_of,
     legend,
+    markings_of,
     predicted_boxes,
     surest_points,
     true_boxes,
@@ -48,7 +48,7 @@ def test_only_what_was_missed_is_named_a_second_time():
         Box((60, 10, 90, 40), "cat"),  # overlooked
         Box((10, 60, 40, 90), "cat", is_crowd=True),
     ]
-    drawn = annotations_of(predicted, true)
+    drawn = markings_of(predicted, true)
     labels = ["cat 0.99", "dog 0.50", "cat 0.30", "", "cow", "cat", "cat (crowd)"]
     assert [annotation.label for annotation in drawn] == labels
     assert [annotation.is_true for annotation in drawn] == [False] * 3 + [True] * 4
@@ -62,7 +62,7 @@ def test_long_names_are_cut():
 
 def test_legend_explains_only_what_is_there():
     def explained(true):
-        picture = Picture("", np.zeros((50, 50, 3), np.uint8), annotations_of([], true))
+        picture = Picture("", np.zeros((50, 50, 3), np.uint8), markings_of([], true))
         return [handle.get_label().split(",")[0] for handle in legend([picture])]
 
     box, crowd = Box((5, 5, 45, 45), "cat"), Box((5, 5, 45, 45), "cat", is_crowd=True)

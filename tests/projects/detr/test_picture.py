@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from projects.detr.picture import (
     ORANGE,
     SKY,
-    Annotation,
+    Marking,
     Picture,
     draw_picture,
     draw_pictures,
@@ -34,7 +34,7 @@ def grey_image(height, width):
 
 
 def box(*corners, label="cat 0.90", colour=ORANGE, **more):
-    return Annotation([corners], [colour], label, colour, **more)
+    return Marking([corners], [colour], label, colour, **more)
 
 
 def test_box_is_a_solid_line_where_it_belongs_on_an_enlarged_image():
@@ -55,7 +55,7 @@ def test_true_box_is_dashed():
 
 
 def test_line_leads_from_middle_to_middle():
-    pair = Annotation([(10, 10, 30, 30), (60, 10, 80, 30)], [ORANGE, SKY], label_colour="#F0E442")
+    pair = Marking([(10, 10, 30, 30), (60, 10, 80, 30)], [ORANGE, SKY], label_colour="#F0E442")
     drawn = pixels(draw_picture(Picture("", grey_image(50, 100), [pair]))).astype(int)
     assert (np.abs(drawn[160, 170:550] - rgb("#F0E442")).max(axis=1) < 12).sum() > 350
     assert (drawn[160, :70] == 90).all() and (drawn[160, 650:] == 90).all()

@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_weights
 from projects.detr.predictor import Detector
-from projects.detr.releases import RELEASES, Release, release_of
+from projects.detr.releases import RELEASES, OfficialWeights, release_of
 
-DC5 = Release("DETR-DC5", "resnet50", dilation=True)
-PLAIN = Release("DETR", "resnet101", dilation=False)
+DC5 = OfficialWeights("DETR-DC5", "resnet50", dilation=True)
+PLAIN = OfficialWeights("DETR", "resnet101", dilation=False)
 STRIDE_16 = (
     "holds weights of DETR-DC5, whose feature map has stride 16: set model.dilation=true "
     "(model.backbone=resnet50)"
@@ -120,4 +120,4 @@ def test_a_backbone_that_is_no_name_is_left_out(tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"anything")
     said = release_of(path, {"args": argparse.Namespace(dilation=True, backbone=[1] * 1000)})
-    assert said == Release("a model with dilation", "", dilation=True)
+    assert said == OfficialWeights("a model with dilation", "", dilation=True)

@@ -8,9 +8,9 @@ from projects.qpic.picture import (
     MISSED,
     OBJECT,
     Pair,
-    annotations_of,
     distinct_pairs,
     legend,
+    markings_of,
 )
 
 HERE, NEAR, FAR = (10, 10, 50, 90), (12, 10, 52, 90), (100, 10, 140, 90)
@@ -68,7 +68,7 @@ def test_a_verb_is_drawn_once_from_the_surest_query():
 def test_true_pairs_are_drawn_with_the_verbs_that_were_not_found():
     true = [pair(verbs=["hold", "lift"]), pair(FAR, thing=None, name="", verbs=["wave"])]
     found = [pair(NEAR, verbs=["lift"], scores=[0.9])]
-    drawn = annotations_of(found, true)
+    drawn = markings_of(found, true)
     assert [(a.boxes, a.label) for a in drawn] == [
         ([NEAR, BALL], "lift ball 0.90"),
         ([HERE, BALL], "hold ball"),
@@ -78,12 +78,12 @@ def test_true_pairs_are_drawn_with_the_verbs_that_were_not_found():
     assert [a.label_colour for a in drawn] == [LINE, MISSED, MISSED]
     assert [a.is_true for a in drawn] == [False, True, True]
     all_found = [pair(verbs=["hold", "lift"], scores=[0.9, 0.8])]
-    assert annotations_of(all_found, true[:1])[1].label == ""
+    assert markings_of(all_found, true[:1])[1].label == ""
 
 
 def test_legend_explains_true_pairs_only_where_there_are_some():
     def labels(true):
-        picture = Picture("", np.zeros((9, 9, 3), np.uint8), annotations_of([], true))
+        picture = Picture("", np.zeros((9, 9, 3), np.uint8), markings_of([], true))
         return [handle.get_label() for handle in legend([picture])]
 
     assert labels([]) == ["human", "object", "verb, score"]
