@@ -40,6 +40,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -366,6 +367,16 @@ def after_term(story: Story, folder: Path, said: str) -> int | None:
     return step
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder that lasts as long as the block: that of tempfile ends with the first fork, too."""
+    folder = tempfile.mkdtemp()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 def main() -> int:
     """Return the exit code: 1 if anything was lost."""
     parser = argparse.ArgumentParser(
@@ -381,7 +392,7 @@ def main() -> int:
     prepare_imports(arguments.projects)
     number = signal.Signals[f"SIG{arguments.signal}"]
     failed = False
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         work = (arguments.output or Path(temporary)).absolute()
         work.mkdir(parents=True, exist_ok=True)
         for project in arguments.projects:
