@@ -4,6 +4,8 @@ import pytest
 from projects.metro.body.model import read_body, read_origin
 from tests.projects.metro import smpl_like
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def convert(load_script):

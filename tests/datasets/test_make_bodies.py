@@ -19,6 +19,8 @@ from projects.metro.humbi.files import (
 )
 from tests.datasets.test_generated_set import digest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def make_bodies(load_script):

@@ -11,6 +11,8 @@ from projects.metro.humbi.files import NUM_VERTICES
 from projects.metro.humbi.index import read_index
 from tests.projects.metro.humbi_set import write_subject
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_humbi.py"
 
 

@@ -34,6 +34,7 @@ from tests.fuzz.pickle_inputs import TOUCHED
 from tests.fuzz.targets import TARGETS, Target, prepare
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="time and memory are bounded as Linux can"),
     pytest.mark.filterwarnings("ignore:Duplicate name"),  # of making zip archives
     pytest.mark.filterwarnings("ignore:Validating sparse"),  # of torch

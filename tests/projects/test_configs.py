@@ -19,6 +19,8 @@ from tests.projects.small_runs import (
     small_recipe,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted(PROJECT_ROOT.glob("projects/*/*.yaml"))
 SAID = {  # by project: the head of its table of results
     "detr": "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]",

@@ -25,6 +25,8 @@ from projects.qpic.evaluation import HicoDetEvaluator
 from tests.projects.metro.conftest import toy_body, toy_body_file  # noqa: F401, fixtures
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.slow
+
 DETR_SIZES = {
     "backbone": "resnet10",
     "pretrained_backbone": False,

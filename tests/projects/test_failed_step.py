@@ -9,6 +9,8 @@ from dropkey_core.engine import UserError, load_config, replay_step, train, writ
 from dropkey_core.engine.trainer import Trainer
 from tests.projects.small_runs import DATA, SMALL
 
+pytestmark = pytest.mark.slow
+
 STEP = 1
 
 

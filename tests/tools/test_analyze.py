@@ -9,6 +9,8 @@ from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
 from projects.paper.figures.corruptions import STRENGTHS
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
 
 CONFIG = str(PROJECT_ROOT / "projects/classification/demo.yaml")

@@ -10,6 +10,8 @@ import pytest
 from dropkey_core.engine.paths import PROJECT_ROOT
 from projects.paper.tables import Plan, check_jobs, plan_jobs, read_table
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tables")]
+
 TOYS = Path(__file__).parents[1] / "toy" / "toys.yaml"
 TABLES = sorted(PROJECT_ROOT.glob("configs/*/*.yaml"))
 CLASSIFICATION = [path for path in TABLES if path.stem not in ("table6", "table7", "table8")]

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 from dropkey_core.engine.paths import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 TOOL = PROJECT_ROOT / "tools" / "train_net.py"
 
 

@@ -10,6 +10,8 @@ import torch
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "projects/detr/demo.yaml"
 
 

@@ -9,6 +9,8 @@ from mannequin import make_mannequin
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("smplx", reason="the set's people are posed with smplx")
 pytest.importorskip("trimesh", reason="it writes pages and mesh files")
 

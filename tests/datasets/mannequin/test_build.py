@@ -7,6 +7,8 @@ from projects.metro.body.model import arrays_of, read_body, write_body
 from tests.datasets.mannequin.conftest import SMALL
 from tests.datasets.mannequin.meshes import angles, assert_closed, volume
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_meshes_are_closed_and_nested(small_mannequin):
     body = small_mannequin

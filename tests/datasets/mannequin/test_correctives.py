@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 from mannequin.anatomy import smpl_places
 from mannequin.correctives import pose_directions
 
 from projects.metro.body.skeleton import SMPL_JOINTS, SMPL_MIRROR
+
+pytestmark = pytest.mark.slow
 
 ELBOW, SHOULDER = SMPL_JOINTS.index("L_Elbow"), SMPL_JOINTS.index("L_Shoulder")
 

@@ -3,6 +3,8 @@ import pytest
 from mannequin.anatomy import h36m_places, smpl_places
 from mannequin.regression import even_weights, regressor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "places"), [("joint_regressor", smpl_places), ("h36m_regressor", h36m_places)]

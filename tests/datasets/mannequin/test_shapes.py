@@ -5,6 +5,8 @@ from mannequin.shapes import SHAPES, shape_directions
 
 from projects.metro.body.skeleton import SMPL_JOINTS, SMPL_MIRROR
 
+pytestmark = pytest.mark.slow
+
 NAMES = [shape.__name__ for shape in SHAPES]
 
 

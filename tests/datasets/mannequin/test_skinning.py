@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 from mannequin.anatomy import smpl_places
 from mannequin.skinning import bones, few, laplacian, nearest_on_bones
 
 from projects.metro.body.skeleton import SMPL_JOINTS
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_joint_moves_a_bone_and_sides_mirror_each_other():

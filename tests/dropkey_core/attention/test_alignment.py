@@ -94,6 +94,7 @@ def test_error_against_all_masks(num_keys, drop_ratio):
     assert total_variation(Expected(3)(logits.double(), drop_ratio), exact) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_keys", [17, 850])
 @pytest.mark.parametrize("drop_ratio", [0.1, 0.7])
 def test_error_with_many_keys(num_keys, drop_ratio):
@@ -121,6 +122,7 @@ def test_rows_sum_to_what_is_left_before_they_are_normalised(num_keys, drop_rati
     torch.testing.assert_close(two, left, atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_ratio", [0.1, 0.5, 0.9])
 def test_gradient(drop_ratio):
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.patterns import Block, Cross, Key, Window
 from dropkey_core.attention.places import AfterSoftmax, Renormalised
 
+pytestmark = pytest.mark.slow
+
 INF = torch.inf
 WIDTH, HEADS, LENGTH = 8, 2, 9
 UNITS = [

@@ -347,6 +347,7 @@ def test_the_seed_decides(uncompiled):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_it_is_a_part_of_compiled_code():
     """There the seed comes from torch's generator, and each call has its own."""
     torch._dynamo.reset()

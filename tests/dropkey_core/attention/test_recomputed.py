@@ -116,6 +116,7 @@ def test_autograd_keeps_no_mask(monkeypatch):
     assert sorted(map(str, drawn[len(pieces) :])) == sorted(map(str, pieces))
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_piece():
     """Forward and backward need 40 MiB or so, where the mask alone has 275."""
     qkv = [torch.randn(1, 8, 3000, 4, requires_grad=True) for _ in range(3)]

@@ -7,6 +7,8 @@ from dropkey_core.engine import UserError
 from dropkey_core.engine.distributed import Processes, is_first_process, started_by
 from dropkey_core.engine.launch import launch
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = (
     "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK",
     "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE",

@@ -33,6 +33,8 @@ from dropkey_core.engine.launch import ending_together, watch
 from dropkey_core.engine.trainer import Trainer
 from tests.ranks import run_ranks
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
 TOY = ["--config", "toy.yaml", "model.drop_ratio=0.0"]
 FAULTY = ["model._target_=toy_faults.FaultyModel"]
 MAPPER, EVALUATOR = "dataloader.train.mapper", "dataloader.evaluator"
@@ -164,8 +166,12 @@ def launched_by(commands, note, error=None):
     process.start()
     process.join(timeout=30)
     process.kill()
-    left = subprocess.run(["pgrep", "-f", "sleep 59.875"], capture_output=True, text=True).stdout
-    return process.exitcode, note.read_text(), time.monotonic() - began, left
+    seconds = time.monotonic() - began
+    left = "not looked yet"
+    while left and time.monotonic() - began < 40:  # what was killed takes a moment to be gone
+        find = ["pgrep", "-f", "sleep 59.875"]
+        left = subprocess.run(find, capture_output=True, text=True).stdout
+    return process.exitcode, note.read_text(), seconds, left
 
 
 WAITS = "exec sleep 59.875"

@@ -7,6 +7,8 @@ import torch
 from dropkey_core.engine import TrainingStopped, read_checkpoint
 from tests.dropkey_core.engine.toy_run import after_calls, assert_same_run, files, run, toy
 
+pytestmark = pytest.mark.slow
+
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)

@@ -49,6 +49,7 @@ def test_a_whole_run(toy_folder, capsys):
         assert word in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("calls", [7, 10, 19])  # in the first evaluation; in steps 6 and 11
 def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_workers, calls):

@@ -454,6 +454,7 @@ def check_compiled(model, compiled, x):
     torch.testing.assert_close(compiled(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("fused", [True, False])

@@ -107,6 +107,7 @@ def test_equipping_again_keeps_the_variants(varied):
     assert list(varied.state_dict()) == names
 
 
+@pytest.mark.slow
 def test_compiled(varied):
     images = torch.randn(4, 3, 8, 8)
     compiled = torch.compile(varied.eval(), backend="eager", fullgraph=True)

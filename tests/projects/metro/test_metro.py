@@ -156,6 +156,7 @@ def test_the_body_is_not_saved_with_the_weights(small_metro):
     assert not [name for name in small_metro().state_dict() if not name.startswith(others)]
 
 
+@pytest.mark.slow
 def test_a_few_steps_fit_two_images(small_metro):
     model = small_metro(dropout=0.0, drop_ratio=0.0, max_masked=0.0)
     samples = [sample(0), sample(1)]

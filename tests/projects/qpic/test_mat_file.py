@@ -10,6 +10,8 @@ from dropkey_core.engine import UserError
 from projects.qpic import mat_file
 from projects.qpic.mat_file import read_mat
 
+pytestmark = pytest.mark.slow
+
 HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
 
 

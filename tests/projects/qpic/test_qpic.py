@@ -113,6 +113,7 @@ def test_small_image_without_any_pair(small_qpic):
     assert loss.isfinite()
 
 
+@pytest.mark.slow
 def test_learns_one_batch_by_heart(small_qpic, small_samples):
     """Heads, matching and losses pull in one direction: right classes, verbs and boxes."""
     model = small_qpic(dropout=0.0, drop_ratio=0.0, backbone_norm="batch", backbone_stages=2)

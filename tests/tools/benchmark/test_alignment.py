@@ -16,6 +16,8 @@ from alignment import (
 )
 from timing import Measurement
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "exact, 1 node, float32": 3e-5,
     "exact, 2 nodes, float64": 1e-10,

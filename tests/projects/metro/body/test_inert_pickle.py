@@ -142,6 +142,7 @@ def test_plain_data_is_read_as_it_is(protocol):
     assert read_pickle(pickle.dumps(document, protocol=protocol), "body.pkl") == document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

@@ -14,6 +14,8 @@ from projects.metro.body.release import (
 from projects.metro.body.skeleton import SMPL_PARENTS
 from tests.projects.metro import smpl_like
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arrays():

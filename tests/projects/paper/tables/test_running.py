@@ -14,6 +14,8 @@ from dropkey_core.engine.trainer import Trainer
 from projects.paper.tables import Plan, check_jobs, plan_jobs, read_table, run_jobs, running
 from projects.paper.tables.running import claim, train_in_processes
 
+pytestmark = pytest.mark.slow
+
 DEMO = Plan("demo")
 
 
