@@ -48,6 +48,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
+    from dropkey_core.engine import UserError
     from projects.paper.tables import Plan, check_jobs, commands, listing, plan_jobs, read_table
 
     plan = Plan(
@@ -60,8 +61,14 @@ def run(arguments: argparse.Namespace) -> None:
     table = read_table(arguments.table)
     jobs = plan_jobs(table, plan)
     if arguments.list or arguments.commands:
-        check_jobs([job for job in jobs if job.record()])
+        for job in jobs:
+            if arguments.overrides and job.seed == jobs[0].seed:
+                job.settings()  # refuses a wrong override
         print(commands(jobs, arguments.num_gpus) if arguments.commands else listing(table, plan))
+        try:
+            check_jobs([job for job in jobs if job.record()])
+        except UserError as outdated:
+            print(f"beware: {outdated.one_line()}", file=sys.stderr)
     else:
         check_jobs(jobs, arguments.overwrite and not arguments.report)
         report(table, plan, [] if arguments.report else jobs, arguments.num_gpus)

@@ -115,8 +115,9 @@ SCHEDULES = [(data, s) for data in ("c10", "c100") for s in ("rising", "constant
 RATIOS = ["plain", "dropout_0.05", "dropout_0.1", "dropkey_0.05", "dropkey_0.1"]
 ALIGNED = ["pure", "monte_carlo_2000", "monte_carlo_6000", "finetuned"]
 PLAIN = ["none", "published"]  # which of the two the paper's is, it does not say
-THREE = {"plain": PLAIN, "dropout": ["dropout"], "DropKey": ["dropkey"]}
-FOUR = {"dropout 0.1": ["dropout_0.1"], "dropout 0.3": ["dropout_0.3"], "DropKey": ["dropkey"]}
+FINETUNED = ["dropkey_finetuned"]
+THREE = {"plain": PLAIN, "dropout": ["dropout"], "DropKey": FINETUNED}
+FOUR = {"dropout 0.1": ["dropout_0.1"], "dropout 0.3": ["dropout"], "DropKey": FINETUNED}
 OCCLUDED = [f"occluded_{percent}/{TOP1}" for percent in (0, 10, 30, 50, 70, 90)]
 NETWORKS_OF_3 = {
     f"{net} {method}": [f"{IDS[net]}_{method.lower()}"]

@@ -119,6 +119,10 @@ def test_from_first_to_last(toys, capsys):
     assert "output/tables/toys/full/table.html" in capsys.readouterr().out
     assert toys(["toys.yaml", "optimizer.lr=0.5"]) == 2
     assert "optimizer.lr 0.01 there, 0.5 here" in capsys.readouterr().err
+    assert toys(["toys.yaml", "--list", "optimizer.lr=0.5"]) == 0  # reads only, and tells it
+    captured = capsys.readouterr()
+    assert "none      -0.500" in captured.out
+    assert "beware: " in captured.err
 
 
 def test_nobody_reads_on(toy_folder):
@@ -141,6 +145,8 @@ def test_nobody_reads_on(toy_folder):
         (["toys.yaml", "--rows", "nnoe"], "has no row 'nnoe'; nearest is 'none'"),
         (["toys.yaml", "train.seed=4"], "'train.seed=4' is the table's to set: use --seeds"),
         (["toys.yaml", "model.widht=4"], "row none: unknown key 'model.widht'; nearest is"),
+        (["toys.yaml", "--list", "model.widht=4"], "row none: unknown key 'model.widht'"),
+        (["toys.yaml", "--commands", "model.widht=4"], "row none: unknown key 'model.widht'"),
     ],
 )
 def test_user_error_is_one_line_and_exit_2(toys, capsys, arguments, message):

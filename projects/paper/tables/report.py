@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.run_folder import LAST
 from projects.paper.tables.job import Job, Plan, plan_jobs
 from projects.paper.tables.summary import NONE, Line, summarise, write_csv
@@ -169,13 +170,18 @@ def commands(jobs: Sequence[Job], num_gpus: int | None = None) -> str:
     What such a command trains is the table's: ``tools/reproduce.py`` finds it in the same folder.
     """
     return "\n".join(
-        f"# {job.row.label}, seed {job.seed}\n{shlex.join(_words(job, num_gpus))}" for job in jobs
+        f"# {job.row.id}: {job.row.full_label}, seed {job.seed}\n"
+        + shlex.join(_words(job, num_gpus))
+        for job in jobs
     )
 
 
 def _words(job: Job, num_gpus: int | None) -> list[str]:
     if job.setup.measure:
-        words = ["tools/reproduce.py", str(job.table.path), "--scale", job.plan.scale]
+        path = job.table.path
+        inside = path.is_relative_to(PROJECT_ROOT)
+        name = str(path.relative_to(PROJECT_ROOT) if inside else path)
+        words = ["tools/reproduce.py", name, "--scale", job.plan.scale]
         words += ["--rows", job.row.id, "--seeds", str(job.seed), "--output", str(job.plan.output)]
         return words
     words = ["tools/train_net.py", "--config", job.setup.config]

@@ -135,10 +135,10 @@ def test_commands_are_what_the_jobs_do(staged_table):
     jobs = plan_jobs(staged_table, plan)
     folder = "output/tables/toys/demo"
     assert commands(jobs).splitlines() == [
-        "# trained twice, before shorter, seed 0",
+        "# twice.first: trained twice, before shorter, seed 0",
         "tools/train_net.py --config toy.yaml train.max_iter=2 model.drop_ratio=0.25 "
         f"optimizer.lr=0.5 train.seed=0 train.output_dir={folder}/twice.first/seed0",
-        "# trained twice, seed 0",
+        "# twice: trained twice, seed 0",
         f"tools/train_net.py --config toy.yaml --weights {folder}/twice.first/seed0/last.pth "
         "train.max_iter=2 model.drop_ratio=0.25 train.max_iter=1 optimizer.lr=0.5 train.seed=0 "
         f"train.output_dir={folder}/twice/seed0",
