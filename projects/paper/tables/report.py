@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -130,13 +131,16 @@ def notes(lines: Sequence[Line]) -> list[str]:
 
 
 def command(table: Table, plan: Plan) -> str:
-    """Return the command that makes the report."""
-    words = ["tools/reproduce.py", f"configs/{table.path.parent.name}/{table.path.name}"]
+    """Return the command that runs and reports a part of a table, quoted for a shell."""
+    path = table.path
+    inside = path.is_relative_to(PROJECT_ROOT)
+    words = ["tools/reproduce.py", str(path.relative_to(PROJECT_ROOT) if inside else path)]
     words += plan.overrides
-    words += ["--scale", plan.scale] if plan.scale != "full" else []
+    words += ["--scale", plan.scale] if plan.scale != Plan.scale else []
     words += ["--rows", *plan.rows] if plan.rows else []
     words += ["--seeds", *map(str, plan.seeds)] if plan.seeds else []
-    return " ".join(words)
+    words += ["--output", str(plan.output)] if plan.output != Plan.output else []
+    return shlex.join(words)
 
 
 def listing(table: Table, plan: Plan) -> str:
@@ -170,21 +174,16 @@ def commands(jobs: Sequence[Job], num_gpus: int | None = None) -> str:
     What such a command trains is the table's: ``tools/reproduce.py`` finds it in the same folder.
     """
     return "\n".join(
-        f"# {job.row.id}: {job.row.full_label}, seed {job.seed}\n"
-        + shlex.join(_words(job, num_gpus))
+        f"# {job.row.id}: {job.row.full_label}, seed {job.seed}\n{_command_of(job, num_gpus)}"
         for job in jobs
     )
 
 
-def _words(job: Job, num_gpus: int | None) -> list[str]:
+def _command_of(job: Job, num_gpus: int | None) -> str:
     if job.setup.measure:
-        path = job.table.path
-        inside = path.is_relative_to(PROJECT_ROOT)
-        name = str(path.relative_to(PROJECT_ROOT) if inside else path)
-        words = ["tools/reproduce.py", name, "--scale", job.plan.scale]
-        words += ["--rows", job.row.id, "--seeds", str(job.seed), "--output", str(job.plan.output)]
-        return words
+        return command(job.table, replace(job.plan, rows=(job.row.id,), seeds=(job.seed,)))
     words = ["tools/train_net.py", "--config", job.setup.config]
     words += ["--num-gpus", str(num_gpus)] if num_gpus else []
     words += ["--weights", str(job.parent.folder / LAST)] if job.parent else []
-    return [*words, *job.overrides, f"train.seed={job.seed}", f"train.output_dir={job.folder}"]
+    words += [*job.overrides, f"train.seed={job.seed}", f"train.output_dir={job.folder}"]
+    return shlex.join(words)

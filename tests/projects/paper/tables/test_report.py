@@ -1,6 +1,7 @@
 import re
 import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +145,11 @@ def test_commands_are_what_the_jobs_do(staged_table):
         f"train.output_dir={folder}/twice/seed0",
     ]
     assert "--config toy.yaml --num-gpus 8 train" in commands(jobs, 8)
+    measured = plan_jobs(staged_table, Plan("demo", Path("else where"), rows=("again",)))
+    assert commands(measured).splitlines()[-1] == (
+        f"tools/reproduce.py {staged_table.path} --scale demo --rows again --seeds 0 "
+        "--output 'else where'"
+    )
 
 
 def test_what_a_command_has_trained_is_the_tables(staged_table, load_script):
