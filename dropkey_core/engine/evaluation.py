@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ class Evaluator(Protocol):
         """Return metrics by task for what all processes saw; other ranks than 0 may return None."""
 
 
-class ImageEvaluator:
+class ImageEvaluator(ABC):
     """Base class of evaluators: something is kept of each image, and the first process measures.
 
     An image counts once, however often and in whichever process it was seen. What is kept of the
@@ -104,13 +105,13 @@ class ImageEvaluator:
             )
         return dict(sorted(kept.items()))
 
+    @abstractmethod
     def keep(self, sample: dict[str, Any], output: dict[str, Any]) -> Any:
         """Return what is kept of an image: something on the CPU that can be pickled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, kept: dict[int, Any]) -> Results:
         """Return metrics by task for what was kept, by rising image id."""
-        raise NotImplementedError
 
     def write_json(self, name: str, document: Any, indent: int | None = None) -> None:
         """Write a JSON file into ``output_dir``, atomically."""
