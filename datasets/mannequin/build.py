@@ -1,4 +1,4 @@
-"""From measures to a body model."""
+"""Building a body model from the mannequin's measures."""
 
 import numpy as np
 

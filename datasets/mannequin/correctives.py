@@ -1,4 +1,4 @@
-"""How bending a joint moves the vertices around it, beyond linear blend skinning.
+"""Pose correctives: how bending a joint moves vertices beyond linear blend skinning.
 
 Skinning alone makes limbs thin where they bend or twist. SMPL mends that with displacements that
 are linear in the entries of R - I of every joint's rotation R. Of these, with b the direction of a

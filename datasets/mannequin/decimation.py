@@ -1,4 +1,4 @@
-"""Fewer vertices for a closed triangle mesh, without moving those that stay.
+"""Mesh decimation: fewer vertices for a closed mesh, without moving those that stay.
 
 An edge is collapsed onto one of its ends, the shortest one first. What is closed, without boundary
 and of genus 0 stays so: an edge whose ends have more than the two common neighbours of its faces is

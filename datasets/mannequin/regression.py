@@ -1,4 +1,4 @@
-"""Joints as weighted means of the vertices around them."""
+"""Joint regressors: joints as weighted means of the vertices around them."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The ten ways in which mannequins differ: what one unit of each shape parameter moves.
+"""Shape blend shapes: what one unit of each of the ten shape parameters moves.
 
 Displacements (V, 3) in metres, alike on both sides, smooth, and small enough that all ten at 2.5
 times their size still look like a person.

@@ -1,4 +1,4 @@
-"""Which bones a vertex moves with: weights that spread over the surface like heat from the bones.
+"""Skinning weights by heat diffusion: which bones a vertex moves with.
 
 Every vertex is warmed by its nearest bone, the more the nearer it is, and heat flows along the
 surface (I. Baran and J. Popović, "Automatic rigging and animation of 3D characters", 2007).

@@ -1,4 +1,4 @@
-"""Better triangles for a closed mesh: edges flipped, vertices moved along the surface."""
+"""Mesh smoothing: edges flipped, vertices moved along the surface."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A closed triangle mesh of an implicit surface, by naive surface nets.
+"""Naive surface nets: a closed triangle mesh of an implicit surface.
 
 Every cell of a grid that the surface passes through gets one vertex, and every grid edge that it
 crosses joins the vertices of its four cells (S. Gibson, "Constrained elastic surface nets", 1998).

@@ -1,4 +1,4 @@
-"""How every command of ``tools/`` ends."""
+"""Exit codes of the commands of ``tools/``, and errors as one line on stderr."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The error that is the user's to mend."""
+"""UserError: an error that the user can mend, told in one line."""
 
 import reprlib
 from collections.abc import Collection, Iterable

@@ -1,4 +1,4 @@
-"""Where the project, its configs and its data lie."""
+"""Paths: the project's root, and the root of the datasets."""
 
 import os
 from pathlib import Path

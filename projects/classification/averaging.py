@@ -1,4 +1,4 @@
-"""A moving average of the weights, which classifies better than the weights of any one step."""
+"""Exponential moving average of a network's weights, used in evaluation."""
 
 from timm.utils import ModelEmaV3
 from torch import nn

@@ -1,4 +1,4 @@
-"""What a config says of a classifier, put together."""
+"""``build_model``: a classifier with DropKey from the settings of a config."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many images a classifier gets right: top-1, top-5, of all and of each class."""
+"""Top-1 and top-5 accuracy and cross entropy, of all images and of each class."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Attention that is linear in the number of tokens: a layer of tokens-to-token, the official one.
+"""Performer: attention linear in the number of tokens, for tokens-to-token as published.
 
 Performer (arXiv 2009.14794) replaces exp(q k) by phi(q) phi(k), so no query has weights over the
 keys and there is nothing that DropKey could drop.

@@ -1,4 +1,4 @@
-"""The one place that knows DETR's sizes."""
+"""``build_model``: DETR's sizes, each default written once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

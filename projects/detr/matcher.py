@@ -1,4 +1,4 @@
-"""Which query answers for which object (DETR, arXiv 2005.12872, Eq. 1).
+"""Hungarian matching of queries to objects (DETR, arXiv 2005.12872, Eq. 1).
 
 Shapes: N decoder layers, B images, Q queries, T objects of the whole batch, t of one image.
 """

@@ -1,4 +1,4 @@
-"""Where a cell of the feature map lies, as sines and cosines (DETR, arXiv 2005.12872, A.4)."""
+"""Sine position encoding of a feature map (DETR, arXiv 2005.12872, A.4)."""
 
 import math
 

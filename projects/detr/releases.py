@@ -1,4 +1,4 @@
-"""Which feature map a DETR's weights were trained on: stride 32, or 16 (DETR-DC5).
+"""Recognising official DETR weights: DC5, with stride 16, or stride 32.
 
 Both have the same names and shapes, so that either fits the other's model. What tells them apart is
 not in the weights: the published files are known by their content, and training checkpoints of the

@@ -1,4 +1,4 @@
-"""The convolutional network that METRO looks through: one feature map out of a timm network."""
+"""Image backbone of METRO: one feature map out of a timm network."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""The one place that knows METRO's sizes."""
+"""``build_model``: METRO's sizes, each default written once."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How far predicted body meshes are from the true ones: MPVE, MPJPE and PA-MPJPE."""
+"""Evaluation of body meshes: MPVE, MPJPE and PA-MPJPE."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Masked vertex modelling: in training some joints and vertices lose what the image says of them.
+"""Masked vertex modelling: joints and vertices that lose the image's features in training.
 
 Source: arXiv 2012.09760. The official code draws the masks while it loads the data;
 here the model does, so that they follow ``torch.manual_seed`` as all its other draws.

@@ -1,4 +1,4 @@
-"""The one place that knows QPIC's sizes, as far as they are not DETR's."""
+"""``build_model``: QPIC's sizes, as far as they are not DETR's."""
 
 from collections.abc import Sequence
 

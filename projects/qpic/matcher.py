@@ -1,4 +1,4 @@
-"""What it costs to let a query answer for a human-object pair (QPIC, arXiv 2103.05399, 3.3).
+"""Matching cost of a query and a human-object pair (QPIC, arXiv 2103.05399, 3.3).
 
 Shapes: Q queries, R queries of all decoder layers and images, C object classes, V verbs, T pairs of
 the whole batch.

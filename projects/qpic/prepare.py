@@ -1,4 +1,4 @@
-"""The files that HICO-DET is passed around in, as entries of QPIC's annotation layout.
+"""Converting HICO-DET's published files to QPIC's annotation layout.
 
 Three kinds are known: the dataset's own ``anno_bbox.mat``, the JSON files of the hicodet
 repository, and QPIC's JSON files. None of them is run or unpickled.

@@ -1,4 +1,4 @@
-"""Which vertices a joint attends to (arXiv 2208.02646, figure 6; arXiv 2012.09760 shows it, too).
+"""Attention from a joint to the vertices, drawn (arXiv 2208.02646, Figure 6).
 
 Shapes: B images, J = 14 joints, V vertices of the full mesh, V2 of the coarsest one, S the crop's
 side in pixels.

@@ -1,4 +1,4 @@
-"""What a camera sees of a mesh: a z-buffer and soft shading in numpy.
+"""Software rasteriser in numpy: z-buffer and soft shading of a mesh.
 
 Pixels are counted from 0 and are where their centres are: the first one's is (0, 0). Camera axes
 are x right, y down, z forward; points are in metres on them. V vertices, F faces, N samples along

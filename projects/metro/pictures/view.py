@@ -1,4 +1,4 @@
-"""A mesh in front of a camera: METRO's own, the true one, one beside the person; its picture.
+"""Views of a mesh: from METRO's camera, the true one, and from the side.
 
 V vertices; S, the side of the crop in pixels, whose centres are counted from 0. Camera axes are x
 right, y down, z forward; points are in metres on them.
