@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import nn
 
 from dropkey_core.attention import MultiheadAttention, drop_ratios
 from dropkey_core.engine.errors import UserError
 from projects.detr.backbone import ResNetBackbone
-from projects.detr.detr import Detr
+from projects.detr.detr import BodyParts, Detr
 from projects.detr.losses import DetectionLoss
 from projects.detr.position_encoding import SinePositionEncoding
 from projects.detr.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, Transformer
@@ -77,51 +76,31 @@ class BodySettings:
             )
 
 
-class BodyParts(NamedTuple):
-    """What a ``DetrBody`` is made of, in the order of its arguments."""
-
-    backbone: ResNetBackbone
-    position_encoding: SinePositionEncoding
-    transformer: Transformer
-    embed_dim: int
-    num_queries: int
-
-
 def build_transformer(body: BodySettings) -> Transformer:
     """DETR's encoder and decoder."""
-    ratios = {
-        "encoder": drop_ratios(body.drop_schedule, body.drop_ratio, body.num_encoder_layers),
-        "decoder": drop_ratios(body.drop_schedule, body.drop_ratio, body.num_decoder_layers),
-    }
 
-    def attention(stack: str, kind: str, layer: int) -> MultiheadAttention:
-        dropped = f"{stack}_{kind}" in body.drop_sites
+    def attention(site: str, ratio: float) -> MultiheadAttention:
         return MultiheadAttention(
             body.embed_dim,
             body.num_heads,
             batch_first=True,
-            drop_ratio=ratios[stack][layer] if dropped else 0.0,
+            drop_ratio=ratio if site in body.drop_sites else 0.0,
             unit=body.drop_unit,
         )
 
     further = (body.ffn_dim, body.dropout, body.pre_norm)
-    encoder = Encoder(
-        [
-            EncoderLayer(attention("encoder", "self", i), *further)
-            for i in range(body.num_encoder_layers)
-        ],
-        nn.LayerNorm(body.embed_dim) if body.pre_norm else None,
+    encoder = [
+        EncoderLayer(attention("encoder_self", ratio), *further)
+        for ratio in drop_ratios(body.drop_schedule, body.drop_ratio, body.num_encoder_layers)
+    ]
+    decoder = [
+        DecoderLayer(attention("decoder_self", ratio), attention("decoder_cross", ratio), *further)
+        for ratio in drop_ratios(body.drop_schedule, body.drop_ratio, body.num_decoder_layers)
+    ]
+    encoder_norm = nn.LayerNorm(body.embed_dim) if body.pre_norm else None
+    return Transformer(
+        Encoder(encoder, encoder_norm), Decoder(decoder, nn.LayerNorm(body.embed_dim))
     )
-    decoder = Decoder(
-        [
-            DecoderLayer(
-                attention("decoder", "self", i), attention("decoder", "cross", i), *further
-            )
-            for i in range(body.num_decoder_layers)
-        ],
-        nn.LayerNorm(body.embed_dim),
-    )
-    return Transformer(encoder, decoder)
 
 
 def build_body(body: BodySettings) -> BodyParts:
@@ -132,19 +111,15 @@ def build_body(body: BodySettings) -> BodyParts:
         ValueError: a ratio outside [0, 1), an unknown schedule or unit, sizes that do not fit.
     """
     transformer = build_transformer(body)
-    return BodyParts(
-        ResNetBackbone(
-            body.backbone,
-            body.pretrained_backbone,
-            body.backbone_norm,
-            body.dilation,
-            body.backbone_stages,
-        ),
-        SinePositionEncoding(body.embed_dim, body.position_temperature),
-        transformer,
-        body.embed_dim,
-        body.num_queries,
+    backbone = ResNetBackbone(
+        body.backbone,
+        body.pretrained_backbone,
+        body.backbone_norm,
+        body.dilation,
+        body.backbone_stages,
     )
+    position_encoding = SinePositionEncoding(body.embed_dim, body.position_temperature)
+    return BodyParts(backbone, position_encoding, transformer, body.embed_dim, body.num_queries)
 
 
 def build_model(
@@ -214,7 +189,7 @@ def build_model(
         drop_sites=drop_sites,
     )
     return Detr(
-        *build_body(body),
+        build_body(body),
         num_classes,
         DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight),
     )

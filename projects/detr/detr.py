@@ -6,7 +6,7 @@ D embedding channels, N decoder layers.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,49 +21,48 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class DetrBody(nn.Module):
-    """Everything of DETR but its heads: from images to decoded queries.
+class BodyParts(NamedTuple):
+    """What a ``DetrBody`` is made of.
 
-    Parameters are named as in the official checkpoints; the backbone is slot 0 of a list whose
-    slot 1 is the position encoding, which has no parameters.
-
-    Args:
+    Attributes:
         backbone: (B, 3, H, W) -> (B, ``num_channels``, h, w); has the attributes ``num_channels``
             and ``dilation``.
         position_encoding: (B, h, w) padding mask -> (B, h, w, D).
         transformer: encoder and decoder.
         embed_dim: D.
-        num_queries: Q.
+        num_queries: Q, the most objects (or pairs) that can be found in an image.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        position_encoding: nn.Module,
-        transformer: Transformer,
-        embed_dim: int,
-        num_queries: int,
-    ) -> None:
+    backbone: nn.Module
+    position_encoding: nn.Module
+    transformer: Transformer
+    embed_dim: int
+    num_queries: int
+
+
+class DetrBody(nn.Module):
+    """Everything of DETR but its heads: from images to decoded queries.
+
+    Parameters are named as in the official checkpoints; the backbone is slot 0 of a list whose
+    slot 1 is the position encoding, which has no parameters.
+    """
+
+    def __init__(self, parts: BodyParts) -> None:
         super().__init__()
-        self.transformer = transformer
-        self.query_embed = nn.Embedding(num_queries, embed_dim)
-        self.input_proj = nn.Conv2d(backbone.num_channels, embed_dim, kernel_size=1)
-        self.backbone = nn.ModuleList([backbone, position_encoding])
+        self.transformer = parts.transformer
+        self.query_embed = nn.Embedding(parts.num_queries, parts.embed_dim)
+        self.input_proj = nn.Conv2d(parts.backbone.num_channels, parts.embed_dim, kernel_size=1)
+        self.backbone = nn.ModuleList([parts.backbone, parts.position_encoding])
         # Non-persistent: official checkpoints hold no such entries.
         self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
 
     def checkpoint_problem(self, file: Path, content: Mapping[str, Any]) -> str | None:
-        """Why a checkpoint was trained on another feature map; None if it was not, or who knows.
+        """Why a checkpoint with this content was trained on another feature map, if it was.
 
         ``load_weights`` asks it, since names and shapes are the same for each.
-
-        Args:
-            file: the checkpoint.
-            content: what is in it.
         """
-        backbone: Any = self.backbone[0]
-        return dilation_problem(release_of(file, content), backbone.dilation)
+        return dilation_problem(release_of(file, content), self.backbone[0].dilation)
 
     def batch(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Normalise images and pad them to one size, at the right and at the bottom.
@@ -124,11 +123,7 @@ class DetrBody(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Three linear layers from a query to its box.
-
-    Args:
-        embed_dim: D.
-    """
+    """Three linear layers from a query to its box."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -145,11 +140,7 @@ class Detr(DetrBody):
     """DETR for detection: a class and a box for every query.
 
     Args:
-        backbone: see ``DetrBody``.
-        position_encoding: see ``DetrBody``.
-        transformer: encoder and decoder.
-        embed_dim: D.
-        num_queries: Q, the most objects it can find in an image.
+        parts: all but the heads.
         num_classes: C; one more logit stands for "no object".
         loss: judges the outputs in training.
     """
@@ -157,19 +148,10 @@ class Detr(DetrBody):
     #: Parameters that start afresh when a checkpoint holds them for another number of classes.
     reinitialised_on_mismatch = ("class_embed.",)
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        position_encoding: nn.Module,
-        transformer: Transformer,
-        embed_dim: int,
-        num_queries: int,
-        num_classes: int,
-        loss: DetectionLoss,
-    ) -> None:
-        super().__init__(backbone, position_encoding, transformer, embed_dim, num_queries)
-        self.class_embed = nn.Linear(embed_dim, num_classes + 1)
-        self.bbox_embed = BoxHead(embed_dim)
+    def __init__(self, parts: BodyParts, num_classes: int, loss: DetectionLoss) -> None:
+        super().__init__(parts)
+        self.class_embed = nn.Linear(parts.embed_dim, num_classes + 1)
+        self.bbox_embed = BoxHead(parts.embed_dim)
         self.loss = loss
 
     def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
@@ -182,8 +164,7 @@ class Detr(DetrBody):
 
         Returns:
             In training the weighted losses by name (see ``DetectionLoss``). Else a list with, for
-            each image, ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices and
-            ``boxes_xyxy`` (Q, 4) in pixels of the original image.
+            each image, what ``detections`` returns.
         """
         outputs = self.predict_batch(*self.batch(samples))
         if not self.training:
@@ -220,7 +201,8 @@ def detections(
         image_sizes: (height, width) in pixels per image.
 
     Returns:
-        Per image ``scores`` (Q,), ``labels`` (Q,) and ``boxes_xyxy`` (Q, 4) in pixels, not clipped.
+        Per image ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices and ``boxes_xyxy``
+        (Q, 4) in pixels, not clipped.
     """
     scores, labels = outputs["pred_logits"][-1].float().softmax(-1)[..., :-1].max(-1)
     boxes_xyxy = box_convert(outputs["pred_boxes"][-1].float(), "cxcywh", "xyxy")

@@ -46,21 +46,14 @@ def release_of(file: Path, content: Mapping[str, Any]) -> OfficialWeights | None
         content: what ``read_checkpoint`` returned of it.
     """
     settings = content.get("args")  # of the official code's training
-    if isinstance(settings, argparse.Namespace):
-        dilation, backbone = (getattr(settings, name, None) for name in ("dilation", "backbone"))
-        if isinstance(dilation, bool):
-            name = f"a model {'with' if dilation else 'without'} dilation"
-            return OfficialWeights(name, backbone if isinstance(backbone, str) else "", dilation)
-    return RELEASES.get(sha256(file)[:8])
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content in hex digits."""
+    if isinstance(settings, argparse.Namespace) and hasattr(settings, "dilation"):
+        name = f"a model {'with' if settings.dilation else 'without'} dilation"
+        return OfficialWeights(name, str(getattr(settings, "backbone", "")), settings.dilation)
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         while part := opened.read(MEGABYTE):
             digest.update(part)
-    return digest.hexdigest()
+    return RELEASES.get(digest.hexdigest()[:8])
 
 
 def dilation_problem(release: OfficialWeights | None, dilation: bool) -> str | None:

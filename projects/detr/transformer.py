@@ -41,13 +41,9 @@ class ResidualLayer(nn.Module):
 
 
 class EncoderLayer(ResidualLayer):
-    """Self-attention over the feature map, then a feed-forward network.
+    """Self-attention (batch first) over the feature map, then a feed-forward network.
 
-    Args:
-        self_attn: the attention, batch first.
-        ffn_dim: hidden width of the feed-forward network.
-        dropout: ratio of the feed-forward and residual dropouts.
-        pre_norm: see ``ResidualLayer``.
+    The arguments after the attention are those of ``ResidualLayer``.
     """
 
     def __init__(
@@ -86,9 +82,7 @@ class DecoderLayer(ResidualLayer):
     Args:
         self_attn: attention among the queries, batch first.
         cross_attn: attention from the queries to the feature map, batch first.
-        ffn_dim: hidden width of the feed-forward network.
-        dropout: ratio of the feed-forward and residual dropouts.
-        pre_norm: see ``ResidualLayer``.
+        ffn_dim: see ``ResidualLayer``, as the following.
     """
 
     def __init__(
@@ -228,16 +222,6 @@ class Transformer(nn.Module):
         query_position: Tensor,
         key_padding_mask: Tensor | None,
     ) -> Tensor:
-        """Decode the objects of a feature map.
-
-        Args:
-            x: (B, L, D) features.
-            position: (B, L, D) position encoding.
-            query_position: (Q, D) learned query embedding.
-            key_padding_mask: (B, L) bool, True = ignore; None = nothing to ignore.
-
-        Returns:
-            (N, B, Q, D) output of each decoder layer, first to last.
-        """
+        """Decode the objects of a feature map ``x`` (B, L, D); see ``Decoder``."""
         memory = self.encoder(x, position, key_padding_mask)
         return self.decoder(query_position, memory, position, key_padding_mask)

@@ -77,7 +77,7 @@ def build_model(
         drop_sites=drop_sites,
     )
     return Qpic(
-        *build_body(body),
+        build_body(body),
         num_object_classes,
         num_verb_classes,
         InteractionLoss(object_weight, verb_weight, l1_weight, giou_weight, no_object_weight),

@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from projects.detr.detr import BoxHead, DetrBody
-from projects.detr.transformer import Transformer
+from projects.detr.detr import BodyParts, BoxHead, DetrBody
 from projects.qpic.losses import TARGETS, InteractionLoss
 
 
@@ -19,11 +18,7 @@ class Qpic(DetrBody):
     """A human box, an object box, the object's class and the verbs between them for every query.
 
     Args:
-        backbone: see ``DetrBody``.
-        position_encoding: see ``DetrBody``.
-        transformer: encoder and decoder.
-        embed_dim: D.
-        num_queries: Q, the most pairs it can find in an image.
+        parts: all but the heads.
         num_object_classes: C; one more logit stands for "no object".
         num_verb_classes: V; a pair may have several verbs.
         loss: judges the outputs in training.
@@ -34,20 +29,16 @@ class Qpic(DetrBody):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        position_encoding: nn.Module,
-        transformer: Transformer,
-        embed_dim: int,
-        num_queries: int,
+        parts: BodyParts,
         num_object_classes: int,
         num_verb_classes: int,
         loss: InteractionLoss,
     ) -> None:
-        super().__init__(backbone, position_encoding, transformer, embed_dim, num_queries)
-        self.obj_class_embed = nn.Linear(embed_dim, num_object_classes + 1)
-        self.verb_class_embed = nn.Linear(embed_dim, num_verb_classes)
-        self.sub_bbox_embed = BoxHead(embed_dim)
-        self.obj_bbox_embed = BoxHead(embed_dim)
+        super().__init__(parts)
+        self.obj_class_embed = nn.Linear(parts.embed_dim, num_object_classes + 1)
+        self.verb_class_embed = nn.Linear(parts.embed_dim, num_verb_classes)
+        self.sub_bbox_embed = BoxHead(parts.embed_dim)
+        self.obj_bbox_embed = BoxHead(parts.embed_dim)
         self.loss = loss
 
     def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:

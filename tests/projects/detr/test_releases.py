@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_weights
 from projects.detr.predictor import Detector
-from projects.detr.releases import RELEASES, OfficialWeights, release_of
+from projects.detr.releases import RELEASES, OfficialWeights
 
 DC5 = OfficialWeights("DETR-DC5", "resnet50", dilation=True)
 PLAIN = OfficialWeights("DETR", "resnet101", dilation=False)
@@ -114,10 +114,3 @@ def test_the_published_files_are_known_by_what_their_names_end_in():
     assert set(RELEASES) == {"e632da11", "f0fb7ef5", "2c7b67e5", "a2e86def"}
     assert RELEASES["f0fb7ef5"] == DC5
     assert RELEASES["2c7b67e5"] == PLAIN
-
-
-def test_a_backbone_that_is_no_name_is_left_out(tmp_path):
-    path = tmp_path / "w.pth"
-    path.write_bytes(b"anything")
-    said = release_of(path, {"args": argparse.Namespace(dilation=True, backbone=[1] * 1000)})
-    assert said == OfficialWeights("a model with dilation", "", dilation=True)
