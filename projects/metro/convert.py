@@ -6,24 +6,45 @@ the feature map.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dropkey_core.attention import MultiheadAttention
 from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import listed
 from projects.metro.backbone import Backbone
 from projects.metro.body.skeleton import JOINTS
-from projects.metro.metro import CAMERA_DIM
+from projects.metro.encoder import EncoderBlock, PostNormLayer
+from projects.metro.metro import CameraHead, Upsampling
 
-POSITIONS = re.compile(r"trans_encoder\.\d+\.bert\.position_embeddings\.weight")
+# What our names become officially, one after the other.
+OFFICIAL_NAMES = (
+    (r"blocks\.(\d+)\.position", r"trans_encoder.\1.bert.position_embeddings.weight"),
+    (r"blocks\.(\d+)\.embedding", r"trans_encoder.\1.bert.img_embedding"),
+    (r"blocks\.(\d+)\.head", r"trans_encoder.\1.cls_head"),
+    (r"blocks\.(\d+)\.shortcut", r"trans_encoder.\1.residual"),
+    (r"blocks\.(\d+)\.layers\.(\d+)", r"trans_encoder.\1.bert.encoder.layer.\2"),
+    (r"\.self_attn\.out_proj", ".attention.output.dense"),
+    (r"\.norm1", ".attention.output.LayerNorm"),
+    (r"\.linear1", ".intermediate.dense"),
+    (r"\.linear2", ".output.dense"),
+    (r"\.norm2", ".output.LayerNorm"),
+    (r"image_tokens", "conv_learn_tokens"),
+    (r"camera_head\.mix_axes", "cam_param_fc"),
+    (r"camera_head\.mix_vertices", "cam_param_fc2"),
+    (r"camera_head\.output", "cam_param_fc3"),
+    (r"upsampling\.steps\.0", "upsampling"),
+    (r"upsampling\.steps\.1", "upsampling2"),
+    (r"backbone\.body\.", "backbone."),
+)
+# The official ResNet is a Sequential of torchvision's children; HRNet has timm's names.
+RESNET_PLACES = {"conv1": "0", "bn1": "1", **{f"layer{i}": str(i + 3) for i in range(1, 5)}}
 LAYER = re.compile(r"trans_encoder\.(\d+)\.bert\.encoder\.layer\.(\d+)\.")
 HRNET_WIDTH = "backbone.stage2.0.branches.0.0.conv1.weight"
 RESNET50_STAGE = "backbone.4.0.conv1.weight"
-# The official ResNet is a Sequential of torchvision's children; HRNet has timm's names.
-RESNET_PLACES = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 COUNTER = ".num_batches_tracked"  # of batch norms: nothing reads it, old checkpoints lack it
 
 # What the official network has but never uses.
@@ -34,22 +55,7 @@ HAND_UPSAMPLING = (778, 195)  # MANO's vertices, and those of its coarse mesh
 NUM_SHOWN = 5  # names that an error lists
 
 
-class Origin(NamedTuple):
-    """Where a tensor of ours comes from.
-
-    Attributes:
-        ours: its name.
-        official: the names of the official tensors that it is, one below the other.
-        shape: of each of them.
-    """
-
-    ours: str
-    official: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What the shapes of official weights tell of the network.
 
     Attributes:
@@ -70,11 +76,6 @@ class Sizes:
     num_layers: int
     backbone: str
 
-    @property
-    def num_tokens(self) -> int:
-        """N."""
-        return len(JOINTS) + self.vertices[-1]
-
 
 def metro_from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Turn the weights of the official body network into those of ``projects.metro.Metro``.
@@ -94,28 +95,33 @@ def metro_from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
         UserError: if these are other weights, or some are missing or have another shape.
     """
     sizes = official_sizes(state)
-    origins = [*origins_of_heads(sizes), *origins_of_blocks(sizes), *origins_of_backbone(sizes)]
-    # A position table may be longer than there are tokens.
-    trimmed = {
-        name: tensor[: sizes.num_tokens] if POSITIONS.fullmatch(name) else tensor
-        for name, tensor in state.items()
-    }
-    check(trimmed, origins)
-    converted = {origin.ours: gathered(trimmed, origin) for origin in origins}
-    used = {name for origin in origins for name in origin.official}
+    wanted = tensors_of_ours(sizes)
+    names = {ours: official_names(ours, sizes.backbone) for ours in wanted}
+    found = in_our_shapes(state, wanted, names)
+    check(found, wanted, names)
+    converted = {ours: joined([found[name] for name in parts]) for ours, parts in names.items()}
+    used = {name for parts in names.values() for name in parts}
     return converted, report(state, sizes, converted, [name for name in state if name not in used])
 
 
-def gathered(state: Mapping[str, Tensor], origin: Origin) -> Tensor:
-    """A tensor of ours from what it was in the official network."""
-    first = origin.official[0]
-    if first not in state:  # a counter, see ``check``
-        return torch.zeros(origin.shape, dtype=torch.int64)
-    if origin.ours == "image_tokens.weight":
-        return state[first][..., 0].clone()  # a convolution's kernel of one cell
-    if len(origin.official) == 1:
-        return state[first].clone()  # not a view, with which the whole would be saved
-    return torch.cat([state[name] for name in origin.official])
+def in_our_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """Official weights, where their shapes differ by design in those of ``wanted``."""
+    found = dict(state)
+    for ours, (name, *_) in names.items():
+        if ours.endswith(COUNTER):
+            found.setdefault(name, torch.zeros((), dtype=torch.int64))
+        elif name in state and ours.endswith(".position"):  # may have more rows than tokens
+            found[name] = state[name][: len(wanted[ours])]
+        elif name in state and ours == "image_tokens.weight":  # a convolution over the cells
+            found[name] = state[name][..., 0]
+    return found
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors below each other, as a copy: with a view the whole would be saved."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0].clone()
 
 
 def report(
@@ -147,7 +153,7 @@ def plain(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-# ---- what the official network looks like --------------------------------------------------------
+# ---- both networks -------------------------------------------------------------------------------
 def official_sizes(state: Mapping[str, Tensor]) -> Sizes:
     """Read the sizes of the official network off its weights."""
     if "blocks.0.embedding.weight" in state:
@@ -188,85 +194,65 @@ def official_sizes(state: Mapping[str, Tensor]) -> Sizes:
     )
 
 
-def linear(ours: str, official: str, *shape: int) -> Iterator[Origin]:
-    """Weight of ``shape`` and bias of a linear map; of a norm if there is one number only."""
-    yield Origin(f"{ours}.weight", (f"{official}.weight",), shape)
-    yield Origin(f"{ours}.bias", (f"{official}.bias",), shape[:1])
+def tensors_of_ours(sizes: Sizes) -> dict[str, Tensor]:
+    """Names and shapes of our network of these sizes, on the meta device: without numbers."""
+    *_, coarsest = sizes.vertices
+    num_tokens = len(JOINTS) + coarsest
+    widths = [*sizes.input_dims, 3]
+
+    def layer(embed_dim: int) -> PostNormLayer:
+        attention = MultiheadAttention(embed_dim, 1, batch_first=True)
+        return PostNormLayer(attention, sizes.ffn_dim, dropout=0.0)
+
+    with torch.device("meta"):
+        blocks = [
+            EncoderBlock(
+                width, next_width, num_tokens, [layer(dim) for _ in range(sizes.num_layers)], 0.0
+            )
+            for width, next_width, dim in zip(
+                widths[:-1], widths[1:], sizes.embed_dims, strict=True
+            )
+        ]
+        parts = {
+            "backbone": Backbone(sizes.backbone, pretrained=False),
+            "image_tokens": nn.Linear(sizes.num_cells, num_tokens),
+            "blocks": nn.ModuleList(blocks),
+            "camera_head": CameraHead(coarsest),
+            "upsampling": Upsampling(sizes.vertices[::-1]),
+        }
+        return nn.ModuleDict(parts).state_dict()
 
 
-def origins_of_heads(sizes: Sizes) -> Iterator[Origin]:
-    """What comes before and after the transformer."""
-    full, first, second = sizes.vertices
-    # A convolution whose channels are the cells: a linear map over them.
-    yield from linear("image_tokens", "conv_learn_tokens", sizes.num_tokens, sizes.num_cells, 1)
-    yield from linear("camera_head.mix_axes", "cam_param_fc", 1, 3)
-    yield from linear("camera_head.mix_vertices", "cam_param_fc2", CAMERA_DIM, second)
-    yield from linear("camera_head.output", "cam_param_fc3", 3, CAMERA_DIM)
-    yield from linear("upsampling.steps.0", "upsampling", first, second)
-    yield from linear("upsampling.steps.1", "upsampling2", full, first)
+def official_names(ours: str, backbone: str) -> list[str]:
+    """The official names of the tensors that one of ours is, one below the other."""
+    name = ours
+    for pattern, official in OFFICIAL_NAMES:
+        name = re.sub(pattern, official, name)
+    if backbone == "resnet50":
+        name = re.sub(r"(?<=^backbone\.)\w+", lambda part: RESNET_PLACES[part[0]], name)
+    if in_three := re.fullmatch(r"(.*)\.self_attn\.in_proj_(\w+)", name):
+        layer, kind = in_three.groups()
+        return [f"{layer}.attention.self.{role}.{kind}" for role in ("query", "key", "value")]
+    return [name]
 
 
-def origins_of_blocks(sizes: Sizes) -> Iterator[Origin]:
-    """The transformer."""
-    output_dims = [*sizes.input_dims[1:], 3]
-    widths = zip(sizes.input_dims, sizes.embed_dims, output_dims, strict=True)
-    for i, (input_dim, embed_dim, output_dim) in enumerate(widths):
-        ours, official = f"blocks.{i}", f"trans_encoder.{i}"
-        table = f"{official}.bert.position_embeddings.weight"
-        yield Origin(f"{ours}.position", (table,), (sizes.num_tokens, embed_dim))
-        yield from linear(
-            f"{ours}.embedding", f"{official}.bert.img_embedding", embed_dim, input_dim
-        )
-        yield from linear(f"{ours}.head", f"{official}.cls_head", output_dim, embed_dim)
-        yield from linear(f"{ours}.shortcut", f"{official}.residual", output_dim, input_dim)
-        for j in range(sizes.num_layers):
-            layer = f"{official}.bert.encoder.layer.{j}"
-            yield from origins_of_layer(f"{ours}.layers.{j}", layer, embed_dim, sizes.ffn_dim)
-
-
-def origins_of_layer(ours: str, official: str, embed_dim: int, ffn_dim: int) -> Iterator[Origin]:
-    """One layer: its attention, two norms and two linear maps."""
-    attention = f"{official}.attention"
-    projections = [f"{attention}.self.{role}" for role in ("query", "key", "value")]
-    for kind, shape in (("weight", (embed_dim, embed_dim)), ("bias", (embed_dim,))):
-        names = tuple(f"{projection}.{kind}" for projection in projections)
-        yield Origin(f"{ours}.self_attn.in_proj_{kind}", names, shape)
-    yield from linear(
-        f"{ours}.self_attn.out_proj", f"{attention}.output.dense", embed_dim, embed_dim
-    )
-    yield from linear(f"{ours}.norm1", f"{attention}.output.LayerNorm", embed_dim)
-    yield from linear(f"{ours}.linear1", f"{official}.intermediate.dense", ffn_dim, embed_dim)
-    yield from linear(f"{ours}.linear2", f"{official}.output.dense", embed_dim, ffn_dim)
-    yield from linear(f"{ours}.norm2", f"{official}.output.LayerNorm", embed_dim)
-
-
-def origins_of_backbone(sizes: Sizes) -> Iterator[Origin]:
-    """The backbone, which is timm's here."""
-    with torch.device("meta"):  # names and shapes only
-        backbone = Backbone(sizes.backbone, pretrained=False)
-    for name, tensor in backbone.body.state_dict().items():
-        official = name
-        if sizes.backbone == "resnet50":
-            part, _, rest = name.partition(".")
-            official = f"{RESNET_PLACES[part]}.{rest}"
-        yield Origin(f"backbone.body.{name}", (f"backbone.{official}",), tuple(tensor.shape))
-
-
-def check(state: Mapping[str, Tensor], origins: Sequence[Origin]) -> None:
-    """Refuse weights of which some are missing, counters aside, or have another shape."""
+def check(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse weights of which some are missing or have another shape than ``wanted`` of ours."""
     missing, misshapen = [], []
-    for _, names, shape in origins:
-        for name in names:
-            found = tuple(state[name].shape) if name in state else None
-            if found is None:
-                if not name.endswith(COUNTER):
-                    missing.append(name)
-            elif found != shape:
-                misshapen.append(f"{name} {found} instead of {shape}")
+    for ours, parts in names.items():
+        whole = wanted[ours]
+        shape = tuple((whole.chunk(len(parts))[0] if len(parts) > 1 else whole).shape)
+        for name in parts:
+            if name not in state:
+                missing.append(name)
+            elif state[name].shape != shape:
+                misshapen.append(f"{name} {tuple(state[name].shape)} instead of {shape}")
     problems = [
-        f"{kind}: {len(names)} ({', '.join(names[:NUM_SHOWN])}{', ...' * (len(names) > NUM_SHOWN)})"
-        for kind, names in (("missing", missing), ("mis-shaped", misshapen))
-        if names
+        f"{kind}: {len(found)} ({listed(found, NUM_SHOWN)})"
+        for kind, found in (("missing", missing), ("mis-shaped", misshapen))
+        if found
     ]
     if problems:
         raise UserError(f"these weights of the official METRO are damaged; {'; '.join(problems)}")
