@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Meta, Struct
 
 from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine.errors import listed
 from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 
@@ -70,17 +71,15 @@ class CocoFile(Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         """Raise ValueError for an id that is there twice or leads nowhere."""
-        check_unique("categories", "id", [category.id for category in self.categories])
-        check_unique("images", "id", [image.id for image in self.images])
-        check_unique("annotations", "id", [annotation.id for annotation in self.annotations])
-        for kind, entries in (("image", self.images), ("category", self.categories)):
+        for section in ("categories", "images", "annotations"):
+            check_unique(section, "id", [entry.id for entry in getattr(self, section)])
+        for key, entries in (("image_id", self.images), ("category_id", self.categories)):
             known = {entry.id for entry in entries}
             for annotation in self.annotations:
-                number = getattr(annotation, f"{kind}_id")
-                if number not in known:
+                if (number := getattr(annotation, key)) not in known:
                     raise ValueError(
-                        f"annotation {annotation.id} has unknown {kind}_id {number}; the file "
-                        f"has {listed(known)}"
+                        f"annotation {annotation.id} has unknown {key} {number}; the file has ids "
+                        f"{listed(sorted(known))}"
                     )
 
 
@@ -103,21 +102,17 @@ def read_typed_json(
     noun: str = "annotation file",
     settings: str = ANNOTATION_SETTINGS,
 ) -> T:
-    """Parse a JSON file as a msgspec type; a file that did not change since is not parsed again.
-
-    What the type does not have, such as the segmentations that are nine tenths of COCO's files, is
-    skipped while parsing and never fills the memory.
+    """Parse a JSON file as ``read_json`` does; one that did not change is not parsed again.
 
     Args:
         path: the file.
-        kind: what it must hold.
+        kind: a msgspec type, what it must hold.
         how_to_get_it: what to do where there is no such file.
         noun: what the error calls it.
         settings: which settings of a config name it.
 
     Raises:
-        UserError: the file is missing, not JSON, or holds something else, with its place in the
-            document.
+        UserError: the file is missing, or see ``read_json``.
     """
     if not path.exists():
         raise UserError(
@@ -142,10 +137,3 @@ def check_unique(section: str, key: str, values: Iterable[Any]) -> None:
     value, times = Counter(values).most_common(1)[0] if values else (None, 0)
     if times > 1:
         raise ValueError(f"{section} has {key} {value!r} {times} times")
-
-
-def listed(ids: set[int]) -> str:
-    """A dozen ids in full, more of them as a range."""
-    if len(ids) <= 12:
-        return f"ids {', '.join(map(str, sorted(ids)))}"
-    return f"{len(ids)} ids from {min(ids)} to {max(ids)}"

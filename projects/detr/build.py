@@ -91,11 +91,11 @@ def build_transformer(body: BodySettings) -> Transformer:
     further = (body.ffn_dim, body.dropout, body.pre_norm)
     encoder = [
         EncoderLayer(attention("encoder_self", ratio), *further)
-        for ratio in drop_ratios(body.drop_schedule, body.drop_ratio, body.num_encoder_layers)
+        for ratio in drop_ratios(body.num_encoder_layers, body.drop_ratio, body.drop_schedule)
     ]
     decoder = [
         DecoderLayer(attention("decoder_self", ratio), attention("decoder_cross", ratio), *further)
-        for ratio in drop_ratios(body.drop_schedule, body.drop_ratio, body.num_decoder_layers)
+        for ratio in drop_ratios(body.num_decoder_layers, body.drop_ratio, body.drop_schedule)
     ]
     encoder_norm = nn.LayerNorm(body.embed_dim) if body.pre_norm else None
     return Transformer(

@@ -70,21 +70,14 @@ class CategoryMap:
 
     def name(self, class_index: int) -> str:
         """Name of a class index, ``unused`` where no category stands behind it."""
-        category_id = self.category_id(class_index)
-        return "unused" if category_id is None else self.names[category_id]
+        return self.names.get(self.category_id(class_index), "unused")
 
 
 def num_classes(annotations: str | os.PathLike[str]) -> int:
     """Size of the class head (without "no object") that an annotation file asks for.
 
-    Args:
-        annotations: COCO-format file, relative to the dataset root or absolute.
-
-    Returns:
-        91 for COCO's own categories, else the number of categories; see ``CategoryMap``.
-
-    Raises:
-        UserError: see ``read_annotation_file``.
+    It is 91 for COCO's own categories, else their number; see ``CategoryMap``. For paths and errors
+    see ``read_annotation_file``.
     """
     return read_categories(annotations).num_classes
 
@@ -217,17 +210,16 @@ def check_files(paths: list[str], folder: str, source: Path) -> None:
         source: the file that lists them, for errors.
     """
     places = places_of(folder)
-    listings: dict[str, dict[str, bool]] = {}
     missing = []
+    listings: dict[str, dict[str, bool]] = {}
     for path in paths:
         parent, name = os.path.split(path)
         if parent not in listings:
             check_inside(parent, places)
             listings[parent] = links_among(parent)
-        is_link = listings[parent].get(name)
-        if is_link is None:
+        if name not in listings[parent]:
             missing.append(path)
-        elif is_link:
+        elif listings[parent][name]:
             check_inside(path, places)
     if missing:
         raise UserError(

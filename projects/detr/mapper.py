@@ -16,9 +16,6 @@ from projects.detr.coco import XYWH_ABS
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS
 BOX_FORMATS = {XYXY_ABS: "xyxy", XYWH_ABS: "xywh"}
 
-TRAIN_MIN_SIZES = tuple(range(480, 801, 32))
-TEST_MIN_SIZE = 800
-
 # The resize before a crop has no limit in DETR; this one only keeps a ribbon of an image from
 # filling the memory.
 LONGEST_SIDE = 10_000
@@ -54,18 +51,9 @@ class DetrMapper:
         crop_range: Sequence[int] = (384, 600),
     ) -> None:
         self.training = training
-        if min_sizes is None:
-            min_sizes = TRAIN_MIN_SIZES if training else (TEST_MIN_SIZE,)
-        if training:
-            self.transform: v2.Transform = v2.Compose(
-                [
-                    v2.RandomHorizontalFlip(flip_probability),
-                    maybe_cropped(crop_probability, crop_min_sizes, crop_range),
-                    ResizeShorterSide(min_sizes, max_size),
-                ]
-            )
-        else:
-            self.transform = ResizeShorterSide([max(min_sizes)], max_size)
+        flip = v2.RandomHorizontalFlip(flip_probability)
+        crop = maybe_cropped(crop_probability, crop_min_sizes, crop_range)
+        self.transform = resized_after([flip, crop], training, min_sizes, max_size)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.
@@ -88,12 +76,12 @@ class DetrMapper:
             return {**sample, "image": self.transform(image).as_subclass(Tensor)}
         boxes, labels = targets(record["annotations"], image.shape[-2:])
         image, boxes = self.transform(image, boxes)
-        boxes_cxcywh, labels = learnable(boxes, labels)
+        kept = has_area(boxes)
         return {
             **sample,
             "image": image.as_subclass(Tensor),
-            "boxes_cxcywh": boxes_cxcywh,
-            "labels": labels,
+            "boxes_cxcywh": relative_cxcywh(boxes)[kept],
+            "labels": labels[kept],
         }
 
 
@@ -124,12 +112,6 @@ def targets(
     return F.clamp_bounding_boxes(boxes), labels
 
 
-def learnable(boxes: tv_tensors.BoundingBoxes, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes as cxcywh in [0, 1] and their labels, without those of no area."""
-    kept = has_area(boxes)
-    return relative_cxcywh(boxes)[kept], labels[kept]
-
-
 def has_area(boxes: tv_tensors.BoundingBoxes) -> Tensor:
     """Which boxes (n, 4) xyxy have one: (n,) bool."""
     boxes_xyxy = boxes.as_subclass(Tensor)
@@ -141,6 +123,20 @@ def relative_cxcywh(boxes: tv_tensors.BoundingBoxes) -> Tensor:
     height, width = boxes.canvas_size
     boxes_cxcywh = box_convert(boxes.as_subclass(Tensor), "xyxy", "cxcywh")
     return boxes_cxcywh / boxes_cxcywh.new_tensor([width, height, width, height])
+
+
+def resized_after(
+    augmentations: Sequence[v2.Transform],
+    training: bool,
+    min_sizes: Sequence[int] | None,
+    max_size: int,
+) -> v2.Transform:
+    """In training the augmentations and then the resize, in testing that to the largest size."""
+    if min_sizes is None:
+        min_sizes = range(480, 801, 32) if training else [800]
+    if training:
+        return v2.Compose([*augmentations, ResizeShorterSide(min_sizes, max_size)])
+    return ResizeShorterSide([max(min_sizes)], max_size)
 
 
 def maybe_cropped(

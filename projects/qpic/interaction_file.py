@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from dropkey_core.engine import UserError, dataset_path
-from projects.detr.annotation_file import Box, Integer, Pixels, Text, listed, read_typed_json
+from dropkey_core.engine.errors import listed
+from projects.detr.annotation_file import Box, Integer, Pixels, Text, read_typed_json
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses
 
 NO_OBJECT = -1  # ``object_id`` of a pair without object, as in V-COCO
@@ -66,8 +67,8 @@ def read_interactions(
         pixels where the file has them.
 
     Raises:
-        UserError: the file is missing, is not JSON, or is not in this layout: an index of a box
-            that is not there, an unknown category or verb, a field missing or of another type.
+        UserError: the file is missing or not in this layout, or names a box, a category or a verb
+            that is not there.
     """
     path = dataset_path(path)
     object_labels = {entry.id: label for label, entry in enumerate(classes.objects)}
@@ -95,18 +96,12 @@ def read_interactions(
 def image_problem(
     entry: ImageEntry, object_labels: dict[int, int], verb_labels: dict[int, int]
 ) -> str | None:
-    """What an image's entry names that is not there, or None.
-
-    Args:
-        entry: what the file has for the image.
-        object_labels: keyed by the category ids there are.
-        verb_labels: keyed by the verb ids there are.
-    """
+    """What an image's entry names that is not there, or None; labels are by category id."""
     for number, box in enumerate(entry.annotations):
         if box.category_id not in object_labels:
             return (
                 f"annotations[{number}] has unknown category_id {box.category_id}; the objects of "
-                f"the set have {listed(set(object_labels))}"
+                f"the set have ids {listed(object_labels)}"
             )
     for number, hoi in enumerate(entry.hoi_annotation):
         if problem := hoi_problem(hoi, len(entry.annotations), verb_labels):
@@ -123,7 +118,7 @@ def hoi_problem(hoi: HoiEntry, num_boxes: int, verb_labels: dict[int, int]) -> s
             return f"has {role} {index}, which is not {allowed} the image's {num_boxes} boxes"
     if hoi.category_id not in verb_labels:
         return (
-            f"has unknown category_id {hoi.category_id}; the verbs of the set have "
-            f"{listed(set(verb_labels))}"
+            f"has unknown category_id {hoi.category_id}; the verbs of the set have ids "
+            f"{listed(verb_labels)}"
         )
     return None

@@ -13,13 +13,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from projects.detr.mapper import (
-    TEST_MIN_SIZE,
-    TRAIN_MIN_SIZES,
-    ResizeShorterSide,
     has_area,
     image_of,
     maybe_cropped,
     relative_cxcywh,
+    resized_after,
 )
 from projects.qpic.interaction_file import NO_OBJECT
 
@@ -37,14 +35,8 @@ class QpicMapper:
         training: whether to augment and to give targets.
         num_object_classes: C.
         num_verb_classes: V.
-        min_sizes: lengths of the shorter side, in pixels. Default: 480, 512, ..., 800 in training,
-            800 in testing.
-        max_size: the longer side's greatest length, in pixels.
-        flip_probability: share of images that are mirrored left to right.
+        min_sizes: see ``DetrMapper``, as the others.
         colour_jitter: greatest relative change of brightness, contrast and saturation.
-        crop_probability: share of images that are cropped; 0 for small images.
-        crop_min_sizes: lengths of the shorter side before the crop, in pixels.
-        crop_range: shortest and longest side of the crop, in pixels.
     """
 
     def __init__(
@@ -63,19 +55,10 @@ class QpicMapper:
         self.training = training
         self.num_object_classes = num_object_classes
         self.num_verb_classes = num_verb_classes
-        if min_sizes is None:
-            min_sizes = TRAIN_MIN_SIZES if training else (TEST_MIN_SIZE,)
-        if training:
-            self.transform: v2.Transform = v2.Compose(
-                [
-                    v2.RandomHorizontalFlip(flip_probability),
-                    v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter),
-                    maybe_cropped(crop_probability, crop_min_sizes, crop_range),
-                    ResizeShorterSide(min_sizes, max_size),
-                ]
-            )
-        else:
-            self.transform = ResizeShorterSide([max(min_sizes)], max_size)
+        flip = v2.RandomHorizontalFlip(flip_probability)
+        jitter = v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter)
+        crop = maybe_cropped(crop_probability, crop_min_sizes, crop_range)
+        self.transform = resized_after([flip, jitter, crop], training, min_sizes, max_size)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.
