@@ -102,7 +102,7 @@ def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
     known = [any(line.paper[i] != NONE for line in lines) for i in range(len(table.metrics))]
     head = [""]
     for metric, has_paper in zip(table.metrics, known, strict=True):
-        label = metric.label + metric.better.value
+        label = metric.label + " ↓" * (metric.better == "lower")
         head += [f"{label}, paper", f"{label}, ours"] if has_paper else [f"{label}, ours"]
     rows, group = [[*head, "seeds"]], ""
     for line in lines:

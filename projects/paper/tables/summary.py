@@ -55,7 +55,8 @@ def _state(done: int, planned: int) -> str:
 
 
 def _paper(metric: Metric, row: Row) -> str:
-    numbers = row.paper.get(metric.name, ())
+    found = row.paper.get(metric.name)
+    numbers = found if isinstance(found, list) else [] if found is None else [found]
     return " ± ".join(f"{number:.{metric.digits}f}" for number in numbers) or NONE
 
 

@@ -1,43 +1,37 @@
 """Schema of a paper table: every key of its YAML, with its type and its default."""
 
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import MISSING
+from msgspec import Meta, Struct
 
 from dropkey_core.engine.errors import UserError, suggestion
 
-
-class Better(Enum):
-    """Which of two values of a metric is the better one; its value follows the metric's label."""
-
-    higher = ""
-    lower = " ↓"
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"  # names of rows become names of folders
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
+Reference = Annotated[str, Meta(pattern=rf"^(({NAME}/)?{NAME})?\Z")]
+Numbers = float | Annotated[list[float], Meta(min_length=1, max_length=2)] | None
 
 
-@dataclass
-class Metric:
+class Metric(Struct, forbid_unknown_fields=True):
     """A column.
 
     Attributes:
         name: as evaluations return it, for instance ``cls/top1``.
         label: its name in the report, with the unit.
         digits: after the decimal point.
-        better: ``higher`` or ``lower``.
+        better: which of two values is the better one.
         factor: what values of evaluations are multiplied by, 100 where they are parts of 1.
     """
 
-    name: str = MISSING
-    label: str = MISSING
+    name: str
+    label: str
     digits: int = 2
-    better: Better = Better.higher
+    better: Literal["higher", "lower"] = "higher"
     factor: float = 1.0
 
 
-@dataclass
-class Setup:
+class Setup(Struct, forbid_unknown_fields=True):
     """What rows do at one scale: either train a config, or measure trained weights.
 
     Attributes:
@@ -47,12 +41,15 @@ class Setup:
     """
 
     config: str = ""
-    overrides: list[str] = field(default_factory=list)
-    measure: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = []
+    measure: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if bool(self.config) == bool(self.measure):
+            raise ValueError("a setup needs exactly one of config and measure")
 
 
-@dataclass
-class Row:
+class Row(Struct, forbid_unknown_fields=True):
     """A row, and how its numbers come about: exactly one of the three ways below.
 
     * ``setup``: a training, which with ``weights_of`` starts from the weights of that row; or,
@@ -77,25 +74,29 @@ class Row:
         same_as: the row that this one repeats.
         left_out: why nothing is run.
         seeds: by scale, in place of the table's.
-        paper: the paper's numbers by metric, ``82.04`` or with its ± ``[82.04, 0.14]``; null or
-            absent where it has none. Once read: tuples of one or two numbers.
+        paper: the paper's numbers by metric, ``82.04`` or with its ± ``[82.04, 0.14]``.
         note: what a reader of the row should know.
         reported: whether the row is in the report, and run for its own sake.
     """
 
-    id: str = MISSING
-    label: str = MISSING
+    id: Name
+    label: str
     group: str = ""
     setup: str = ""
-    overrides: list[str] = field(default_factory=list)
+    overrides: list[str] = []
     stage: str = ""
-    weights_of: str = ""
-    same_as: str = ""
+    weights_of: Reference = ""
+    same_as: Reference = ""
     left_out: str = ""
-    seeds: dict[str, list[int]] = field(default_factory=dict)
-    paper: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, list[int]] = {}
+    paper: dict[str, Numbers] = {}
     note: str = ""
     reported: bool = True
+
+    def __post_init__(self) -> None:
+        ways = [bool(self.setup), bool(self.same_as), bool(self.left_out)]
+        if sum(ways) != 1:
+            raise ValueError(f"a row needs one of setup, same_as, left_out, it has {sum(ways)}")
 
     @property
     def full_label(self) -> str:
@@ -103,35 +104,34 @@ class Row:
         return f"{self.group}, {self.label}" if self.group else self.label
 
 
-@dataclass
-class Table:
+class Table(Struct, forbid_unknown_fields=True):
     """A table.
 
     Attributes:
         title: of the report.
         source: where the paper's numbers were taken from; follows "Paper: " in the report.
-        metrics: the columns, each a :class:`Metric`.
+        metrics: the columns.
         seeds: by scale, ``{full: [0, 1, 2], demo: [0, 1]}``. Its keys are the table's scales.
-        rows: each a :class:`Row`, in the order of the report.
+        rows: in the order of the report.
         notes: what a reader should know, a line each.
         scale_notes: by scale, what its numbers mean.
-        setups: :class:`Setup` by name and scale.
+        setups: by name and scale.
         stages: overrides by name and scale: what a second training changes in the first one's.
         path: of the YAML; set by whoever reads it.
         siblings: the tables of the same folder that rows refer to, by name; set likewise.
     """
 
-    title: str = MISSING
-    source: str = MISSING
-    metrics: list[Any] = MISSING
-    seeds: dict[str, list[int]] = MISSING
-    rows: list[Any] = MISSING
-    notes: list[str] = field(default_factory=list)
-    scale_notes: dict[str, str] = field(default_factory=dict)
-    setups: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stages: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    title: str
+    source: str
+    metrics: list[Metric]
+    seeds: dict[str, list[int]]
+    rows: list[Row]
+    notes: list[str] = []
+    scale_notes: dict[str, str] = {}
+    setups: dict[str, dict[str, Setup]] = {}
+    stages: dict[str, dict[str, list[str]]] = {}
     path: Path = Path()
-    siblings: dict[str, Any] = field(default_factory=dict)
+    siblings: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -152,10 +152,6 @@ class Table:
         return table, rows[row_id]
 
     def check_scale(self, scale: str) -> None:
-        """Refuse a scale that the table does not have.
-
-        Raises:
-            UserError: naming those that it has.
-        """
+        """Raise a UserError for a scale that the table does not have."""
         if scale not in self.seeds:
             raise UserError(f"{self.path} has no scale {scale!r}; it has {', '.join(self.seeds)}")

@@ -43,10 +43,12 @@ def test_rows_tell_how_many_seeds_they_stand_on(table):
 def test_factor_makes_per_cent_of_parts(content, write_table):
     content["metrics"][0]["factor"] = 100.0
     content["rows"][0]["paper"]["bbox/AP"] = [-0.5, 0.125]
+    content["rows"][1]["paper"] = {"bbox/AP": None}
     table = read_table(write_table(content))
     finish(table, [0.25])
-    line = summarise(table, Plan())[0]
+    line, other = summarise(table, Plan())[:2]
     assert (line.ours, line.paper) == (["25.000 ± -"], ["-0.500 ± 0.125"])
+    assert other.paper == ["-"]
 
 
 def test_single_seed(table):
