@@ -2,7 +2,7 @@
 """Draw and list which keys queries lose: single patches, blocks, crosses (the paper's Figure 2).
 
 tools/visualize_masks.py
-tools/visualize_masks.py --patterns key block:2 cross:1 --ratio 0.1 --grid 7x12 --output masks.svg
+tools/visualize_masks.py --patterns key block:2 --drop-ratio 0.1 --grid 7x12 --output masks.svg
 """
 
 import argparse
@@ -24,7 +24,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="UNIT",
         help="key, block:SIZE or cross:SIZE; one row of the picture each",
     )
-    parser.add_argument("--ratio", type=float, default=0.3, metavar="R", help="drop ratio")
+    parser.add_argument("--drop-ratio", type=float, default=0.3, metavar="R")
     parser.add_argument("--grid", type=grid, default=(14, 14), metavar="HxW", help="patches")
     parser.add_argument("--queries", type=int, default=6, metavar="N", help="columns")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         draw_masks(
             arguments.patterns,
             arguments.grid,
-            arguments.ratio,
+            arguments.drop_ratio,
             arguments.queries,
             arguments.seed,
             arguments.output,

@@ -5,7 +5,7 @@ with a constant and a rising ratio (Table 1).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def _constant(layer: int, num_layers: int) -> float:
@@ -34,59 +34,107 @@ def _depth(layer: int, num_layers: int) -> float:
     return layer / max(num_layers - 1, 1)
 
 
-# Layer l of L, counted from 0, gets ratio * factor(l, L).
-_FACTORS: dict[str, Callable[[int, int], float]] = {
+# (l, L) -> factor: layer l of L, counted from 0, gets drop_ratio * factor.
+Schedule = Callable[[int, int], float]
+
+LINEAR_DECREASING = "linear_decreasing"  # the paper's, and everywhere the default
+
+_FACTORS: dict[str, Schedule] = {
     "constant": _constant,
-    "linear_decreasing": _linear_decreasing,
+    LINEAR_DECREASING: _linear_decreasing,
     "linear_increasing": _linear_increasing,
     "cosine": _cosine,
     "exponential": _exponential,
 }
 
 
-def drop_ratios(schedule: str, ratio: float, num_layers: int) -> list[float]:
+def drop_ratios(
+    num_layers: int,
+    drop_ratio: float | Sequence[float],
+    schedule: str | Schedule = LINEAR_DECREASING,
+) -> list[float]:
     """Spread a drop ratio over the layers of one stack, first layer first.
 
-    With l = 0 ... L - 1 the layer, L = ``num_layers`` and x = l / (L - 1), layer l gets
+    With l = 0 ... L - 1 the layer, L = ``num_layers``, r = ``drop_ratio`` and x = l / (L - 1),
+    layer l gets
 
-    ==================== ================================================= =========== ===========
-    schedule             ratio of layer l                                  first layer last layer
-    ==================== ================================================= =========== ===========
-    "constant"           ratio                                             ratio       ratio
-    "linear_decreasing"  ratio * (1 - l / L)                               ratio       ratio / L
-    "linear_increasing"  ratio * (l + 1) / L                               ratio / L   ratio
-    "cosine"             ratio * (1/L + (1 - 1/L) * (1 + cos(pi * x)) / 2) ratio       ratio / L
-    "exponential"        ratio * L^-x                                      ratio       ratio / L
-    ==================== ================================================= =========== ===========
+    ==================== ============================================= =========== ==========
+    schedule             ratio of layer l                              first layer last layer
+    ==================== ============================================= =========== ==========
+    "constant"           r                                             r           r
+    "linear_decreasing"  r * (1 - l / L)                               r           r / L
+    "linear_increasing"  r * (l + 1) / L                               r / L       r
+    "cosine"             r * (1/L + (1 - 1/L) * (1 + cos(pi * x)) / 2) r           r / L
+    "exponential"        r * L^-x                                      r           r / L
+    a callable           r * schedule(l, L)
+    ==================== ============================================= =========== ==========
 
     The first three are the rows "Constant", "Scheduled (down)" and "Scheduled (up)" of the paper's
     Table 1, where arrows stand for down and up. The paper says where the decreasing ratio starts,
-    not where it ends. It ends at ``ratio / L`` here and not at 0, so that every layer is
-    regularised, a single layer gets ``ratio`` itself, and rising and falling are each other's
-    mirror image with the same mean. The other two fall between the same ends: "cosine" slowly at
-    first and at last, "exponential" by the same factor from layer to layer.
+    not where it ends. It ends at r / L here and not at 0, so that every layer is regularised, a
+    single layer gets r itself, and rising and falling are each other's mirror image with the same
+    mean. "cosine" and "exponential" fall between the same ends: "cosine" slowly at first and at
+    last, "exponential" by the same factor from layer to layer.
 
     Args:
-        schedule: one of the table. "linear_decreasing" is the paper's.
-        ratio: probability in [0, 1) that a key is dropped; the largest one of the schedule.
         num_layers: number of layers in the stack, at least 1.
+        drop_ratio: probability in [0, 1) that a query loses a key, the largest one of the table.
+            Or a list: the ratio of each layer, which leaves nothing to a schedule.
+        schedule: a name of the table, or a callable (layer, num_layers) -> factor.
 
     Returns:
-        ``num_layers`` ratios, each in [0, ``ratio``].
+        ``num_layers`` ratios, each in [0, 1).
 
     Raises:
-        ValueError: an unknown ``schedule``, a ``ratio`` outside [0, 1), no layers.
+        ValueError: no layers, a ratio outside [0, 1), a list of another length or one with a
+            schedule, an unknown ``schedule``.
     """
-    if schedule not in _FACTORS:
-        raise ValueError(f"schedule must be one of {', '.join(_FACTORS)}, got {schedule!r}")
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-    check_drop_ratio(ratio)
-    factor = _FACTORS[schedule]
-    return [ratio * factor(layer, num_layers) for layer in range(num_layers)]
+    if not isinstance(num_layers, int) or num_layers < 1:
+        raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
+    factor = find_schedule(schedule)
+    drop_ratio = getattr(drop_ratio, "tolist", lambda: drop_ratio)()  # of an array or tensor
+    if isinstance(drop_ratio, Sequence) and not isinstance(drop_ratio, str):
+        ratios = _listed(drop_ratio, num_layers, schedule)
+    else:
+        check_drop_ratio(drop_ratio)
+        ratios = [drop_ratio * factor(layer, num_layers) for layer in range(num_layers)]
+    for ratio in ratios:
+        check_drop_ratio(ratio)
+    return ratios
+
+
+def find_schedule(schedule: str | Schedule) -> Schedule:
+    """Return the factors of the schedule of that name, or the callable itself.
+
+    Raises:
+        ValueError: neither a name nor a callable.
+    """
+    if callable(schedule):
+        return schedule
+    if not isinstance(schedule, str) or schedule not in _FACTORS:
+        raise ValueError(
+            f"schedule must be one of {', '.join(_FACTORS)}, or a callable (layer, num_layers) -> "
+            f"factor; got {schedule!r}"
+        )
+    return _FACTORS[schedule]
 
 
 def check_drop_ratio(drop_ratio: float) -> None:
-    """Raise a ``ValueError`` that names the ratio, unless it is in [0, 1)."""
+    """Raise a ``ValueError`` that names the ratio, unless it is a number in [0, 1)."""
+    if not hasattr(drop_ratio, "__float__"):  # which text lacks, and tensors have
+        raise ValueError(f"drop_ratio must be a number in [0, 1), got {drop_ratio!r}")
     if not 0.0 <= drop_ratio < 1.0:  # also refuses nan
         raise ValueError(f"drop_ratio must be in [0, 1), got {drop_ratio}")
+
+
+def _listed(ratios: Sequence[float], num_layers: int, schedule: str | Schedule) -> list[float]:
+    """Return the ratios that were given one by one, if they are as many as the layers."""
+    if schedule != LINEAR_DECREASING:
+        raise ValueError(
+            f"schedule must be left out where drop_ratio lists the layers, got {schedule!r}"
+        )
+    if len(ratios) != num_layers:
+        raise ValueError(
+            f"drop_ratio must have one ratio for each of {num_layers} layers, got {len(ratios)}"
+        )
+    return list(ratios)

@@ -5,7 +5,7 @@ layer are. ``recognition`` says which modules are attention.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit, find_unit
-from dropkey_core.attention.schedule import drop_ratios
+from dropkey_core.attention.schedule import LINEAR_DECREASING, Schedule, drop_ratios
 from dropkey_core.equip.depth import layers_of_stacks
 from dropkey_core.equip.equipped import EquippedAttention, drops_keys, equip, unequip
 from dropkey_core.equip.recognition import LeftOut, find_attention
@@ -66,8 +66,8 @@ class DropKeyReport:
 
 def apply_dropkey(
     model: nn.Module,
-    ratio: float,
-    schedule: str = "linear_decreasing",
+    drop_ratio: float | Sequence[float],
+    schedule: str | Schedule = LINEAR_DECREASING,
     *,
     unit: str | Pattern | Unit = "key",
     select: Select | None = None,
@@ -88,7 +88,8 @@ def apply_dropkey(
 
     Args:
         model: any module.
-        ratio: probability in [0, 1) that a query of a head loses a key; the largest of a stack.
+        drop_ratio: probability in [0, 1) that a query of a head loses a key; the largest of a
+            stack. Or a list, one ratio for each layer.
         schedule: how the ratio changes with depth, see ``drop_ratios``.
         unit: what is dropped, see ``drop_key_attention``.
         select: gets name and module of each attention found; only those for which it returns True
@@ -101,7 +102,7 @@ def apply_dropkey(
         UserWarning: something looks like attention and cannot be equipped.
 
     Raises:
-        ValueError: no attention to equip; unknown ``schedule`` or ``unit``; ``ratio`` outside
+        ValueError: no attention to equip; unknown ``schedule`` or ``unit``; ``drop_ratio`` outside
             [0, 1).
     """
     find_unit(unit)  # refuses an unknown one before anything is changed
@@ -118,7 +119,7 @@ def apply_dropkey(
     ]
     if not chosen:
         raise ValueError(_explain_nothing(model, [*skipped, *lookalikes]))
-    report = DropKeyReport(_spread(model, chosen, ratio, schedule), (*skipped, *lookalikes))
+    report = DropKeyReport(_spread(model, chosen, drop_ratio, schedule), (*skipped, *lookalikes))
     for site in report.equipped:
         module = chosen[site.name]
         kept = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
@@ -128,7 +129,9 @@ def apply_dropkey(
 
 
 def set_drop_ratio(
-    model: nn.Module, ratio: float, schedule: str = "linear_decreasing"
+    model: nn.Module,
+    drop_ratio: float | Sequence[float],
+    schedule: str | Schedule = LINEAR_DECREASING,
 ) -> DropKeyReport:
     """Spread another drop ratio over the attention that drops keys already.
 
@@ -137,17 +140,18 @@ def set_drop_ratio(
 
     Args:
         model: any module.
-        ratio: probability in [0, 1) that a query of a head loses a key; the largest of a stack.
+        drop_ratio: probability in [0, 1) that a query of a head loses a key; the largest of a
+            stack. Or a list, one ratio for each layer.
         schedule: how the ratio changes with depth, see ``drop_ratios``.
 
     Returns:
         the modules and their ratios
 
     Raises:
-        ValueError: nothing drops keys; unknown ``schedule``; ``ratio`` outside [0, 1).
+        ValueError: nothing drops keys; unknown ``schedule``; ``drop_ratio`` outside [0, 1).
     """
     modules = attention_that_drops(model)
-    report = DropKeyReport(_spread(model, modules, ratio, schedule))
+    report = DropKeyReport(_spread(model, modules, drop_ratio, schedule))
     for site in report.equipped:
         modules[site.name].drop_ratio = site.drop_ratio  # type: ignore[assignment]
     return report
@@ -199,14 +203,17 @@ def attention_that_drops(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _spread(
-    model: nn.Module, modules: dict[str, nn.Module], ratio: float, schedule: str
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    drop_ratio: float | Sequence[float],
+    schedule: str | Schedule,
 ) -> tuple[EquippedSite, ...]:
     """Give every attention module the ratio of its layer, stack by stack."""
     return tuple(
         EquippedSite(name, _class_name(modules[name]), layer_ratio, stack)
         for stack, layers in layers_of_stacks(model, modules).items()
         for layer, layer_ratio in zip(
-            layers, drop_ratios(schedule, ratio, len(layers)), strict=True
+            layers, drop_ratios(len(layers), drop_ratio, schedule), strict=True
         )
         for name in layer
     )

@@ -87,7 +87,7 @@ def build_model(
             f"image_size must be a multiple of the backbone's stride {eyes.stride}, "
             f"got {image_size}"
         )
-    ratios = iter(drop_ratios(drop_schedule, drop_ratio, num_layers * len(embed_dims)))
+    ratios = iter(drop_ratios(num_layers * len(embed_dims), drop_ratio, drop_schedule))
     num_tokens = len(JOINTS) + len(arrays.coarse_vertices[-1])
 
     def layer(embed_dim: int) -> PostNormLayer:

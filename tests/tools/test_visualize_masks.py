@@ -21,7 +21,7 @@ def test_it_writes_the_picture_and_says_where(main, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--patterns", "blok:2"], "pattern must be key, block:SIZE or cross:SIZE"),
-        (["--ratio", "1.5"], "drop_ratio must be in [0, 1), got 1.5"),
+        (["--drop-ratio", "1.5"], "drop_ratio must be in [0, 1), got 1.5"),
         (["--output", "masks.xyz"], "Format 'xyz' is not supported"),
     ],
 )

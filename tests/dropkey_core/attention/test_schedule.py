@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,50 +20,56 @@ SCHEDULES = ["constant", "linear_decreasing", "linear_increasing", "cosine", "ex
         ("linear_increasing", [0.1, 0.2, 0.3, 0.4]),
         ("cosine", [0.4, 0.325, 0.175, 0.1]),  # halfway points of a cosine: 3/4 and 1/4 of 0.3
         ("exponential", [0.4, 0.4 / 4 ** (1 / 3), 0.4 / 4 ** (2 / 3), 0.1]),
+        (lambda layer, num_layers: layer**2 / num_layers, [0.0, 0.1, 0.4, 0.9]),
     ],
 )
 def test_ratios_by_hand(schedule, expected):
-    assert drop_ratios(schedule, 0.4, 4) == pytest.approx(expected)
+    assert drop_ratios(4, 0.4, schedule) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_one_layer_gets_the_ratio_itself(schedule):
-    assert drop_ratios(schedule, 0.3, 1) == [0.3]
+def test_the_papers_schedule_is_the_default_and_a_list_needs_none():
+    assert drop_ratios(2, 0.4) == [0.4, 0.2]
+    assert drop_ratios(3, [0.1, 0.3, 0.0]) == [0.1, 0.3, 0.0]
+    assert drop_ratios(3, torch.tensor([0.5, 0.25, 0.0])) == [0.5, 0.25, 0.0]
 
 
 @given(
     schedule=st.sampled_from(SCHEDULES),
-    ratio=st.floats(0, 1, exclude_max=True),
+    drop_ratio=st.floats(0, 1, exclude_max=True),
     num_layers=st.integers(1, 200),
 )
-def test_between_the_documented_ends(schedule, ratio, num_layers):
-    """Monotone from the first to the last value of the table, to rounding."""
-    ratios = drop_ratios(schedule, ratio, num_layers)
-    low = ratio if schedule == "constant" else ratio / num_layers
+def test_between_the_documented_ends(schedule, drop_ratio, num_layers):
+    """Monotone from the first to the last value of the table, to rounding; alone, the ratio."""
+    ratios = drop_ratios(num_layers, drop_ratio, schedule)
+    low = drop_ratio if schedule == "constant" else drop_ratio / num_layers
     if schedule == "linear_increasing":
         ratios = ratios[::-1]
-    assert ratios[0] == pytest.approx(ratio)
+    assert ratios[0] == pytest.approx(drop_ratio)
     assert ratios[-1] == pytest.approx(low)
     assert all(a >= b * (1 - 1e-12) for a, b in itertools.pairwise(ratios))
     assert all(0 <= r < 1 for r in ratios)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_ratio_zero_stays_zero(schedule):
-    assert drop_ratios(schedule, 0.0, 3) == [0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize("ratio", [1.5, 1.0, -0.1, float("nan")])
-def test_ratio_outside_is_refused_with_its_value(ratio):
-    with pytest.raises(ValueError, match=rf"drop_ratio must be in \[0, 1\), got {ratio}"):
-        drop_ratios("constant", ratio, 3)
-
-
-def test_unknown_schedule_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"constant, linear_decreasing, .* got 'lineer'"):
-        drop_ratios("lineer", 0.3, 3)
-
-
-def test_no_layers_are_refused():
-    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
-        drop_ratios("constant", 0.3, 0)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((3, 1.5), r"drop_ratio must be in \[0, 1\), got 1.5"),
+        ((3, 1.0), r"drop_ratio must be in \[0, 1\), got 1.0"),
+        ((3, -0.1), r"drop_ratio must be in \[0, 1\), got -0.1"),
+        ((3, float("nan")), r"drop_ratio must be in \[0, 1\), got nan"),
+        ((3, "0.1"), r"drop_ratio must be a number in \[0, 1\), got '0.1'"),
+        ((3, None), r"drop_ratio must be a number in \[0, 1\), got None"),
+        ((2, [0.1, 1.2]), r"drop_ratio must be in \[0, 1\), got 1.2"),
+        ((2, 0.5, lambda layer, num_layers: 2.0), r"drop_ratio must be in \[0, 1\), got 1.0"),
+        ((3, [0.1, 0.2]), "drop_ratio must have one ratio for each of 3 layers, got 2"),
+        ((2, [0.1, 0.2], "constant"), "schedule must be left out .* got 'constant'"),
+        ((3, 0.3, "lineer"), r"constant, linear_decreasing, .* a callable .* got 'lineer'"),
+        ((3, 0.3, [1.0, 0.5, 0.1]), r"schedule must be one of .* got \[1.0, 0.5, 0.1\]"),
+        ((0, 0.3), "num_layers must be an integer of at least 1, got 0"),
+        (("constant", 0.3, 3), "num_layers must be an integer of at least 1, got 'constant'"),
+    ],
+)
+def test_what_is_refused_in_one_line(arguments, text):
+    with pytest.raises(ValueError, match=text) as error:
+        drop_ratios(*arguments)
+    assert "\n" not in str(error.value)

@@ -285,9 +285,9 @@ def test_hooks_instances_and_names_stay():
 def test_bad_arguments_change_nothing():
     model, _ = model_and_input()
     for arguments, text in [
-        ({"ratio": 1.5}, r"drop_ratio must be in \[0, 1\), got 1.5"),
-        ({"ratio": 0.3, "schedule": "up"}, "schedule must be one of .* got 'up'"),
-        ({"ratio": 0.3, "unit": "row"}, "unit must be one of .* got 'row'"),
+        ({"drop_ratio": 1.5}, r"drop_ratio must be in \[0, 1\), got 1.5"),
+        ({"drop_ratio": 0.3, "schedule": "up"}, "schedule must be one of .* got 'up'"),
+        ({"drop_ratio": 0.3, "unit": "row"}, "unit must be one of .* got 'row'"),
     ]:
         with pytest.raises(ValueError, match=text):
             apply_dropkey(model, **arguments)
