@@ -71,14 +71,13 @@ class InteractionClasses(Struct, frozen=True):
             check_unique(section, "name", [entry.name for entry in entries])
         if "person" not in self.object_names:
             raise ValueError('none of the objects is called "person"')
-        for section in ("triplets", "rare_triplets"):
-            for number, (object_label, verb) in enumerate(getattr(self, section)):
-                if object_label >= len(self.objects) or verb >= len(self.verbs):
-                    raise ValueError(
-                        f"{section}[{number}] is [{object_label}, {verb}], not [object, verb] with "
-                        f"an object below {len(self.objects)} and a verb below {len(self.verbs)}"
-                    )
-            check_unique("the file", section[:-1], getattr(self, section))
+        check_unique("the file", "triplet", self.triplets)
+        for number, (object_label, verb) in enumerate(self.triplets):
+            if object_label >= len(self.objects) or verb >= len(self.verbs):
+                raise ValueError(
+                    f"triplets[{number}] is [{object_label}, {verb}], not [object, verb] with an "
+                    f"object below {len(self.objects)} and a verb below {len(self.verbs)}"
+                )
         for combination in self.rare_triplets:
             if combination not in self.triplets:
                 raise ValueError(f"{list(combination)} of rare_triplets is not among the triplets")
@@ -127,18 +126,10 @@ def read_classes(path: str | os.PathLike[str]) -> InteractionClasses:
 
 
 def num_object_classes(classes: str | os.PathLike[str]) -> int:
-    """Size of the object head (without "no object") that a ``classes.json`` asks for.
-
-    Raises:
-        UserError: see ``read_classes``.
-    """
+    """Size of the object head (without "no object"); for path and errors see ``read_classes``."""
     return len(read_classes(classes).objects)
 
 
 def num_verb_classes(classes: str | os.PathLike[str]) -> int:
-    """Size of the verb head that a ``classes.json`` asks for.
-
-    Raises:
-        UserError: see ``read_classes``.
-    """
+    """Size of the verb head; for path and errors see ``read_classes``."""
     return len(read_classes(classes).verbs)

@@ -22,13 +22,10 @@ def qpic_from_detr(
     """Turn the weights of a DETR into a complete start for QPIC.
 
     The body (backbone, transformer, queries, input projection) keeps its weights and names. The
-    box head becomes the box head of subjects and, once more, that of objects. The object head gets
-    the rows of the class head that stand for its classes, "no object" included: of the official 91
-    those of COCO's 80 categories in the order of their ids, which is HICO-DET's; of a head that has
-    as many classes all. From any other class head nothing can be taken, so the object head starts
-    afresh, as the verb head always does. (The official conversion does the same, except that it
-    knows no other class heads, leaves the verb head to the model, and keeps DETR's heads in the
-    file.)
+    box head becomes that of subjects and, once more, that of objects. The object head gets the rows
+    of the class head that stand for its classes, see ``rows_of_objects``, or starts afresh, as the
+    verb head always does. (The official conversion knows no class head but the official, leaves the
+    verb head to the model, and keeps DETR's heads in the file.)
 
     Args:
         state: the ``state_dict`` of DETR, official or ours.
@@ -42,17 +39,13 @@ def qpic_from_detr(
     Raises:
         UserError: if these are not the weights of a DETR.
     """
-    missing = [
-        name
-        for name in (f"{CLASS_HEAD}weight", f"{BOX_HEAD}layers.0.weight", "query_embed.weight")
-        if name not in state
-    ]
-    if missing:
-        is_qpic = f"{VERB_HEAD}weight" in state
-        raise UserError(
-            f"these are not the weights of a DETR: there is no {missing[0]}"
-            + ("; they are QPIC's already, nothing is to be converted" if is_qpic else "")
-        )
+    for name in (f"{CLASS_HEAD}weight", f"{BOX_HEAD}layers.0.weight", "query_embed.weight"):
+        if name not in state:
+            is_qpic = f"{VERB_HEAD}weight" in state
+            raise UserError(
+                f"these are not the weights of a DETR: there is no {name}"
+                + ("; they are QPIC's already, nothing is to be converted" if is_qpic else "")
+            )
     heads = (CLASS_HEAD, BOX_HEAD)
     converted = {name: value for name, value in state.items() if not name.startswith(heads)}
     said = [f"kept: {len(converted)} tensors, {len(state['query_embed.weight'])} queries"]
@@ -62,39 +55,34 @@ def qpic_from_detr(
                 converted[head + name.removeprefix(BOX_HEAD)] = value.clone()
     said.append("box head: now that of subjects and that of objects")
 
-    embed_dim = state[f"{CLASS_HEAD}weight"].shape[1]
+    num_rows, embed_dim = state[f"{CLASS_HEAD}weight"].shape
+    num_classes = num_rows - 1  # one row is "no object"
     generator = torch.Generator().manual_seed(seed)
-    rows = rows_of_objects(len(state[f"{CLASS_HEAD}weight"]) - 1, num_object_classes)
-    if rows is None:
-        converted |= fresh_head(OBJECT_HEAD, embed_dim, num_object_classes + 1, generator)
-    else:
+    if rows := rows_of_objects(num_classes, num_object_classes):
         for kind in ("weight", "bias"):
             converted[OBJECT_HEAD + kind] = state[CLASS_HEAD + kind][rows].clone()
-    said.append(f"object head: {origin(rows, state[f'{CLASS_HEAD}weight'], num_object_classes)}")
+        same = " (taken to be the same ones)" if num_classes == num_object_classes else ""
+        origin = f"of the {num_classes} classes of DETR{same}, and its 'no object'"
+    else:
+        converted |= fresh_head(OBJECT_HEAD, embed_dim, num_object_classes + 1, generator)
+        origin = f"classes, initialised anew, for the {num_classes} classes of this DETR are others"
+    said.append(f"object head: {num_object_classes} {origin}")
     converted |= fresh_head(VERB_HEAD, embed_dim, num_verb_classes, generator)
     said.append(f"verb head: {num_verb_classes} classes, initialised anew (seed {seed})")
     return converted, said
 
 
-def rows_of_objects(num_classes: int, num_object_classes: int) -> list[int] | None:
-    """Rows of DETR's class head, "no object" last, that stand for QPIC's classes; None for none."""
+def rows_of_objects(num_classes: int, num_object_classes: int) -> list[int]:
+    """Rows of DETR's class head, "no object" last, that stand for QPIC's classes; [] for none.
+
+    Of the official 91 those of COCO's 80 categories in the order of their ids, which is HICO-DET's;
+    of a head that has as many classes all.
+    """
     if num_classes == num_object_classes:
         return list(range(num_classes + 1))
     if (num_classes, num_object_classes) == (NUM_COCO_CLASSES, len(COCO_CATEGORY_IDS)):
         return [*sorted(COCO_CATEGORY_IDS), NUM_COCO_CLASSES]
-    return None
-
-
-def origin(rows: list[int] | None, class_head: Tensor, num_object_classes: int) -> str:
-    """Where the weights of the object head come from, in words."""
-    num_classes = len(class_head) - 1
-    if rows is None:
-        return (
-            f"{num_object_classes} classes, initialised anew, for the {num_classes} classes of "
-            "this DETR are others"
-        )
-    same = " (taken to be the same ones)" if num_classes == num_object_classes else ""
-    return f"{num_object_classes} of the {num_classes} classes of DETR{same}, and its 'no object'"
+    return []
 
 
 def fresh_head(

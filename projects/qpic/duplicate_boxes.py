@@ -59,24 +59,19 @@ class MergedBoxes:
 
     def index(self, category: int, box: list[float], triplet: tuple[int, int]) -> int:
         """Index of a box of an HOI class among the merged ones, where it is put if it is new."""
-        best = None
-        for number, (annotation, boxes) in enumerate(
-            zip(self.annotations, self._boxes, strict=True)
-        ):
-            if annotation["category_id"] != category:
-                continue
-            if box in boxes.values():
-                boxes.setdefault(triplet, box)
+        alike = [n for n, it in enumerate(self.annotations) if it["category_id"] == category]
+        for number in alike:
+            if box in self._boxes[number].values():
+                self._boxes[number].setdefault(triplet, box)
                 return number
-            is_free = best is None and triplet not in boxes
-            if is_free and iou(annotation["bbox"], box) >= self.merge_iou:
-                best = number
-        if best is None:
-            best = len(self.annotations)
-            self.annotations.append({"bbox": box, "category_id": category})
-            self._boxes.append({})
-        self._boxes[best][triplet] = box
-        return best
+        for number in alike:
+            is_near = iou(self.annotations[number]["bbox"], box) >= self.merge_iou
+            if is_near and triplet not in self._boxes[number]:
+                self._boxes[number][triplet] = box
+                return number
+        self.annotations.append({"bbox": box, "category_id": category})
+        self._boxes.append({triplet: box})
+        return len(self._boxes) - 1
 
 
 def iou(first: list[float], second: list[float]) -> float:

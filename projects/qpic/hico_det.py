@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classe
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions
 
 logger = logging.getLogger(__name__)
+
+LEFT_OUT = "left out, for a box that is not finite, has no area or lies outside its image,"
 
 
 def load_hico_det(
@@ -52,7 +54,7 @@ def load_hico_det(
     for record in records:
         if "height" not in record:  # as it is stored, which is what HICO-DET's boxes are for
             record["height"], record["width"] = image_size(record["file_name"])
-    if told := "; ".join(oddities(records, known)):
+    if told := oddities(records, known):
         logger.warning(f"{source}: {told}")
     for record in records:
         learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
@@ -66,42 +68,40 @@ def all_of_it(hoi: tuple[int, int, int], kept: list[bool]) -> bool:
     return kept[subject] and (object_ == NO_OBJECT or kept[object_])
 
 
-def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> Iterator[str]:
+def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> str:
     """What is left out of a set and what looks wrong in it, each with a count and the first."""
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    total = sum(len(record["hois"]) for record in records)
-    for record in records:
-        for number, kind in odd_hois(record, classes):
-            counts[kind] += 1
-            name = Path(record["file_name"]).name
-            first.setdefault(kind, f"{name}, hoi_annotation[{number}]")
-    for kind, text in KINDS.items():
-        if counts[kind]:
-            yield f"{text} {counts[kind]} of {total} interactions (first: {first[kind]})"
-
-
-KINDS = {  # in the order in which they are told
-    "unlearnable": "left out, for a box that is not finite, has no area or lies outside its image,",
-    "duplicate": "listed more than once and learnt once:",
-    "subject": "not done by a person:",
-    "unlisted": "of a verb and an object that the classes file does not combine:",
-}
-
-
-def odd_hois(record: dict[str, Any], classes: InteractionClasses) -> Iterator[tuple[int, str]]:
-    """Positions of a record's odd interactions, with a key of ``KINDS``."""
-    learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
+    places = defaultdict(list)
     combinations = set(classes.triplets)
+    for record in records:
+        for number, kind in odd_hois(record, classes.person, combinations):
+            places[kind].append(f"{Path(record['file_name']).name}, hoi_annotation[{number}]")
+    total = sum(len(record["hois"]) for record in records)
+    return "; ".join(
+        f"{kind} {len(found)} of {total} interactions (first: {found[0]})"
+        for kind, found in places.items()
+    )
+
+
+def odd_hois(
+    record: dict[str, Any], person: int, combinations: set[tuple[int, int]]
+) -> Iterator[tuple[int, str]]:
+    """Positions of a record's odd interactions, with what is odd about each.
+
+    Args:
+        record: see ``load_hico_det``.
+        person: class index of a person.
+        combinations: (object, verb) of those that there are.
+    """
+    learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
     seen = set()
     for number, hoi in enumerate(record["hois"]):
         subject, object_, verb = hoi
         if not all_of_it(hoi, learnable):
-            yield number, "unlearnable"
+            yield number, LEFT_OUT
         if hoi in seen:
-            yield number, "duplicate"
+            yield number, "listed more than once and learnt once:"
         seen.add(hoi)
-        if record["labels"][subject] != classes.person:
-            yield number, "subject"
+        if record["labels"][subject] != person:
+            yield number, "not done by a person:"
         if object_ != NO_OBJECT and (record["labels"][object_], verb) not in combinations:
-            yield number, "unlisted"
+            yield number, "of a verb and an object that the classes file does not combine:"

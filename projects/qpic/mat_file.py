@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,6 @@ def bound(memory: int, seconds: int, output: int) -> None:
             resource.setrlimit(what, (limit, limit + 1))  # a second to end by SIGXCPU
 
 
-def plain(value: Any) -> Any:
-    """An array or a number of numpy's as JSON can write it."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"it holds a {type(value).__name__}, which is not expected in such a file")
-
-
 def main(path: str, output: str, *arguments: str) -> None:
     """Convert; any exception is the answer to ``read_mat``, by its last line."""
     bound(*map(int, arguments[:3]))
@@ -95,7 +89,8 @@ def main(path: str, output: str, *arguments: str) -> None:
     names = list(arguments[3:])
     found = loadmat(path, simplify_cells=True, variable_names=names)
     with Path(output).open("w", encoding="utf-8") as file:
-        json.dump({name: found[name] for name in names if name in found}, file, default=plain)
+        wanted = {name: found[name] for name in names if name in found}
+        json.dump(wanted, file, default=methodcaller("tolist"))  # of numpy's arrays and numbers
 
 
 if __name__ == "__main__":

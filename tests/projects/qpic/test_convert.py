@@ -94,7 +94,7 @@ def test_rows_of_objects():
     assert len(rows) == 81
     assert rows[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
     assert rows_of_objects(3, 3) == [0, 1, 2, 3]
-    assert rows_of_objects(91, 81) is None
+    assert rows_of_objects(91, 81) == []
 
 
 def test_other_weights_are_refused(detr_state, small_qpic):

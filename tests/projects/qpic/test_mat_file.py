@@ -104,9 +104,3 @@ def test_bounds_of_memory_time_and_output(tmp_path, monkeypatch):
 def test_depths_that_occur_are_read(tmp_path):
     (tmp_path / "a.mat").write_bytes(HEADER + packed(nested(20)))
     assert read_mat(tmp_path / "a.mat", ["a"]) == {"a": 1.5}
-
-
-def test_complex_numbers_are_refused(tmp_path):
-    savemat(tmp_path / "a.mat", {"a": 1 + 2j})
-    with pytest.raises(UserError, match="it holds a complex, which is not expected"):
-        read_mat(tmp_path / "a.mat", ["a"])
