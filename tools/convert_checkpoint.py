@@ -10,10 +10,40 @@ Only tensors are read, never code; what is written appears complete or not at al
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: Path,
+    convert: Callable[[dict[str, Any]], tuple[Mapping[str, Any], list[str]]],
+) -> list[str]:
+    """Write the weights of a checkpoint, converted, as another one.
+
+    Args:
+        source: file or URL of a state dict, bare or under ``model``.
+        target: where to write ``{"model": converted weights}``; what is there is replaced at once.
+        convert: from a state dict to another one, and lines that say what was done.
+
+    Returns:
+        those lines.
+
+    Raises:
+        UserError: a source that cannot be read or converted, or a target that cannot be written.
+    """
+    from dropkey_core.engine import UserError, read_checkpoint, write_checkpoint
+    from dropkey_core.engine.checkpoint import weights_by_name
+
+    if Path(source).expanduser().absolute() == target.expanduser().absolute():
+        raise UserError(f"{target} would replace the checkpoint that is converted: name another")
+    content = read_checkpoint(source, "INPUT")
+    converted, said = convert(weights_by_name(content.get("model", content), source))
+    write_checkpoint(target.expanduser(), {"model": dict(converted)})
+    return said
 
 
 def add_qpic(commands: Any) -> None:
@@ -31,7 +61,7 @@ def add_qpic(commands: Any) -> None:
 
 def convert_qpic(arguments: argparse.Namespace) -> list[str]:
     """Do what ``add_qpic``'s arguments ask for; return what was done, a line each."""
-    from dropkey_core.engine.checkpoint import convert_checkpoint, find_checkpoint, read_checkpoint
+    from dropkey_core.engine.checkpoint import find_checkpoint, read_checkpoint
     from projects.detr.releases import release_of
     from projects.qpic.convert import qpic_from_detr
 
@@ -64,7 +94,6 @@ def add_metro(commands: Any) -> None:
 
 def convert_metro(arguments: argparse.Namespace) -> list[str]:
     """Do what ``add_metro``'s arguments, of which there are none, ask for."""
-    from dropkey_core.engine.checkpoint import convert_checkpoint
     from projects.metro.convert import metro_from_official
 
     return convert_checkpoint(arguments.input, arguments.output, metro_from_official)

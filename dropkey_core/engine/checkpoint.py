@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,13 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
         setting: where the path comes from, for the error.
 
     Raises:
-        UserError: if it is missing, unreadable, holds code, or is not a dict.
+        UserError: it is missing, unreadable, holds code, or is not a dict.
     """
     return read_content(find_checkpoint(path, setting), f"the checkpoint {path} (from {setting})")
 
 
 def find_checkpoint(path: str | Path, setting: str) -> Path:
-    """Return where a checkpoint lies on the disk; what a URL names is fetched if it is not there.
-
-    Raises:
-        UserError: it is missing, or cannot be fetched.
-    """
+    """Return where a checkpoint lies; what a URL names is fetched once. For the rest see above."""
     if str(path).startswith(("http://", "https://")):
         return _fetched(str(path), f"the checkpoint {path} (from {setting})")
     file = Path(path).expanduser()
@@ -75,43 +71,9 @@ def _fetched(url: str, source: str) -> Path:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` so that ``path`` is the old file or the complete new one, never a part.
-
-    Raises:
-        UserError: if the disk is full or the folder cannot be written to; ``path`` stays as it was.
-    """
+    """Write a checkpoint, whole or not at all, see ``whole_file``."""
     with whole_file(path, "wb") as file:
         torch.save(dict(content), file)
-
-
-def convert_checkpoint(
-    source: str | Path,
-    target: Path,
-    convert: Callable[[dict[str, Tensor]], tuple[Mapping[str, Tensor], list[str]]],
-) -> list[str]:
-    """Write the weights of a checkpoint, converted, as another one.
-
-    Args:
-        source: file or URL, read as :func:`load_weights` reads it.
-        target: where to write ``{"model": converted weights}``; what is there is replaced at once.
-        convert: from a state dict to another one, and lines that say what was done.
-
-    Returns:
-        those lines.
-
-    Raises:
-        UserError: a source that cannot be read or converted, or a target that cannot be written.
-    """
-    if Path(source).expanduser().absolute() == target.expanduser().absolute():
-        raise UserError(f"{target} would replace the checkpoint that is converted: name another")
-    content = read_checkpoint(source, "INPUT")
-    state = content.get("model", content)
-    if not isinstance(state, Mapping):
-        raise UserError(f"{source} holds no weights by name but {shown(state)}")
-    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    converted, said = convert(weights)
-    write_checkpoint(target.expanduser(), {"model": dict(converted)})
-    return said
 
 
 def load_weights(
@@ -123,13 +85,11 @@ def load_weights(
     """Load the weights of a checkpoint into ``model``, by name and strictly.
 
     Args:
-        model: its class may name ``reinitialised_on_mismatch``, prefixes of keys such as
-            ``class_embed`` that depend on the data: where only their shapes differ they keep their
-            fresh values. It may have a method ``checkpoint_problem``, which is given the file and
-            its content and returns why that is not for this model although names and shapes may
-            fit, or None.
-        path: file or URL of ours, of official DETR or detectron2 (``{"model": state_dict}``), or a
-            bare state dict.
+        model: may have ``reinitialised_on_mismatch``, prefixes of keys such as ``class_embed``
+            that depend on the data: where only their shapes differ they keep their fresh values;
+            and a method ``checkpoint_problem(file, content)``, which returns why a file is not for
+            this model although names and shapes may fit, or None.
+        path: file or URL of a state dict, bare or under ``model`` as detectron2 has it.
         setting: where the path comes from, for errors.
         content: what :func:`read_checkpoint` returned of it, if it was read before.
 
@@ -137,11 +97,9 @@ def load_weights(
         One line that says what was loaded and what was not.
 
     Raises:
-        UserError: listing missing, unexpected and mis-shaped keys if the architectures differ, or
-            the model refuses it.
+        UserError: missing, unexpected or mis-shaped keys, or the model refuses it.
     """
-    if content is None:
-        content = read_checkpoint(path, setting)
+    content = read_checkpoint(path, setting) if content is None else content
     source = f"{path} (from {setting})"
     judge: Any = getattr(model, "checkpoint_problem", None)
     if judge is not None and (problem := judge(find_checkpoint(path, setting), content)):
@@ -152,17 +110,11 @@ def load_weights(
 def load_state(
     model: nn.Module, state: Mapping[str, Any], source: str, exactly: bool = False
 ) -> str:
-    """Load a state dict as :func:`load_weights` does; ``source`` names it in messages.
-
-    ``exactly``: no weights may be initialised anew.
-    """
-    if not isinstance(state, Mapping):
-        raise UserError(f"{source} holds no weights by name but {shown(state)}")
-    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    wanted = model.state_dict()
+    """Load a state dict as :func:`load_weights` does; ``exactly``: initialise nothing anew."""
+    state, wanted = weights_by_name(state, source), model.state_dict()
     renewable = () if exactly else tuple(getattr(model, "reinitialised_on_mismatch", ()))
     misshapen = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
-    renewed = [k for k in misshapen if k.startswith(renewable)] if renewable else []
+    renewed = [k for k in misshapen if k.startswith(renewable)]
     problems = {
         "missing": [k for k in wanted if k not in state],
         "unexpected": [k for k in state if k not in wanted],
@@ -185,6 +137,13 @@ def load_state(
     return f"loaded {len(wanted) - len(renewed)} of {len(wanted)} tensors from {source}{said}"
 
 
+def weights_by_name(state: Any, source: object) -> dict[str, Tensor]:
+    """Return the tensors of a state dict; UserError, which names ``source``, if it is none."""
+    if not isinstance(state, Mapping):
+        raise UserError(f"{source} holds no weights by name but {shown(state)}")
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
 # What a run goes on from.
 NEEDED = {"model", "optimizer", "scaler", "step", "evaluated_step", "best", "metrics"}
 _CHANGES_SHOWN = 10
@@ -198,8 +157,7 @@ def read_last(path: Path) -> dict[str, Any]:
     """Return the content of the checkpoint that a run goes on from.
 
     Raises:
-        UserError: if it is damaged, naming the newest numbered checkpoint that is whole; which of
-            them to go on from is not decided here. Also if it is none of a run.
+        UserError: it is none of a run, or damaged; names the newest numbered one that is whole.
     """
     try:
         state = read_checkpoint(path, "train.output_dir")
@@ -234,7 +192,7 @@ def take_up(
     """Load a run's model and optimizer; the optimizer's settings are those of ``config``.
 
     Raises:
-        UserError: if they are another model's, another optimizer's, or have other groups.
+        UserError: another model's, another optimizer's, or other groups of parameters.
     """
     then, now = kept_settings(state).get("optimizer", {}), _settings(config)["optimizer"]
     names = optimized_names(optimizer, model)
@@ -249,10 +207,7 @@ def take_up(
             f"its weights: --weights {path} with another train.output_dir"
         )
     load_state(model, state["model"], str(path), exactly=True)
-    configured = [
-        {name: value for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]
+    configured = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     # Loading also brings back the old values, of the weight decay for instance. Where the config
     # still has them nothing is put in their place: some optimizers count steps among them.
@@ -268,14 +223,11 @@ def optimized_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
 
 
 def changes(state: Mapping[str, Any], config: DictConfig) -> list[str]:
-    """Return what differs from when a checkpoint was written, as ``name: then -> now``."""
+    """Return what differs from when a checkpoint was written, as ``name then -> now``."""
     old, new = _flat(kept_settings(state)), _flat(_settings(config))
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)] if old else []
-    told = [
-        f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
-        for key in differing
-        if key not in _IRRELEVANT
-    ]
+    differing = [key for key in differing if key not in _IRRELEVANT]
+    told = [f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in differing]
     if len(told) > _CHANGES_SHOWN:
         told[_CHANGES_SHOWN:] = [f"{len(told) - _CHANGES_SHOWN} more settings"]
     then, now = state.get("versions", {}), versions()
@@ -286,7 +238,7 @@ def changes(state: Mapping[str, Any], config: DictConfig) -> list[str]:
 def kept_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config that a checkpoint holds as plain values; nothing where it holds none."""
     text = str(state.get("config", ""))
-    check_structure(text, Path("the config in the checkpoint"))
+    check_structure(text, "the config in the checkpoint")
     settings = yaml.safe_load(text)
     return settings if isinstance(settings, dict) else {}
 

@@ -1,10 +1,8 @@
 """The training loop: tools call :func:`train` and :func:`evaluate`; ``Trainer.run`` is the story.
 
-Built on Lightning Fabric rather than on Lightning's Trainer. Fabric brings what is hard: processes,
-devices, mixed precision, gradient exchange. The loop itself is ours, because a run must stop and
-go on at any step with the same losses to the last bit: the Trainer counts validation into its
-restart state and skips one that was interrupted, and its CSV log, progress bar, checkpoints and
-signal handling would all have had to be replaced.
+Lightning Fabric brings processes, devices, mixed precision and gradient exchange. The loop is ours
+rather than Lightning's Trainer, because a run must stop and go on at any step with the same losses
+to the last bit: the Trainer skips a validation that was interrupted.
 """
 
 import math
@@ -16,12 +14,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dropkey_core.engine.build import (
-    build_evaluation,
-    build_model,
-    build_optimizer,
-    instantiate,
-)
+from dropkey_core.engine.build import build_evaluation, build_model, build_optimizer, instantiate
 from dropkey_core.engine.checkpoint import (
     changes,
     load_weights,
@@ -63,11 +56,10 @@ def train(
     """Train as a config says, from its first step or from where the run in its folder stopped.
 
     Args:
-        config: what :func:`~dropkey_core.engine.load_config` returns.
+        config: what ``load_config`` returns.
         resume: go on from ``last.pth`` in ``train.output_dir``; start anew where there is none.
         overwrite: delete the run that ``train.output_dir`` holds.
-        processes: how many on how many machines; by default what torchrun or SLURM has started,
-            else one.
+        processes: by default those that torchrun or SLURM has started, else one.
 
     Returns:
         The metrics of the last evaluation, ``{"bbox/AP": 42.0, ...}``.
@@ -77,9 +69,7 @@ def train(
         TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
     """
     check_train_settings(config.train)
-    processes = processes or Processes()
-    processes.announce()
-    check_devices(config.train, processes.counted()[0])
+    processes = announced(processes, config)
     folder = Path(config.train.output_dir)
     with StopRequests() as stop:
         if is_first_process():
@@ -101,9 +91,7 @@ def train(
 
 
 def evaluate(
-    config: DictConfig,
-    resume: bool = False,
-    processes: Processes | None = None,
+    config: DictConfig, resume: bool = False, processes: Processes | None = None
 ) -> dict[str, float]:
     """Evaluate the weights in ``train.init_checkpoint``, or with ``resume`` the last ones of a run.
 
@@ -113,10 +101,7 @@ def evaluate(
     Raises:
         UserError: for bad settings or input.
     """
-    processes = processes or Processes()
-    processes.announce()
-    check_devices(config.train, processes.counted()[0])
-    fabric = launch(config.train, processes)
+    fabric = launch(config.train, announced(processes, config))
     with ending_together(fabric):
         torch.manual_seed(config.train.seed)
         path, setting = config.train.init_checkpoint, "train.init_checkpoint"
@@ -132,6 +117,14 @@ def evaluate(
         return metrics
 
 
+def announced(processes: Processes | None, config: DictConfig) -> Processes:
+    """Return how many processes there will be, checked, and announced to those that they find."""
+    processes = processes or Processes()
+    processes.announce()
+    check_devices(config.train, processes.counted()[0])
+    return processes
+
+
 class Trainer:
     """One run: what it consists of, and the loop.
 
@@ -139,7 +132,7 @@ class Trainer:
         config: a loaded config.
         fabric: the launched processes.
         stop: told by signals to end the run.
-        weights_follow: whether a checkpoint is going to be loaded, see ``build_model``.
+        weights_follow: see ``build_model``.
 
     Attributes:
         step: number of finished training steps.
@@ -214,9 +207,7 @@ class Trainer:
                 step, and it can be done again with what lies in a file.
         """
         seed_step(self.settings.seed, self.step, self.fabric.global_rank)
-        factor = self.lr_multiplier(self.step / self.settings.max_iter)
-        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base_lr * factor
+        self.set_learning_rates()
         self.optimizer.zero_grad()
         losses = self.wrapped(batch)
         total = sum(losses.values())
@@ -230,6 +221,12 @@ class Trainer:
         self.step += 1
         return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 
+    def set_learning_rates(self) -> None:
+        """Follow the schedule: it is a function of the part of the run that is done."""
+        factor = self.lr_multiplier(self.step / self.settings.max_iter)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+
     def failure(
         self, error: FloatingPointError, batch: list[dict[str, Any]], losses: dict[str, Tensor]
     ) -> UserError:
@@ -240,14 +237,11 @@ class Trainer:
         not_finite = {name: term for name, term in terms.items() if not math.isfinite(term)}
         said = names or [f"{name} {term:.6g}" for name, term in (not_finite or terms).items()]
         ids = listed(sample.get("image_id") for sample in batch)
-        reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}"
         amp = "train.amp.enabled=false or " if self.settings.amp.enabled else ""
+        reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}; try {amp}a lower"
         state = {"seed": self.settings.seed, "rank": self.fabric.global_rank, **self.weights()}
-        failure = write_failed_step(
-            self.folder,
-            {**state, "batch": batch, "terms": terms},
-            f"{reason}; try {amp}a lower optimizer.lr",
-        )
+        state |= {"batch": batch, "terms": terms}
+        failure = write_failed_step(self.folder, state, f"{reason} optimizer.lr")
         if names:  # in every process, and none may end the job while others still write
             self.fabric.barrier()
         return failure
@@ -286,8 +280,7 @@ class Trainer:
     def share_buffers(self) -> None:
         """Give every process the running averages of rank 0, which are those that are saved.
 
-        Batch norm averages over the images of its own process. The evaluation of a run is that of
-        its checkpoint only if all processes evaluate the same network.
+        Batch norm averages over its own process; an evaluation must be that of the checkpoint.
         """
         if self.fabric.world_size > 1:
             for buffer in self.model.buffers():
@@ -323,10 +316,15 @@ class Trainer:
             self.on_first_process(self.keep_numbered)
 
     def save(self) -> None:
-        """Write ``last.pth``, all that is needed to go on, unless it is of this very moment."""
-        if self.saved == (self.step, self.evaluated_step):
-            return
-        state = {
+        """Write ``last.pth`` unless it is of this very moment."""
+        if self.saved != (self.step, self.evaluated_step):
+            self.log.sync()
+            self.on_first_process(write_checkpoint, self.folder / LAST, self.state())
+            self.saved = (self.step, self.evaluated_step)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on; ``resume_from`` takes it up."""
+        return {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "optimized": optimized_names(self.optimizer, self.model),
@@ -335,9 +333,6 @@ class Trainer:
             "best": self.best,
             "metrics": self.metrics,
         }
-        self.log.sync()
-        self.on_first_process(write_checkpoint, self.folder / LAST, state)
-        self.saved = (self.step, self.evaluated_step)
 
     def what_is_saved(self) -> str:
         """Tell where a run that could not write goes on."""
@@ -382,11 +377,7 @@ class Trainer:
             write_config(self.folder, self.config)
 
     def check_agreement(self) -> None:
-        """Make sure that all processes begin at the same step.
-
-        Raises:
-            UserError: if they do not, as on machines with a folder each.
-        """
+        """Raise UserError unless all processes begin at the same step: not with a folder each."""
         steps = gather_objects(self.step)
         if len(set(steps)) > 1:
             raise UserError(

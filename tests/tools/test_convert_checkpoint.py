@@ -1,10 +1,10 @@
 import argparse
-import pickle
 
 import pytest
 import torch
 import torchvision
 
+from dropkey_core.engine import UserError
 from projects.classification.t2t import T2TViT
 from projects.detr.build import build_model
 from tests.projects.metro import plain_metro
@@ -77,7 +77,7 @@ def test_code_in_the_file_is_refused(main, tmp_path, capsys):
         def __reduce__(self):
             return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
 
-    (tmp_path / "bad.pth").write_bytes(pickle.dumps({"model": Bomb()}))
+    torch.save({"model": Bomb()}, tmp_path / "bad.pth")
     error = fail(main, capsys, tmp_path / "bad.pth", tmp_path / "start.pth")
     assert "is refused: only tensors and plain values are loaded" in error
     assert not (tmp_path / "ran").exists()
@@ -156,3 +156,34 @@ def test_a_classifier_becomes_a_start_under_both_names(main, tmp_path, capsys):
     assert set(state) == {*weights, *(f"network.{name}" for name in network.state_dict())}
     assert main(["t2t", str(tmp_path / "nowhere.pth"), str(output)]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
+
+
+@pytest.fixture
+def convert_checkpoint(load_script):
+    return load_script("tools/convert_checkpoint").convert_checkpoint
+
+
+def test_converted_weights_are_written_alone(convert_checkpoint, tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"x": 1}}, tmp_path / "w.pth")
+
+    def convert(state):
+        return {"b": state["a"] + 1}, ["a is b now"]
+
+    assert convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert) == ["a is b now"]
+    content = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert set(content) == {"model"}
+    assert content["model"]["b"].tolist() == [2, 2]
+
+
+def test_a_failed_conversion_leaves_the_old_file(convert_checkpoint, tmp_path):
+    torch.save({"model": {}}, tmp_path / "w.pth")
+    (tmp_path / "c.pth").write_text("old")
+
+    def convert(state):
+        raise UserError("not the weights that were expected")
+
+    with pytest.raises(UserError, match="not the weights"):
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert)
+    assert (tmp_path / "c.pth").read_text() == "old"
+    with pytest.raises(UserError, match=r"w\.pth would replace the checkpoint that is converted"):
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.pth", convert)

@@ -9,9 +9,9 @@ import argparse
 import io
 import pickle
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +31,7 @@ LONGEST_NAME = 1000  # characters, of a class or function with its module
 
 # Beside tensors and plain values: the official DETR and QPIC keep their command line in a file.
 _INERT: list[Any] = [argparse.Namespace]
-_HARMLESS = ("torch", "collections", "argparse")  # modules of what is named in any checkpoint
-# Opcodes that put values into one that there is, that have keys, and that hash nothing.
+# Opcodes that put values into one that there is, that have keys, and that only gather.
 _CHANGING = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
 _KEYED = {"SETITEM", "SETITEMS"}
 _GATHERING = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS"}
@@ -55,7 +54,7 @@ def read_content(path: Path, source: str) -> dict[str, Any]:
     with reading(source, "tensors and plain values"):
         for file in pickles_of(path, size):
             check_cost(file)
-        content = load(path, size, source)
+        content = load(path, source)
     if not isinstance(content, dict):
         raise UserError(f"{source} must hold a dict, not a {type(content).__name__}")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(content))
@@ -66,8 +65,8 @@ def read_content(path: Path, source: str) -> dict[str, Any]:
     return content
 
 
-def load(path: Path, size: int, source: str) -> Any:
-    """Call ``torch.load``; if that fails and the file names a function, tell which.
+def load(path: Path, source: str) -> Any:
+    """Call ``torch.load``; of a file that names a function or class, tell which.
 
     Raises:
         UserError: with the name.
@@ -76,16 +75,14 @@ def load(path: Path, size: int, source: str) -> Any:
     try:
         with torch.serialization.safe_globals(_INERT):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        names = (name for file in pickles_of(path, size) for name in names_in(file))
-        if asked := next((n for n in names if n.split(".")[0] not in _HARMLESS), None):
+    except pickle.UnpicklingError as error:
+        reason = error.__context__ or error  # without torch's advice to load it all the same
+        if asked := re.search(r"GLOBAL (\S+)", str(reason)):
             raise UserError(
                 f"{source} is refused: only tensors and plain values are loaded, and it asks to "
-                f"run {asked!r}"
+                f"run {asked[1]!r}"
             ) from error
-        if isinstance(error, pickle.UnpicklingError) and error.__context__:
-            raise error.__context__ from None  # without torch's advice to load it all the same
-        raise
+        raise reason from None
 
 
 def pickles_of(path: Path, size: int) -> Iterator[IO[bytes]]:
@@ -104,29 +101,13 @@ def pickles_of(path: Path, size: int) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.filename.endswith("/constants.pkl") for member in members):
-                raise ValueError(
-                    "it is a TorchScript archive, a program; save the state_dict() of the model "
-                    "instead"
-                )
+                raise ValueError("it is a TorchScript archive, a program; save the state_dict()")
             unpacked = sum(member.file_size for member in members)
             if unpacked > size:  # torch does not compress
                 raise ValueError(f"its parts claim {unpacked:,} bytes, the file has {size:,}")
             for member in members:
                 if member.filename.endswith(".pkl"):
                     yield io.BytesIO(archive.read(member))
-
-
-def names_in(file: IO[bytes]) -> Iterator[str]:
-    """Yield the classes and functions that a pickle names, with their modules."""
-    texts = ["", ""]  # the latest two
-    with suppress(Exception):  # of what is no sound pickle
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(texts)
-            elif isinstance(argument, str):
-                texts = [texts[-1], argument]
 
 
 def check_cost(file: IO[bytes]) -> None:
@@ -142,20 +123,19 @@ def check_cost(file: IO[bytes]) -> None:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     hashed = 0
-    problem = ""
-    with suppress(Exception):  # of what is no sound pickle
-        for opcode, argument, _ in pickletools.genops(file):
+    opcodes = pickletools.genops(file)
+    while True:
+        try:
+            opcode, argument, _ = next(opcodes)
             hashed += hashed_by(opcode, argument, stack, memo)
-            if hashed > MOST_HASHED:
-                problem = "keys of tuples within tuples, which take years to hash"
-            elif opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
-                problem = f"a name of {len(str(argument)):,} characters"
-            elif opcode.name == "GLOBAL" and str(argument).endswith(" bytearray"):
-                problem = "a bytearray, which no checkpoint needs"
-            if problem:
-                break
-    if problem:
-        raise ValueError(f"it has {problem}")
+        except Exception:  # its end, or it is no sound pickle
+            return
+        if hashed > MOST_HASHED:
+            raise ValueError("it has keys of tuples within tuples, which take years to hash")
+        if opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
+            raise ValueError(f"it has a name of {len(str(argument)):,} characters")
+        if opcode.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+            raise ValueError("it has a bytearray, which no checkpoint needs")
 
 
 def hashed_by(

@@ -20,11 +20,11 @@ def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
 
     Args:
         path: as the user wrote it.
-        kind: what it is, in one word, for the error.
+        kind: what it is, for the error.
         pattern: of such files below the project's root.
 
     Raises:
-        UserError: there is none, with the nearest of those there are.
+        UserError: there is none; the nearest of those there are is named.
     """
     folders = dict.fromkeys((Path.cwd(), PROJECT_ROOT))
     for folder in folders:
@@ -36,14 +36,10 @@ def find_yaml(path: str | Path, kind: str, pattern: str) -> Path:
 
 
 def read_yaml(path: Path, sections: Iterable[str]) -> DictConfig:
-    """Read a YAML file with a loader that makes plain values only.
-
-    Args:
-        path: the file.
-        sections: what it may hold, for the error.
+    """Read a YAML file of plain values.
 
     Raises:
-        UserError: if it is not YAML, not text, or not a mapping.
+        UserError: it is not YAML, not text, or no mapping; ``sections`` says of what.
     """
     text = read_text(path, LARGEST_YAML)
     with reading(path, "YAML"):
@@ -54,14 +50,14 @@ def read_yaml(path: Path, sections: Iterable[str]) -> DictConfig:
     return config
 
 
-def check_structure(text: str, path: Path) -> None:
+def check_structure(text: str, source: object) -> None:
     """Refuse YAML that is small as text and large as values, before they are built.
 
     Lists of *references to lists of references (the "billion laughs") grow like 3^(n / 3), and
     OmegaConf parses a text that is a single value once more.
 
     Raises:
-        UserError: it is such a text.
+        UserError: it is such a text; ``source`` names it.
         yaml.YAMLError: it is no YAML.
     """
     sizes: dict[int, int] = {}  # of each node: its values, references written out
@@ -76,6 +72,6 @@ def check_structure(text: str, path: Path) -> None:
 
     top = yaml.compose(text, Loader=yaml.SafeLoader)
     if isinstance(top, yaml.ScalarNode) and top.value:
-        raise UserError(f"{path} must be a mapping, it is the single value {shown(top.value)}")
+        raise UserError(f"{source} must be a mapping, it is the single value {shown(top.value)}")
     if top is not None and size(top) > MOST_VALUES:
-        raise UserError(f"{path} has {size(top):,} values, {MOST_VALUES:,} are allowed")
+        raise UserError(f"{source} has {size(top):,} values, {MOST_VALUES:,} are allowed")

@@ -1,26 +1,23 @@
 import argparse
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from dropkey_core.engine import UserError, load_weights, read_checkpoint, write_checkpoint
-from dropkey_core.engine.checkpoint import convert_checkpoint
-from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.dropkey_core.engine.toy_run import (
-    Crash,
-    after_calls,
-    assert_same_run,
-    crash,
-    run,
+from dropkey_core.engine import (
+    UserError,
+    load_weights,
+    read_checkpoint,
+    trainer,
+    write_checkpoint,
 )
+from dropkey_core.engine.paths import PROJECT_ROOT
+from tests.dropkey_core.engine.toy_run import Crash, after_calls, assert_same_run, crash, run
 
 
 class Net(nn.Module):
@@ -32,21 +29,15 @@ class Net(nn.Module):
         self.class_embed = nn.Linear(width, classes)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3, "args": argparse.Namespace(lr=1e-4)}]
+)
 def test_loads_bare_and_wrapped_state_dicts(tmp_path, wrap):
     source, target = Net(), Net()
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
     assert load_weights(target, tmp_path / "w.pth").startswith("loaded 4 of 4 tensors from ")
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value)
-
-
-def test_loads_official_training_checkpoints_which_keep_their_command_line(tmp_path):
-    source, target = Net(), Net()
-    content = {"model": source.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=1e-4)}
-    torch.save(content, tmp_path / "w.pth")
-    assert load_weights(target, tmp_path / "w.pth").startswith("loaded 4 of 4 tensors from ")
-    assert torch.equal(target.body.weight, source.body.weight)
 
 
 def test_class_head_of_another_size_stays_fresh_and_is_said(tmp_path):
@@ -103,37 +94,9 @@ def test_long_lists_are_shortened(tmp_path):
         load_weights(Net(), tmp_path / "w.pth")
 
 
-class Evil:
-    def __reduce__(self):
-        return (os.mkdir, ("ran",))
-
-
-def save_pickle(content, path, protocol):
-    path.write_bytes(pickle.dumps(content, protocol))
-
-
-@pytest.mark.parametrize(
-    ("save", "what"),
-    [
-        (torch.save, r"asks to run '(posix|nt).mkdir'"),
-        (partial(save_pickle, protocol=2), r"asks to run '(posix|nt).mkdir'"),
-        (partial(save_pickle, protocol=5), r"asks to run '(posix|nt).mkdir'"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_code_is_refused_and_not_run(tmp_path, monkeypatch, save, what):
-    monkeypatch.chdir(tmp_path)
-    save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=rf"evil.pth .* is refused: only tensors .*, and it {what}"):
-        load_weights(Net(), tmp_path / "evil.pth")
-    assert not (tmp_path / "ran").exists()
-
-
 def test_unreadable_files(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no checkpoint at none.pth \(from train.init_checkpoint\)"
-    ):
-        read_checkpoint("none.pth", "train.init_checkpoint")
+    with pytest.raises(UserError, match=r"no checkpoint at none.pth \(from --weights\)"):
+        read_checkpoint("none.pth", "--weights")
     for content in (b"", b"no checkpoint", b"PK\x03\x04 half a zip"):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(UserError, match=r"the checkpoint .*bad.pth"):
@@ -150,46 +113,6 @@ def test_truncated_checkpoint(tmp_path):
         (tmp_path / "w.pth").write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"w.pth"):
             read_checkpoint(tmp_path / "w.pth")
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path / "w.pth", {"step": 1})
-
-    def full(content, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"cannot write .*w\.pth: No space left on device$"):
-        write_checkpoint(tmp_path / "w.pth", {"step": 2})
-    assert read_checkpoint(tmp_path / "w.pth") == {"step": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
-
-
-def test_converted_weights_are_written_alone(tmp_path):
-    torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"x": 1}}, tmp_path / "w.pth")
-
-    def convert(state):
-        return {"b": state["a"] + 1}, ["a is b now"]
-
-    assert convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert) == ["a is b now"]
-    content = read_checkpoint(tmp_path / "c.pth")
-    assert set(content) == {"model"}
-    assert content["model"]["b"].tolist() == [2, 2]
-
-
-def test_a_failed_conversion_leaves_the_old_file(tmp_path):
-    torch.save({"model": {}}, tmp_path / "w.pth")
-    (tmp_path / "c.pth").write_text("old")
-
-    def convert(state):
-        raise UserError("not the weights that were expected")
-
-    with pytest.raises(UserError, match="not the weights"):
-        convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert)
-    assert (tmp_path / "c.pth").read_text() == "old"
-    with pytest.raises(UserError, match=r"w\.pth would replace the checkpoint that is converted"):
-        convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.pth", convert)
 
 
 def cut(path):
@@ -231,8 +154,6 @@ def test_going_on_from_a_numbered_checkpoint_gives_the_same_run(toy_folder):
 @pytest.mark.parametrize("moment", ["link_file", "write_config"])
 def test_run_that_ended_between_two_files_is_completed(toy_folder, monkeypatch, moment):
     """After last.pth and before its numbered name; while going on."""
-    import dropkey_core.engine.trainer as trainer
-
     run(output="whole")
     with monkeypatch.context() as patch:
         after_calls(patch, trainer, moment, 1, crash)
@@ -247,17 +168,13 @@ def test_other_weights_are_listed(toy_folder):
     run("train.max_iter=1")
     last = toy_folder / "output" / "last.pth"
     config = (toy_folder / "output" / "config.yaml").read_text()
-    with pytest.raises(
-        UserError, match=r"mis-shaped: 3 \(backbone.weight \(8, 3\) instead of \(4, 3"
-    ):
+    with pytest.raises(UserError, match=r"mis-shaped: 3 \(backbone.weight \(8, 3\) instead of"):
         run("model.width=4", resume=True)
     assert (toy_folder / "output" / "config.yaml").read_text() == config  # of what was trained
     state = read_checkpoint(last)
     state["model"]["head.weight"] = torch.zeros(2, 8)  # would be renewed in a new run
     write_checkpoint(last, state)
-    with pytest.raises(
-        UserError, match=r"mis-shaped: 1 \(head.weight \(2, 8\) instead of \(1, 8\)"
-    ):
+    with pytest.raises(UserError, match=r"mis-shaped: 1 \(head.weight \(2, 8\) instead of \(1"):
         run(resume=True)
     torch.save({"model": {}}, last)
     with pytest.raises(UserError, match="cannot be resumed from: it lacks best, evaluated_step"):
@@ -266,9 +183,7 @@ def test_other_weights_are_listed(toy_folder):
 
 def test_other_groups_of_parameters_are_refused(toy_folder):
     run("train.max_iter=1")
-    with pytest.raises(
-        UserError, match=r"optimizer.params has other groups.*--weights output/last.pth with anoth"
-    ):
+    with pytest.raises(UserError, match=r"has other groups.*--weights output/last.pth with anoth"):
         run("optimizer.params.lr_multipliers={head: 0.1}", resume=True)
 
 
