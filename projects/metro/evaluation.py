@@ -78,9 +78,8 @@ class MeshEvaluator(ImageEvaluator):
         output_dir: str | os.PathLike[str] | None = None,
         by: Sequence[str] = (),
     ) -> None:
-        for name in by:
-            if name not in GROUPINGS:
-                raise UserError(f"by must list some of {', '.join(GROUPINGS)}, got {name!r}")
+        if unknown := [name for name in by if name not in GROUPINGS]:
+            raise UserError(f"by must list some of {', '.join(GROUPINGS)}, got {unknown[0]!r}")
         self.body = body
         regressor = torch.tensor(read_body(body).h36m_regressor)  # (17, V)
         self.num_vertices = regressor.shape[1]
@@ -139,13 +138,9 @@ class MeshEvaluator(ImageEvaluator):
             for name in self.by
         }
         print(table(total, mean_pose, groups))
-        rows = (map(null_for_nan, row) for row in errors.tolist())
-        self.write_csv(ERRORS_FILE, ERRORS.names, rows)
-        document = {"all": plain(total | {MEAN_POSE: mean_pose})} | {
-            name: {str(number): plain(means[number]) for number in means}
-            for name, means in groups.items()
-        }
-        self.write_json(MEANS_FILE, document, indent=1)
+        self.write_csv(ERRORS_FILE, ERRORS.names, map(null_for_nan, errors.tolist()))
+        document = {"all": total | {MEAN_POSE: mean_pose}, **groups}
+        self.write_json(MEANS_FILE, null_for_nan(document), indent=1)
         return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
 
     def _h36m_joints(self, vertices: Tensor) -> Tensor:
@@ -200,14 +195,12 @@ def mean_pose_error(images: np.ndarray) -> float:
 
 
 def averages(errors: np.ndarray) -> dict[str, float]:
-    """The mean of each metric, and how many ``images`` there are."""
-    return {"images": len(errors), **{name: mean_of_known(errors[name]) for name in METRICS}}
-
-
-def mean_of_known(values: np.ndarray) -> float:
-    """The mean of all that are not NaN, NaN for none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
+    """How many ``images`` there are, and the mean of each metric where it is known, else NaN."""
+    means: dict[str, float] = {"images": len(errors)}
+    for name in METRICS:
+        known = errors[name][~np.isnan(errors[name])]
+        means[name] = float(known.mean()) if known.size else math.nan
+    return means
 
 
 def say_what_is_missing(errors: np.ndarray) -> None:
@@ -238,11 +231,10 @@ def cells(means: Mapping[str, float]) -> list[str]:
     return [str(means["images"]), *(f"{means[name]:.2f}" for name in METRICS)]
 
 
-def plain(means: Mapping[str, float]) -> dict[str, float | None]:
-    """Averages as JSON can write them."""
-    return {name: null_for_nan(value) for name, value in means.items()}
-
-
-def null_for_nan(value: float) -> float | None:
-    """The value, None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
+def null_for_nan(values: Any) -> Any:
+    """Numbers, also in rows or dicts, with None for NaN, which JSON does not have."""
+    if isinstance(values, dict):
+        return {name: null_for_nan(value) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return [null_for_nan(value) for value in values]
+    return None if math.isnan(values) else values

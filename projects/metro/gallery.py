@@ -118,12 +118,12 @@ def draw_attention_gallery(
     rows = []
     for stem, record in zip(stems(records), records, strict=True):
         samples = {name: model.sample(record, square) for name, model in estimators.items()}
-        panels = [panel("image", resized(crop_of(next(iter(samples.values())))))]
-        panels += [
+        panels = [
             attention_panel(name, estimators[name], sample, JOINTS.index(joint))
             for name, sample in samples.items()
         ]
-        rows.append(PictureRow(panels, name_of(record)))
+        image = panel("image", resized(crop_of(next(iter(samples.values())))))
+        rows.append(PictureRow([image, *panels], name_of(record)))
         save(draw_page(rows[-1:]), output / f"{stem}_attention.png")
     heading = (
         f"Attention from {joint} to the vertices in the last layer, mean of its heads",
@@ -144,9 +144,7 @@ def name_of(record: Mapping[str, Any]) -> str:
 
 def stems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names for files about images."""
-    return unique_stems(
-        [name_of(record).replace(", ", " ").replace(" ", "_") for record in records]
-    )
+    return unique_stems([name_of(record).replace(",", "").replace(" ", "_") for record in records])
 
 
 def crop_of(sample: Mapping[str, Any]) -> np.ndarray:
@@ -182,10 +180,10 @@ def views(sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> dict[str,
     if not (np.isfinite(vertices).all() and np.isfinite(camera).all()):
         raise UserError(f"the mesh of {name_of(sample)} is not finite: the training has diverged")
     found = {"recovered": predicted_view(vertices, camera, len(crop_of(sample)))}
-    if not sample["has_mesh"]:
-        return found
-    true = as_array(sample["vertices"]) + as_array(sample["pelvis"])
-    return {**found, "true": View(true, as_array(sample["K"]))}
+    if sample["has_mesh"]:
+        true = as_array(sample["vertices"]) + as_array(sample["pelvis"])
+        found["true"] = View(true, as_array(sample["K"]))
+    return found
 
 
 def title_of(sample: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> str:
@@ -214,11 +212,8 @@ def write_file(
     meshes, notes = [mesh], ["drag to turn, scroll to zoom"]
     if sample["has_mesh"]:
         meshes = compared(mesh, as_array(sample["vertices"]))
-        notes.insert(
-            0,
-            "left: recovered, coloured by the distance from the true mesh, both at the pelvis: "
-            f"violet 0 mm to yellow {FARTHEST} mm and more; right: true",
-        )
+        legend = f"violet 0 mm to yellow {FARTHEST} mm and more; right: true"
+        notes = [f"left: recovered, coloured by the distance from the true mesh: {legend}", *notes]
     if path.suffix == ".html":
         write_page(path, meshes, title_of(sample, outputs), notes)
     else:

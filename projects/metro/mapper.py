@@ -24,6 +24,8 @@ from projects.metro.geometry import (
     relative_positions,
 )
 
+NAMES = ("file_name", "image_id", "subject", "frame", "camera")  # of a record, for its sample
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -118,20 +120,13 @@ class MetroMapper:
             UserError: the picture cannot be read or has another size than the record says.
         """
         drawn = self.draw() if self.training else Augmentation()
-        to_crop = crop_map(
-            record["centre"],
-            record["box_side"] * drawn.zoom,
-            self.image_size,
-            drawn.degrees,
-            drawn.mirrored,
-        )
+        side = record["box_side"] * drawn.zoom
+        to_crop = crop_map(record["centre"], side, self.image_size, drawn.degrees, drawn.mirrored)
         picture = read_image(record["file_name"], (record["height"], record["width"]))
-        crop = coloured(
-            warped(picture.permute(1, 2, 0).numpy(), to_crop, self.image_size), drawn.colours
-        )
+        crop = warped(picture.permute(1, 2, 0).numpy(), to_crop, self.image_size)
+        crop = coloured(crop, drawn.colours)
         return {
-            **{name: record[name] for name in ("file_name", "image_id")},
-            **{name: record[name] for name in ("subject", "frame", "camera")},
+            **{name: record[name] for name in NAMES},
             "image": torch.from_numpy(crop).permute(2, 0, 1).contiguous(),
             **self.targets(record, drawn, to_crop),
         }
@@ -223,13 +218,8 @@ def warped(image: np.ndarray, to_crop: Array, size: int) -> np.ndarray:
         smaller = [max(1, round(length * zoom)) for length in (right - left, bottom - top)]
         part = cv2.resize(part, smaller, interpolation=cv2.INTER_AREA)
         x_step, y_step = (right - left) / smaller[0], (bottom - top) / smaller[1]
-    to_image = np.array(
-        [
-            [x_step, 0, left + (x_step - 1) / 2],
-            [0, y_step, top + (y_step - 1) / 2],
-            [0, 0, 1],
-        ]
-    )
+    x, y = left + (x_step - 1) / 2, top + (y_step - 1) / 2  # of the part's first pixel
+    to_image = np.array([[x_step, 0, x], [0, y_step, y], [0, 0, 1]])
     return cv2.warpAffine(part, (to_crop @ to_image)[:2], (size, size), flags=cv2.INTER_LINEAR)
 
 

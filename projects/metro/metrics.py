@@ -2,6 +2,7 @@
 
 Shapes: N points of each set, V vertices, 14 joints in the order of ``skeleton.JOINTS``; ``...`` is
 any number of batch dimensions, also none. All is computed in double precision, whatever comes in.
+Every function raises a ValueError for shapes that differ or are none of points.
 """
 
 import torch
@@ -11,51 +12,28 @@ from projects.metro.body.skeleton import root_relative
 
 
 def mpve(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean per-vertex error of each mesh.
+    """Mean per-vertex error of each mesh: (..., V, 3) twice, with the same origin -> (...) float64.
 
-    Args:
-        pred: (..., V, 3), with the same origin as ``target``; METRO's is the H36M pelvis of each.
-        target: (..., V, 3).
-
-    Returns:
-        (...), double precision, in the unit of the arguments.
-
-    Raises:
-        ValueError: for shapes that differ or are none of points.
+    METRO's origin is the H36M pelvis of each mesh.
     """
     check_points(pred, target)
     return mean_distance(pred.double(), target.double())
 
 
 def mpjpe(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean per-joint position error of each skeleton, both seen from the middle of their hips.
+    """Mean per-joint position error of each skeleton: (..., 14, 3) twice -> (...) float64.
 
-    Args:
-        pred: (..., 14, 3).
-        target: (..., 14, 3).
-
-    Returns:
-        (...), double precision, in the unit of the arguments.
-
-    Raises:
-        ValueError: for shapes that differ or are none of points.
+    Both are seen from the middle of their hips.
     """
     check_points(pred, target)
     return mean_distance(root_relative(pred.double()), root_relative(target.double()))
 
 
 def pa_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean per-joint position error after ``procrustes_align``.
-
-    Args:
-        pred: (..., N, 3).
-        target: (..., N, 3).
-
-    Returns:
-        (...), double precision, in the unit of the arguments.
+    """Mean per-joint position error after alignment: (..., N, 3) twice -> (...) float64.
 
     Raises:
-        ValueError: see ``procrustes_align``.
+        torch.linalg.LinAlgError: see ``procrustes_align``.
     """
     target = target.double()
     return mean_distance(procrustes_align(pred.double(), target), target)
@@ -80,7 +58,6 @@ def procrustes_align(pred: Tensor, target: Tensor) -> Tensor:
         and rounded once, to the wider type of both.
 
     Raises:
-        ValueError: for shapes that differ or are none of points.
         torch.linalg.LinAlgError: for NaN and infinity, for which there is no best alignment.
     """
     check_points(pred, target)

@@ -30,7 +30,6 @@ SMPL_LAYOUT: Layout = {
     "weights": ("f", (V, 24)),
 }
 COARSE_SIZES = (1723, 431)
-OTHER_MODELS = {778: "MANO", 10475: "SMPL-X", 5023: "FLAME"}  # by their vertices
 
 H36M_FILE = "J_regressor_h36m_correct.npy"
 DOWNSAMPLING_FILE = "mesh_downsampling.npz"
@@ -86,22 +85,9 @@ def read_smpl(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(found, dict):
             raise UserError(f"{path} is not SMPL: it holds a {type(found).__name__}, not a dict")
         arrays = {n: as_array(found[n], f"{path}: {n}") for n in SMPL_LAYOUT if n in found}
-    if problem := other_model(arrays) or layout_problem(arrays, SMPL_LAYOUT):
+    if problem := layout_problem(arrays, SMPL_LAYOUT):
         raise UserError(f"{path} is not SMPL: {problem}")
     return arrays
-
-
-def other_model(arrays: dict[str, np.ndarray]) -> str | None:
-    """Say which other body model arrays are of, by their sizes; or None."""
-    shapes = {name: array.shape for name, array in arrays.items()}
-    for size, model in OTHER_MODELS.items():
-        if shapes.get("v_template") == (size, 3):
-            return f"it has {size:,} vertices, as {model}"
-    if shapes.get("kintree_table") == (2, 52):
-        return "it has 52 joints, as SMPL+H"
-    if shapes.get("shapedirs", (NUM_SHAPES,))[-1:] < (NUM_SHAPES,):
-        return f"shapedirs has shape {shapes['shapedirs']}, not {NUM_SHAPES} shapes or more"
-    return None
 
 
 def parents_of(table: np.ndarray, path: Path) -> np.ndarray:
@@ -128,12 +114,8 @@ def read_h36m_regressor(path: Path) -> np.ndarray:
     """
     data = content_of(path, f"{H36M_FILE} is at {METRO_DATA} (--h36m-regressor)")
     array = read_npy(io.BytesIO(data), str(path))
-    if array.dtype.kind != "f" or array.shape != (17, V):
-        raise UserError(
-            f"{path} has {array.dtype} of shape {array.shape}, {H36M_FILE} has floats of (17, {V})"
-        )
-    if not np.isfinite(array).all():
-        raise UserError(f"{path} holds NaN or infinity")
+    if problem := layout_problem({"the array": array}, {"the array": ("f", (17, V))}):
+        raise UserError(f"{path} is not {H36M_FILE}: {problem}")
     return array.astype(np.float64)
 
 
@@ -154,30 +136,33 @@ def read_coarse_meshes(
     down, faces = (npz_objects(data, name, f"{path}: {name}") for name in "DF")
     if len(down) < len(COARSE_SIZES) or len(faces) < 1 + len(COARSE_SIZES):
         raise UserError(f"{path} has {len(down)} coarser meshes, METRO needs {len(COARSE_SIZES)}")
-    meshes = [as_array(faces[level], f"{path}: F[{level}]") for level in range(3)]
-    for level, (faces_of_level, size) in enumerate(zip(meshes, (V, *COARSE_SIZES), strict=True)):
-        if not are_faces(faces_of_level, size):
-            raise UserError(f"{path}: F[{level}] has no triangles of {size:,} vertices")
+    sizes = (V, *COARSE_SIZES)
+    meshes = [faces_of(faces[n], f"{path}: F[{n}]", size) for n, size in enumerate(sizes)]
     if not same_faces(meshes[0], full_faces):
         raise UserError(f"{path} belongs to another mesh: F[0] is not the faces of the SMPL file")
-    chosen, found = np.arange(V), []
-    for level, size in enumerate(COARSE_SIZES):
-        source = f"{path}: D[{level}]"
-        selection = as_array(down[level], source)
-        if selection.shape != (size, len(chosen)):
-            raise UserError(f"{source} has shape {selection.shape}, not {(size, len(chosen))}")
-        is_one = selection == 1
-        if not (is_one.sum(axis=1) == 1).all() or selection[~is_one].any():
-            raise UserError(f"{source} does not choose vertices: a row has more than a single 1")
-        chosen = chosen[is_one.argmax(axis=1)]
-        found.append(chosen)
-    return (found[0], found[1]), (meshes[1], meshes[2])
+    first = chosen_of(down[0], f"{path}: D[0]", (sizes[1], sizes[0]))
+    second = chosen_of(down[1], f"{path}: D[1]", (sizes[2], sizes[1]))
+    return (first, first[second]), (meshes[1], meshes[2])
 
 
-def are_faces(faces: np.ndarray, num_vertices: int) -> bool:
-    """Whether an array is (N, 3) indices into so many vertices."""
+def faces_of(value: Any, source: str, num_vertices: int) -> np.ndarray:
+    """An array (N, 3) of indices into so many vertices; UserError if it is none."""
+    faces = as_array(value, source)
     is_triangles = faces.ndim == 2 and faces.shape[1] == 3 and faces.dtype.kind in "iu"
-    return is_triangles and bool(((faces >= 0) & (faces < num_vertices)).all())
+    if not is_triangles or (faces < 0).any() or (faces >= num_vertices).any():
+        raise UserError(f"{source} has no triangles of {num_vertices:,} vertices")
+    return faces
+
+
+def chosen_of(value: Any, source: str, shape: tuple[int, int]) -> np.ndarray:
+    """Which vertices a matrix of one 1 per row chooses, (rows,); UserError if it is none."""
+    selection = as_array(value, source)
+    if selection.shape != shape:
+        raise UserError(f"{source} has shape {selection.shape}, not {shape}")
+    is_one = selection == 1
+    if not (is_one.sum(axis=1) == 1).all() or selection[~is_one].any():
+        raise UserError(f"{source} does not choose vertices: a row has more than a single 1")
+    return is_one.argmax(axis=1)
 
 
 def npz_objects(archive: bytes, name: str, source: str) -> list[Any]:

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ LARGEST_ERROR = 1.0  # mm
 KEYPOINTS = (11, 10, 9, 12, 13, 14, 4, 3, 2, 5, 6, 7)
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(NamedTuple):
     """What a frame's files say of the same things.
 
     Attributes:

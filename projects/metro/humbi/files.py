@@ -318,16 +318,12 @@ def write_vertices(path: Path, vertices: NDArray[np.floating]) -> None:
 
 def write_keypoints(path: Path, keypoints: NDArray[np.floating]) -> None:
     """Write keypoints.txt, keypoints (25, 3) in world units."""
-    if keypoints.shape != (NUM_KEYPOINTS, 3):
-        raise ValueError(f"keypoints must be ({NUM_KEYPOINTS}, 3), got {keypoints.shape}")
     write_vertices(path, keypoints)
 
 
 def write_fit(path: Path, fit: Fit) -> None:
     """Write smpl_parameter.txt; numbers are read back to the last bit."""
     values = np.concatenate([[fit.scale], fit.translation, fit.pose, fit.betas])
-    if values.shape != (NUM_PARAMETERS,):
-        raise ValueError(f"a fit has {NUM_PARAMETERS} numbers, got {values.size}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(exact_text(values[:, None]), encoding="ascii")
 

@@ -7,7 +7,6 @@ was left out are written when all parts are there.
 
 import shutil
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -163,11 +162,11 @@ def draw_split(subjects: list[int], seed: int) -> tuple[list[int], list[int]]:
 def about_draw(total: int, chosen: tuple[list[int], list[int]], seed: int) -> str:
     """The line that tells whose split a draw from ``total`` subjects is."""
     train, test = map(len, chosen)
-    paper = f"the paper's split ({NUM_TRAIN} and {NUM_TEST}), which it does not name"
     alike = "as large as" if (train, test) == (NUM_TRAIN, NUM_TEST) else "in the proportion of"
     return (
-        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, {alike} {paper}"
-        f"; {total - train - test:,} more are in neither list"
+        f"drawn with seed {seed}: {train} subjects to train on, {test} to test on, {alike} the "
+        f"paper's split ({NUM_TRAIN} and {NUM_TEST}), which it does not name; "
+        f"{total - train - test:,} more are in neither list"
     )
 
 
@@ -183,17 +182,16 @@ def write_lists(
         UserError: one of them would be empty; then none is written.
     """
     there = set(index.subject_ids.tolist())
-    lists = {
-        source / name: [subject for subject in subjects if subject in there]
-        for name, subjects in zip((TRAIN, TEST), chosen, strict=True)
-    }
-    for path, kept in lists.items():
-        if not kept:
+    kept = [[subject for subject in subjects if subject in there] for subjects in chosen]
+    paths = [source / name for name in (TRAIN, TEST)]
+    for path, subjects in zip(paths, kept, strict=True):
+        if not subjects:
             raise UserError(f"{path} would be empty: no subject of that split has a view")
-    for (path, kept), subjects in zip(lists.items(), chosen, strict=True):
-        write_subjects(path, kept)
-        less = len(subjects) - len(kept)
-        say(f"{path}: {len(kept):,} subjects" + (f"; {less:,} more have no view" if less else ""))
+    for path, subjects, wanted in zip(paths, kept, chosen, strict=True):
+        write_subjects(path, subjects)
+        less = len(wanted) - len(subjects)
+        more = f"; {less:,} more have no view" if less else ""
+        say(f"{path}: {len(subjects):,} subjects{more}")
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -216,8 +214,10 @@ def indexed(
             missing.append((source, session, rules, path))
         else:
             yield part
-    done = len(sessions) - len(missing)
-    for path in told(made(missing, num_workers), len(sessions), done, say):
+    total, done = len(sessions), len(sessions) - len(missing)
+    if done:
+        say(f"{done}/{total} subjects were done before")
+    for path in tqdm(made(missing, num_workers), "subjects", total, initial=done, disable=None):
         part = read_part(path, rules)
         assert part is not None, path
         yield part
@@ -244,21 +244,6 @@ def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> 
 def ignore_ctrl_c() -> None:
     """Leave Ctrl-C, which the terminal sends to all processes, to the one that began them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def told(
-    parts: Iterator[Path], total: int, done: int, say: Callable[[str], None]
-) -> Iterator[Path]:
-    """The same, with a bar in a terminal and ten lines in all elsewhere."""
-    if sys.stderr.isatty():
-        yield from tqdm(parts, "subjects", total, initial=done, dynamic_ncols=True)
-        return
-    if done:
-        say(f"{done}/{total} subjects were done before")
-    for count, part in enumerate(parts, done + 1):
-        if count * 10 // total > (count - 1) * 10 // total:
-            say(f"{count}/{total} subjects")
-        yield part
 
 
 def make_part(source: Path, session: Session, rules: Rules, path: Path) -> Path:

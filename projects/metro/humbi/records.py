@@ -123,12 +123,10 @@ def read_subjects(path: Path, option: str | None = None) -> list[int]:
             one that was there before.
     """
     if not path.is_file():
-        in_config = (
-            "dataset.train.subjects or dataset.test.subjects, relative to "
-            f"{DATASETS_VARIABLE}, now {datasets_root()}); {HOW_TO_GET_IT}"
-        )
-        origin = f"{option})" if option else in_config
-        raise UserError(f"list of subjects not found: {path} (set by {origin}")
+        origin = option or "dataset.train.subjects or dataset.test.subjects"
+        below = f", relative to {DATASETS_VARIABLE}, now {datasets_root()}" * (not option)
+        how = f"; {HOW_TO_GET_IT}" * (not option)
+        raise UserError(f"list of subjects not found: {path} (set by {origin}{below}){how}")
     found: dict[int, None] = {}
     for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), 1):
         if not (word := line.strip()):

@@ -48,24 +48,17 @@ class ColouredMesh:
 
 
 def import_trimesh() -> ModuleType:
-    """Import trimesh, which only meshes as files and pages need.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import trimesh, which only meshes as files and pages need; UserError if it is not there."""
     try:
         import trimesh
     except ImportError as error:
-        raise UserError(
-            "writing meshes and pages needs trimesh: pip install -e '.[mesh]'"
-        ) from error
+        reason = "writing meshes and pages needs trimesh: pip install -e '.[mesh]'"
+        raise UserError(reason) from error
     return trimesh
 
 
 def write_mesh(path: Path, mesh: ColouredMesh) -> None:
-    """Write a mesh as OBJ, PLY or GLB, whichever the path ends in.
-
-    Vertices are in metres, y up, in the order of the body model.
+    """Write a mesh as OBJ, PLY or GLB, whichever the path ends in: metres, y up, same order.
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
@@ -82,8 +75,6 @@ def write_page(
     path: Path, meshes: Sequence[ColouredMesh], title: str, notes: Sequence[str] = ()
 ) -> None:
     """Write an HTML page with meshes side by side, upright, that fetches nothing.
-
-    Drag turns them, the wheel zooms, dragging with the right button moves them.
 
     Args:
         path: the .html file.

@@ -186,7 +186,7 @@ def face_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def vertex_normals(normals: np.ndarray, faces: np.ndarray, num_vertices: int) -> np.ndarray:
     """Unit normals (V, 3), means of those of the faces around weighted by area; 0 without any."""
-    by_corner = np.repeat(normals, 3, axis=0).T  # (3, 3 F)
-    sums = [np.bincount(faces.ravel(), axis, minlength=num_vertices) for axis in by_corner]
-    length = np.linalg.norm(np.stack(sums, axis=1), axis=1, keepdims=True)
-    return np.stack(sums, axis=1) / np.where(length == 0, 1, length)
+    sums = np.zeros((num_vertices, 3))
+    np.add.at(sums, faces.ravel(), np.repeat(normals, 3, axis=0))
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return sums / np.where(length == 0, 1, length)

@@ -5,7 +5,6 @@ import pytest
 
 from dropkey_core.engine import UserError
 from projects.metro.body.release import (
-    SMPL_LAYOUT,
     read_coarse_meshes,
     read_h36m_regressor,
     read_release,
@@ -67,34 +66,17 @@ def test_a_body_is_made_of_the_three_files(arrays, written):
     assert body.coarse_faces[1][1].tolist() == [3, 4, 5]
 
 
-def nan_within(array):
-    changed = array.copy()
-    changed.ravel()[7] = np.nan
-    return changed
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"v_template": np.zeros((6889, 3))}, r"v_template has shape \(6889, 3\), not \(6890, 3\)"),
-        ({"v_template": np.zeros((778, 3))}, "it has 778 vertices, as MANO"),
-        ({"kintree_table": np.zeros((2, 52))}, r"it has 52 joints, as SMPL\+H"),
         ({"posedirs": np.zeros((6890, 3, 9))}, r"posedirs has shape .*, not \(6890, 3, 207\)"),
-        (
-            {"shapedirs": np.zeros((6890, 3, 9))},
-            r"shapedirs has shape \(6890, 3, 9\), not 10 shapes or more",
-        ),
         ({"v_template": None}, "smpl.pkl: v_template is a NoneType, not an array"),
-        ({"weights": "nan"}, "smpl.pkl is not SMPL: weights holds NaN or infinity"),
-        ({"J_regressor": "nan"}, "smpl.pkl is not SMPL: J_regressor holds NaN or infinity"),
+        ({"weights": np.full((6890, 24), np.nan)}, "is not SMPL: weights holds NaN or infinity"),
         ({"kintree_table": np.zeros((2, 24), int)}, "gives parents .* which are not SMPL's"),
     ],
 )
 def test_what_is_not_smpl_is_told_in_one_line(arrays, written, changes, message):
-    changes = {
-        name: nan_within(arrays[name]) if isinstance(value, str) else value
-        for name, value in changes.items()
-    }
     unread = written(b"", "unread")
     with pytest.raises(UserError, match=message) as caught:
         read_release(written({**arrays, **changes}), unread, written_downsampling(written, arrays))
@@ -114,18 +96,7 @@ def written_downsampling(written, arrays):
         (b"PK\x03\x04 and so on", "cannot be read as .npz"),
         (smpl_like.npz_of(f=np.ones(3)), "it has no array 'v_template'"),
         (smpl_like.npz_of(v_template=b"cos\nsystem\n."), "v_template cannot be read as .npy"),
-        (
-            smpl_like.npz_of(v_template=smpl_like.object_npy(b"")),
-            "v_template cannot be read as .npy: Object arrays",
-        ),
-        (
-            smpl_like.npz_of(**dict.fromkeys(SMPL_LAYOUT, np.array("a"))),
-            "is not SMPL: shapedirs has shape",
-        ),
-        (
-            b"c__builtin__\neval\n(S'1'\ntR.",
-            "smpl.pkl cannot be read as pickled arrays: it names __builtin__.eval",
-        ),
+        (b"c__builtin__\neval\n(S'1'\ntR.", "smpl.pkl .* it names __builtin__.eval"),
     ],
 )
 def test_other_files_are_told_in_one_line(written, content, message):
@@ -164,13 +135,9 @@ def twice_chosen(fewer, more):
     [
         ({"D": [np.eye(3), np.eye(3)]}, r"D\[0\] has shape \(3, 3\), not \(1723, 6890\)"),
         ({"D": [twice_chosen(1723, 6890), 0]}, r"D\[0\] does not choose vertices"),
-        ({"D": [0.5 * twice_chosen(1723, 6890), 0]}, r"D\[0\] does not choose vertices"),
         ({"D": [1]}, "has 1 coarser meshes, METRO needs 2"),
-        ({"D": [1, 2]}, r"D\[0\] is a int, not an array"),
         ({"D": b"nothing"}, "down.npz: D cannot be read"),
         ({"D": np.ones(3)}, "D cannot be read|D is not"),
-        ({"F": [np.zeros((13776, 3)), 0, 0]}, r"F\[1\] is a int, not an array"),
-        ({"F": [np.float64(1), *FACES]}, r"F\[0\] cannot be read as an array"),
         ({"F": [np.array(1), *FACES]}, r"F\[0\] has no triangles of 6,890 vertices"),
         ({"D": smpl_like.object_npy(b"cposix\nsystem\n.")}, "it names posix.system"),
     ],
@@ -193,11 +160,18 @@ def test_the_coarse_meshes_belong_to_smpls(arrays, written):
         read_coarse_meshes(path, other)
 
 
-def test_the_regressor_is_metros(written):
-    for content in (np.ones((14, 6890)), np.ones((17, 6890), int), np.array([{}], object)):
-        path = written(smpl_like.npy(content), "h36m.npy")
-        with pytest.raises(UserError, match=r"h36m.npy (has|cannot be read as .npy)"):
-            read_h36m_regressor(path)
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (np.ones((14, 6890)), "is not .* shape"),
+        (np.ones((17, 6890), int), "is not .* whole|is not .* int64"),
+        (np.full((17, 6890), np.nan), "is not .* holds NaN or infinity"),
+        (np.array([{}], object), "cannot be read as .npy"),
+    ],
+)
+def test_the_regressor_is_metros(written, array, problem):
+    with pytest.raises(UserError, match=rf"h36m.npy {problem}"):
+        read_h36m_regressor(written(smpl_like.npy(array), "h36m.npy"))
 
 
 def test_coarse_faces_are_of_the_coarse_meshes(arrays, written):
@@ -207,32 +181,3 @@ def test_coarse_faces_are_of_the_coarse_meshes(arrays, written):
         path = written(smpl_like.downsampling(arrays["f"], F=smpl_like.object_array(meshes)), "m")
         with pytest.raises(UserError, match=rf"F\[{level}\] has no triangles of"):
             read_coarse_meshes(path, arrays["f"])
-
-
-def npy_with(header, body=b""):
-    """The bytes of a .npy with this text as its header."""
-    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + body
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': ("),  # a TokenError
-        npy_with(b"{[1]: 2}"),
-        npy_with(b"(" * 9000),
-        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999,)}"),
-        npy_with(b"{'descr': '<f8', 'fortran_order': False, 'shape': (2,)}", bytes(9)),
-        npy_with(b"{'descr': '|V8', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
-    ],
-)
-def test_a_damaged_header_is_told_shortly(written, content):
-    path = written(content, "h36m.npy")
-    with pytest.raises(UserError, match=r"h36m.npy (has|cannot be read as .npy:) ") as caught:
-        read_h36m_regressor(path)
-    assert len(str(caught.value)) < len(str(path)) + 150
-
-
-def test_a_regressor_of_nan_is_refused(written):
-    path = written(smpl_like.npy(np.full((17, 6890), np.nan)), "h36m.npy")
-    with pytest.raises(UserError, match=r"h36m.npy holds NaN or infinity"):
-        read_h36m_regressor(path)
