@@ -1,6 +1,7 @@
 """The schema of annotation files for human-object interactions, in QPIC's layout."""
 
 import os
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -94,31 +95,31 @@ def read_interactions(
 
 
 def image_problem(
-    entry: ImageEntry, object_labels: dict[int, int], verb_labels: dict[int, int]
+    entry: ImageEntry, object_ids: Collection[int], verb_ids: Collection[int]
 ) -> str | None:
-    """What an image's entry names that is not there, or None; labels are by category id."""
+    """What an image's entry names that is not there, or None."""
     for number, box in enumerate(entry.annotations):
-        if box.category_id not in object_labels:
+        if box.category_id not in object_ids:
             return (
                 f"annotations[{number}] has unknown category_id {box.category_id}; the objects of "
-                f"the set have ids {listed(object_labels)}"
+                f"the set have ids {listed(object_ids)}"
             )
     for number, hoi in enumerate(entry.hoi_annotation):
-        if problem := hoi_problem(hoi, len(entry.annotations), verb_labels):
+        if problem := hoi_problem(hoi, len(entry.annotations), verb_ids):
             return f"hoi_annotation[{number}] {problem}"
     return None
 
 
-def hoi_problem(hoi: HoiEntry, num_boxes: int, verb_labels: dict[int, int]) -> str | None:
+def hoi_problem(hoi: HoiEntry, num_boxes: int, verb_ids: Collection[int]) -> str | None:
     """What an interaction in an image of so many boxes names that is not there, or None."""
     for role, least in (("subject_id", 0), ("object_id", NO_OBJECT)):
         index = getattr(hoi, role)
         if not least <= index < num_boxes:
             allowed = "an index of one of" if least == 0 else "-1 or an index of one of"
             return f"has {role} {index}, which is not {allowed} the image's {num_boxes} boxes"
-    if hoi.category_id not in verb_labels:
+    if hoi.category_id not in verb_ids:
         return (
             f"has unknown category_id {hoi.category_id}; the verbs of the set have ids "
-            f"{listed(verb_labels)}"
+            f"{listed(verb_ids)}"
         )
     return None

@@ -9,6 +9,7 @@ source: the release counts pixels from 1, and QPIC's files have the very same nu
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by, shown
@@ -25,7 +26,7 @@ from dropkey_core.engine.files.json_file import read_json
 from dropkey_core.engine.files.outside import MEGABYTE, read_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
-from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
+from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, ClassIndex
 from projects.qpic.duplicate_boxes import InteractingPair, entry_of
 from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
 
@@ -51,7 +52,7 @@ class Release:
     entries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     triplets: list[tuple[int, int]] = field(default_factory=list)
     rare: list[tuple[int, int]] | None = None
-    training_counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    training_counts: Counter[tuple[int, int]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     def entry(
@@ -66,44 +67,45 @@ class Release:
             raise UserError(f"{source} holds {split} images, and so does another of the files")
         self.entries[split] = entries
         if split == "train":
-            for entry in entries:
-                for hoi in entry["hoi_annotation"]:
-                    if hoi["object_id"] < 0:
-                        continue
-                    category = entry["annotations"][hoi["object_id"]]["category_id"]
-                    triplet = (OBJECT_IDS.index(category), hoi["category_id"] - 1)
-                    self.training_counts[triplet] = self.training_counts.get(triplet, 0) + 1
+            self.training_counts.update(
+                (
+                    OBJECT_IDS.index(entry["annotations"][hoi["object_id"]]["category_id"]),
+                    hoi["category_id"] - 1,
+                )
+                for entry in entries
+                for hoi in entry["hoi_annotation"]
+                if hoi["object_id"] >= 0
+            )
 
 
 def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
     """Read all source files of one dataset.
 
     Args:
-        merge_iou: see ``entry_of``; used for training images of sources other than QPIC's.
         paths: ``anno_bbox.mat``, or files of the hicodet repository, or QPIC's files, of which
             ``corre_hico.npy`` may be one.
+        merge_iou: see ``entry_of``; used for training images of sources other than QPIC's.
 
     Raises:
         UserError: a file is missing, cannot be read or is of no known kind, or two files hold the
             same split.
     """
     release = Release(merge_iou)
+    readers = {".mat": read_mat, ".npy": read_correspondences}
     for path in paths:
         if not path.is_file():
             raise UserError(
                 f"no such file: {path}; HICO-DET's boxes are in anno_bbox.mat of its release"
             )
-        if path.suffix == ".mat":
-            try:
-                read_mat(path, release)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise UserError(
-                    f"{path} is not HICO-DET's anno_bbox.mat: {error!r:.200}"
-                ) from error
-        elif path.suffix == ".npy":
-            read_correspondences(path, release)
-        else:
-            read_document(path, release)
+        try:
+            readers.get(path.suffix, read_document)(path, release)
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{path} is none of HICO-DET's anno_bbox.mat, hicodet's and QPIC's files: "
+                f"{type(error).__name__}: {said_by(error)}"
+            ) from error
     return release
 
 
@@ -112,22 +114,19 @@ def read_mat(path: Path, release: Release) -> None:
     """Read ``anno_bbox.mat``: structs ``bbox_train``, ``bbox_test`` and ``list_action``."""
     wanted = ["bbox_train", "bbox_test", "list_action"]
     document = mat_file.read_mat(path, wanted)
-    for name in wanted:
-        if name not in document:
-            raise UserError(
-                f"{path} has no {name}; HICO-DET's boxes are in anno_bbox.mat, not in anno.mat"
-            )
+    if missing := [name for name in wanted if name not in document]:
+        raise UserError(
+            f"{path} has no {missing[0]}; HICO-DET's boxes are in anno_bbox.mat, not in anno.mat"
+        )
     for number, action in enumerate(listed_structs(document["list_action"])):
         where = f"{path}: list_action({number + 1})"
         release.triplets.append(class_indices(action["nname"], action["vname"], where))
     for split in SPLITS:
         entries = []
         for number, image in enumerate(listed_structs(document[f"bbox_{split}"])):
-            where = f"{path}: bbox_{split}({number + 1})"
             name = str(image["filename"])
-            where = f"{where} {shown(name)}"
-            size = image["size"]
-            size = [int(size[side]) for side in ("width", "height")]
+            where = f"{path}: bbox_{split}({number + 1}) {shown(name)}"
+            size = [int(image["size"][side]) for side in ("width", "height")]
             entries.append(release.entry(split, name, size, list(mat_pairs(image, release, where))))
         release.add(split, entries, path)
 
@@ -139,32 +138,25 @@ def listed_structs(array: Any) -> list[dict[str, Any]]:
 
 def class_indices(noun: str, verb: str, where: str) -> tuple[int, int]:
     """(object, verb) class indices of two names; raises UserError if HICO-DET has no such."""
-    if noun not in OBJECT_NAMES:
-        raise UserError(f"{where}: {shown(noun)} is none of HICO-DET's {len(OBJECT_NAMES)} objects")
-    if verb not in VERB_NAMES:
-        raise UserError(f"{where}: {shown(verb)} is none of HICO-DET's {len(VERB_NAMES)} verbs")
+    for name, known, kind in ((noun, OBJECT_NAMES, "objects"), (verb, VERB_NAMES, "verbs")):
+        if name not in known:
+            raise UserError(f"{where}: {shown(name)} is none of HICO-DET's {len(known)} {kind}")
     return OBJECT_NAMES.index(noun), VERB_NAMES.index(verb)
 
 
 def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[InteractingPair]:
     """The visible pairs of one image; what is wrong goes to ``release.problems``."""
     for number, hoi in enumerate(listed_structs(image["hoi"])):
-        place = f"{where}: hoi({number + 1})"
         if int(hoi["invis"]):
             continue  # somewhere in the image, but not to be seen
+        place = f"{where}: hoi({number + 1})"
         hoi_id = int(hoi["id"])
         if not 1 <= hoi_id <= len(release.triplets):
             release.problems.append(
                 f"{place}: id {hoi_id} is not one of 1 to {len(release.triplets)}; left out"
             )
             continue
-        humans, objects = (
-            [
-                [float(box[side]) for side in ("x1", "y1", "x2", "y2")]
-                for box in listed_structs(hoi[name])
-            ]
-            for name in ("bboxhuman", "bboxobject")
-        )
+        humans, objects = mat_boxes(hoi["bboxhuman"]), mat_boxes(hoi["bboxobject"])
         connections = np.asarray(hoi["connection"], dtype=np.int64).reshape(-1, 2)
         for row, (human, object_) in enumerate(connections.tolist()):
             if not (1 <= human <= len(humans) and 1 <= object_ <= len(objects)):
@@ -178,6 +170,12 @@ def mat_pairs(image: dict[str, Any], release: Release, where: str) -> Iterator[I
             )
 
 
+def mat_boxes(structs: Any) -> list[list[float]]:
+    """Boxes [x1, y1, x2, y2] of a struct array."""
+    sides = ("x1", "y1", "x2", "y2")
+    return [[float(box[side]) for side in sides] for box in listed_structs(structs)]
+
+
 # ---- the hicodet repository ----------------------------------------------------------------------
 class HicodetImage(Struct, frozen=True, gc=False):
     """The pairs of an image, as columns: boxes [x1, y1, x2, y2] in pixels, class numbers."""
@@ -187,6 +185,12 @@ class HicodetImage(Struct, frozen=True, gc=False):
     hoi: list[Integer]
     object: list[Integer]
     verb: list[Integer]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the columns differ in length."""
+        lengths = sorted({len(getattr(self, column)) for column in self.__struct_fields__})
+        if len(lengths) > 1:
+            raise ValueError(f"{', '.join(self.__struct_fields__)} differ in length: {lengths}")
 
 
 class HicodetFile(Struct, frozen=True, gc=False):
@@ -200,43 +204,27 @@ class HicodetFile(Struct, frozen=True, gc=False):
     size: list[tuple[Integer, Integer]]
     objects: list[str]
     verbs: list[str]
-    correspondence: list[tuple[Integer, Integer, Integer]]
-    rare: list[Integer]
+    correspondence: list[tuple[ClassIndex, ClassIndex, ClassIndex]]
+    rare: list[ClassIndex]
 
 
 def read_document(path: Path, release: Release) -> None:
     """Read a JSON file of the hicodet repository or of QPIC."""
     document = read_json(path)
-    try:
-        if isinstance(document, list):
-            read_qpic(msgspec.convert(document, InteractionFile), path, release)
-        else:
-            read_hicodet(msgspec.convert(document, HicodetFile), path, release)
-    except ValueError as error:  # UnicodeEncodeError, too, for halves of characters
-        raise UserError(
-            f"{path} is neither in hicodet's layout (an object with annotation, filenames, ...) "
-            f"nor in QPIC's (a list with one object per image): {said_by(error)}"
-        ) from error
+    if isinstance(document, list):
+        read_qpic(msgspec.convert(document, InteractionFile), path, release)
+    else:
+        read_hicodet(msgspec.convert(document, HicodetFile), path, release)
 
 
 def read_hicodet(document: HicodetFile, path: Path, release: Release) -> None:
     """Read a file of the hicodet repository."""
-    if not len(document.annotation) == len(document.size) == len(document.filenames):
-        raise UserError(
-            f"{path} has {len(document.annotation)} of annotation and {len(document.size)} of "
-            f"size, but {len(document.filenames)} filenames"
-        )
     triplets = []
-    for number, row in enumerate(document.correspondence):
+    for number, (hoi, object_, verb) in enumerate(document.correspondence):
         where = f"{path}: correspondence[{number}]"
-        lengths = (len(document.objects), len(document.verbs))
-        if row[0] != number or not in_range(row[1:], lengths):
-            raise UserError(f"{where} is {list(row)}, not [{number}, object, verb]")
-        _, object_, verb = row
+        if hoi != number:
+            raise UserError(f"{where} begins with {hoi}, not with its place")
         triplets.append(class_indices(document.objects[object_], document.verbs[verb], where))
-    for hoi in document.rare:
-        if not 0 <= hoi < len(triplets):
-            raise UserError(f"{path}: rare has {hoi}, there are {len(triplets)} classes")
     if release.triplets not in ([], triplets):
         raise UserError(f"{path} has another order of classes than the other files")
     release.triplets = triplets
@@ -256,49 +244,39 @@ def hicodet_pairs(
     image: HicodetImage, document: HicodetFile, release: Release, where: str
 ) -> Iterator[InteractingPair]:
     """The pairs of one image; what is wrong goes to ``release.problems``."""
-    columns = [image.boxes_h, image.boxes_o, image.hoi, image.object, image.verb]
-    if len(lengths := set(map(len, columns))) > 1:
-        names = ", ".join(HicodetImage.__struct_fields__)
-        raise UserError(f"{where}: {names} differ in length: {sorted(lengths)}")
-    for row, (human, object_, *classes) in enumerate(zip(*columns, strict=True)):
-        hoi = classes[0]
+    columns = zip(image.boxes_h, image.boxes_o, image.hoi, image.object, image.verb, strict=True)
+    for row, (human, object_, hoi, *classes) in enumerate(columns):
         if not 0 <= hoi < len(release.triplets):
             release.problems.append(
                 f"{where}: hoi[{row}] is {hoi}, there are {len(release.triplets)} classes; left out"
             )
             continue
-        if tuple(classes) != document.correspondence[hoi]:
+        expected = list(document.correspondence[hoi][1:])
+        if classes != expected:
             release.problems.append(
-                f"{where}: pair {row} has object {classes[1]} and verb {classes[2]}, its class "
-                f"{hoi} stands for {list(document.correspondence[hoi][1:])}; the class is believed"
+                f"{where}: pair {row} has object {classes[0]} and verb {classes[1]}, its class "
+                f"{hoi} stands for {expected}; the class is believed"
             )
         yield InteractingPair(human, object_, release.triplets[hoi])
-
-
-def in_range(indices: Sequence[int], lengths: Sequence[int]) -> bool:
-    """Whether each index is one of a list of that length."""
-    return all(0 <= index < length for index, length in zip(indices, lengths, strict=True))
 
 
 # ---- QPIC's own files ----------------------------------------------------------------------------
 def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
     """Read ``trainval_hico.json`` or ``test_hico.json``; leave out what points nowhere."""
-    object_labels = {number: label for label, number in enumerate(OBJECT_IDS)}
-    verb_labels = {number: label for label, number in enumerate(range(1, len(VERB_NAMES) + 1))}
+    verb_ids = range(1, len(VERB_NAMES) + 1)
     entries = []
     for number, image in enumerate(document):
         where = f"{path}: image [{number}] {shown(image.file_name)}"
         boxes_alone = ImageEntry(image.file_name, image.annotations, [])
-        if problem := image_problem(boxes_alone, object_labels, verb_labels):
+        if problem := image_problem(boxes_alone, OBJECT_IDS, verb_ids):
             raise UserError(f"{where}: {problem}")
         hois = []
         for row, hoi in enumerate(image.hoi_annotation):
-            if problem := hoi_problem(hoi, len(image.annotations), verb_labels):
+            if problem := hoi_problem(hoi, len(image.annotations), verb_ids):
                 release.problems.append(f"{where}: hoi_annotation[{row}] {problem}; left out")
             else:
                 hois.append(hoi)
-        entry = ImageEntry(image.file_name, image.annotations, hois)
-        entries.append(msgspec.to_builtins(entry))
+        entries.append(msgspec.to_builtins(structs.replace(boxes_alone, hoi_annotation=hois)))
     release.add(split_of([entry["file_name"] for entry in entries], path), entries, path)
 
 
