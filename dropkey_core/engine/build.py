@@ -24,17 +24,16 @@ def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
     """
     parameters = inspect.signature(locate(config.model._target_, "model")).parameters
     replaced = weights_follow and "pretrained_backbone" in parameters
-    injected = {"pretrained_backbone": False} if replaced else {}
-    model: nn.Module = instantiate(config.model, "model", **injected)
-    return model
+    return instantiate(
+        config.model, "model", **({"pretrained_backbone": False} if replaced else {})
+    )
 
 
 def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
     groups = instantiate(section.params, "optimizer.params", model=model)
     rest = OmegaConf.masked_copy(section, [str(key) for key in section if key != "params"])
-    optimizer: torch.optim.Optimizer = instantiate(rest, "optimizer", params=groups)
-    return optimizer
+    return instantiate(rest, "optimizer", params=groups)
 
 
 def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]], Evaluator]:
@@ -70,11 +69,7 @@ def locate(target: Any, key: str) -> Callable[..., Any]:
 
 
 def import_if_present(name: str, key: str) -> types.ModuleType | None:
-    """Import the module ``name``; None if there is none of that name.
-
-    Raises:
-        UserError: if the module exists and cannot be imported itself.
-    """
+    """Import a module; None if there is none of that name, UserError if it cannot be imported."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -112,7 +107,7 @@ def instantiate(node: Any, key: str, **injected: Any) -> Any:
         # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         return make(**injected)
-    except (InstantiationException, UserError, ValueError, FileNotFoundError) as error:
+    except (InstantiationException, ValueError, FileNotFoundError) as error:
         wrapped = isinstance(error, InstantiationException)
         cause = error.__cause__ if wrapped and error.__cause__ else error
         if isinstance(cause, ValueError | FileNotFoundError):

@@ -1,13 +1,13 @@
 """One YAML per experiment: read, overridden, checked and turned into objects.
 
 The YAML is what detectron2 calls a LazyConfig: plain sections whose ``_target_`` names a callable
-and whose other keys are its keyword arguments. Everything that a text editor can get wrong is found
-here, before any data is read, and told in one line that names the key and the nearest right one.
+and whose other keys are its keyword arguments. Mistakes are found here, before any data is read,
+and told in one line that names the key and the nearest right one.
 """
 
 import inspect
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -45,7 +45,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
         The config without interpolations; ``train`` is complete with its defaults.
 
     Raises:
-        UserError: for whatever is wrong, naming the key and the nearest right one.
+        UserError: whatever is wrong, with the key and the nearest right one.
     """
     config = read_yaml(find_yaml(path, "config", "projects/*/*.yaml"), SECTIONS)
     if isinstance(config.get("dataset"), DictConfig):  # these keys are read by the file alone
@@ -72,17 +72,21 @@ def apply_override(config: DictConfig, override: str) -> None:
     try:
         config.merge_with_dotlist([override])
     except (ConfigAttributeError, ConfigKeyError) as error:
-        known = [str(name) for name in error.parent_node or ()]
-        raise unknown_key(str(error.full_key), known) from error
+        raise unknown_config_key(error) from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError) as error:
         raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
+
+
+def unknown_config_key(error: OmegaConfBaseException) -> UserError:
+    """Return what to say of OmegaConf's error about a key that a section does not have."""
+    return unknown_key(str(error.full_key), [str(name) for name in error.parent_node or ()])
 
 
 def check_sections(config: DictConfig) -> None:
     """Check the names of the sections, the two levels of the file that are fixed."""
     for name in config:
         if name in FOREIGN_KEYS:
-            raise UserError(f"{name!r} is not used here: detectron2 would not read it the same way")
+            raise foreign_key(str(name))
         if name not in SECTIONS:
             raise unknown_key(str(name), SECTIONS)
     for name in REQUIRED_SECTIONS:
@@ -100,21 +104,12 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
         UserError: for an unknown key or a value of the wrong type.
     """
     settings = OmegaConf.create({"train": OmegaConf.structured(TrainSettings)})
-    check_known_keys(train, settings.train, "train")
     try:
         return typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise unknown_config_key(error) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'train'}: {first_line(error)}") from error
-
-
-def check_known_keys(given: DictConfig, settings: DictConfig, key: str) -> None:
-    """Compare the keys of a section with those of its structured settings, level by level."""
-    for name in map(str, given):
-        if name not in settings.keys():  # noqa: SIM118, `in` denies keys without default
-            raise unknown_key(f"{key}.{name}", [str(known) for known in settings])
-        ours, theirs = settings._get_node(name), given._get_node(name)
-        if isinstance(ours, DictConfig) and isinstance(theirs, DictConfig) and len(ours) > 0:
-            check_known_keys(theirs, ours, f"{key}.{name}")
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -147,10 +142,8 @@ def check_call(call: dict[str, Any], key: str) -> None:
     target = locate(call["_target_"], f"{key}._target_")
     arguments = {name: value for name, value in call.items() if name != "_target_"}
     for name in FOREIGN_KEYS & arguments.keys():
-        raise UserError(f"{key}.{name} is not used here: detectron2 would not read it the same way")
-    injected = INJECTED.get(key, set())
-    parameters = inspect.signature(target).parameters
-    check_argument_names(arguments, injected, parameters, key, call["_target_"])
+        raise foreign_key(f"{key}.{name}")
+    check_argument_names(arguments, INJECTED.get(key, set()), target, key)
     hints = type_hints(target)
     for name, value in arguments.items():
         if name in hints and not fits(value, hints[name]):
@@ -158,36 +151,37 @@ def check_call(call: dict[str, Any], key: str) -> None:
             raise UserError(f"{key}.{name} must be {wanted}, got {value!r}")
 
 
+def foreign_key(key: str) -> UserError:
+    """Return the error about one of ``FOREIGN_KEYS``."""
+    return UserError(f"{key} is not used here: detectron2 would not read it the same way")
+
+
 def check_argument_names(
-    given: Collection[str],
-    injected: Collection[str],
-    parameters: Mapping[str, inspect.Parameter],
-    key: str,
-    target: str,
+    given: Collection[str], injected: Collection[str], function: Callable[..., Any], key: str
 ) -> None:
-    """Refuse arguments that the target does not take and the absence of those that it needs."""
-    kinds = inspect.Parameter
+    """Refuse arguments that a function does not take and the absence of those that it needs."""
+    parameters = inspect.signature(function).parameters
     by_name = {
-        name: parameter
+        name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in injected
     }
-    takes_any = any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters.values())
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in given:
         if name not in by_name and not takes_any:
-            raise unknown_key(f"{key}.{name}", [n for n in by_name if n not in injected])
-    for name, parameter in by_name.items():
-        if parameter.default is kinds.empty and name not in given and name not in injected:
-            raise UserError(f"{key}.{name} is missing: {target} needs it")
+            raise unknown_key(f"{key}.{name}", by_name)
+    for name, default in by_name.items():
+        if default is inspect.Parameter.empty and name not in given:
+            raise UserError(f"{key}.{name} is missing, and its _target_ needs it")
 
 
 def check_ddp_options(options: dict[str, Any]) -> None:
     """Check ``train.ddp`` against DistributedDataParallel, which receives it."""
     from torch.nn.parallel import DistributedDataParallel
 
-    parameters = inspect.signature(DistributedDataParallel).parameters
     ours = {"module", "device_ids", "output_device"}
-    check_argument_names(options, ours, parameters, "train.ddp", "DistributedDataParallel")
+    check_argument_names(options, ours, DistributedDataParallel, "train.ddp")
 
 
 def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -200,9 +194,9 @@ def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain YAML value can be meant by an annotation; in doubt it can.
+    """Return whether a plain YAML value can be meant by an annotation.
 
-    In doubt is what a ``_target_`` makes, and any type that YAML has no values of.
+    In doubt it can: what a ``_target_`` makes, and any type that YAML has no values of.
     """
     within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
     if any(isinstance(part, dict) and "_target_" in part for part in (value, *within)):
@@ -216,7 +210,7 @@ def fits(value: Any, hint: Any) -> bool:
     except msgspec.ValidationError:
         return False
     except (TypeError, NotImplementedError):  # not for msgspec to judge
-        return True
+        pass
     return True
 
 
@@ -274,11 +268,7 @@ class TrainSettings:
 
 
 def check_train_settings(settings: DictConfig) -> None:
-    """Refuse numbers that no run can have.
-
-    Raises:
-        UserError: naming the setting.
-    """
+    """Raise UserError for numbers that no run can have."""
     least = {"max_iter": 1, "log_period": 1, "eval_period": 0}
     least |= {"checkpointer.period": 1, "checkpointer.max_to_keep": 1}
     for name, number in least.items():

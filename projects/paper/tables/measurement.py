@@ -6,7 +6,6 @@ loader, its evaluator and a seed, and returns metrics by name as
 """
 
 import copy
-import inspect
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -96,8 +95,7 @@ def check_measurement(measure: Mapping[str, Any]) -> None:
     """
     target = locate(measure.get("_target_"), "measure._target_")
     options = {name: value for name, value in measure.items() if name != "_target_"}
-    parameters = inspect.signature(target).parameters
-    check_argument_names(options, GIVEN, parameters, "measure", measure["_target_"])
+    check_argument_names(options, GIVEN, target, "measure")
     check_calls(options, "measure")
 
 

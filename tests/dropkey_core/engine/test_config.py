@@ -97,7 +97,7 @@ def test_mistake_is_named_with_the_nearest_key(toy_folder, override, message):
         ("    total_batch_size: 4\n", "", "dataloader.train.total_batch_size is missing"),
         ("${optimizer.lr}", "${optimiser.lr}", "optimizer.params.base_lr: .*optimiser"),
         ("  width: 8", "  width: [8", "toy.yaml cannot be read as YAML: .*line"),
-        ("model:", "defaults: [x]\nmodel:", "'defaults' is not used here"),
+        ("model:", "defaults: [x]\nmodel:", "defaults is not used here"),
         ("train:\n  output_dir", "train: 3\nx:\n  output_dir", "unknown key 'x'"),
     ],
 )
