@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
         for job in jobs:
             if arguments.overrides and job.seed == jobs[0].seed:
                 job.settings()  # refuses a wrong override
-        print(commands(jobs, arguments.num_gpus) if arguments.commands else listing(table, plan))
+        print(
+            commands(table, plan, arguments.num_gpus)
+            if arguments.commands
+            else listing(table, plan)
+        )
         try:
             check_jobs([job for job in jobs if job.record()])
         except UserError as outdated:

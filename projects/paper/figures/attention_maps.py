@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,23 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms import Normalize
 
 from dropkey_core.analysis.attention_maps import class_attention_maps
 from dropkey_core.engine.errors import UserError
-from projects.figure import (
-    CAPTION,
-    FONT_SIZE,
-    MARGIN,
-    add_axes,
-    new_figure,
-    save,
-    write,
-    write_within,
-)
+from projects.figure import Panel, PictureRow, draw_page, save
 from projects.paper.figures.curves import write_rows
 from projects.paper.figures.trained import Source, Trained, measured
 
 COLOURS = "magma"
 SIDE = 150  # pixels of a map's longer side on the figure
-LABEL_WIDTH = 130  # pixels for the names of the rows
-GAP = 6  # pixels between maps
-LEAST_WIDTH = 900  # pixels of a figure, so that its heading fits
+SCALE = (
+    "black: 0; lightest: the greatest weight of this layer and image, the same for all models; in "
+    "between by the square root"
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +52,6 @@ def draw_maps(
 ) -> Figure:
     """Draw for each image a row per model: the image, then the map of each layer.
 
-    In a column of an image all models have the same colours, from 0 to the greatest weight there,
-    by the square root of the weight.
-
     Args:
         images: model -> its maps, the same images for each.
         layers: which; None: all that the first model has.
@@ -69,53 +60,31 @@ def draw_maps(
     Raises:
         ValueError: a layer or head that a model has not.
     """
-    labels = list(images)
-    layers = list(images[labels[0]][0].maps) if layers is None else list(layers)
-    picked = {
-        label: [[_pick(of_image, name, head, label) for name in layers] for of_image in of_model]
-        for label, of_model in images.items()
-    }
-    first = images[labels[0]]
-    height, width = first[0].image.shape[:2]
-    cell_width = round(SIDE * width / max(width, height))
-    cell_height = round(SIDE * height / max(width, height))
-    page_width = MARGIN + LABEL_WIDTH + (len(layers) + 1) * (cell_width + GAP) + MARGIN
-    block = CAPTION + len(labels) * (cell_height + GAP) + MARGIN
-    top = 80
-    figure = new_figure(max(page_width, LEAST_WIDTH), top + len(first) * block)
-    which = "mean of its heads" if head is None else f"head {head}"
-    write(figure, MARGIN, 26, f"Attention of the class token to the patches, {which}", 10.5)
-    scale = (
-        "black: 0; lightest: the greatest weight in the column of this image, the same for all "
-        "rows; in between by the square root"
-    )
-    write_within(figure, MARGIN, 54, max(page_width, LEAST_WIDTH) - 2 * MARGIN, scale)
-    for number, of_image in enumerate(first):
-        y = top + number * block
-        _draw_captions(figure, of_image.name, layers, y, cell_width)
-        greatest = [
-            max(picked[label][number][column].max() for label in labels)
-            for column in range(len(layers))
+    first = next(iter(images.values()))
+    layers = list(first[0].maps) if layers is None else layers
+    rows = []
+    for of_image in zip(*images.values(), strict=True):
+        picked = [
+            [_pick(of_model, layer, head, label) for layer in layers]
+            for label, of_model in zip(images, of_image, strict=True)
         ]
-        for row, label in enumerate(labels):
-            row_y = y + CAPTION + row * (cell_height + GAP)
-            write_within(figure, MARGIN, row_y + cell_height / 2, LABEL_WIDTH - MARGIN, label)
-            cells = [images[label][number].image]
-            for weights, most in zip(picked[label][number], greatest, strict=True):
-                cells.append(overlay(of_image.image, np.sqrt(weights / max(most, 1e-12))))
-            for column, cell in enumerate(cells):
-                x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
-                axes = add_axes(figure, x, row_y, cell_width, cell_height)
-                axes.imshow(cell, interpolation="nearest", aspect="auto")
-    return figure
+        greatest = [
+            max(weights.max() for weights in column) for column in zip(*picked, strict=True)
+        ]
+        for label, of_model, maps in zip(images, of_image, picked, strict=True):
+            panels = [_panel(f"image {of_model.name}", of_model.image)]
+            for layer, weights, most in zip(layers, maps, greatest, strict=True):
+                cell = overlay(of_model.image, np.sqrt(weights / max(most, 1e-12)))
+                panels.append(_panel(f"layer {layer}", cell))
+            rows.append(PictureRow(panels, label))
+    which = "mean of its heads" if head is None else f"head {head}"
+    return draw_page(rows, [f"Attention of the class token to the patches, {which}", SCALE])
 
 
-def _draw_captions(
-    figure: Figure, name: str, layers: Sequence[str], y: float, cell_width: int
-) -> None:
-    for column, text in enumerate([f"image {name}", *(f"layer {layer}" for layer in layers)]):
-        x = MARGIN + LABEL_WIDTH + column * (cell_width + GAP)
-        write_within(figure, x, y + CAPTION / 2, cell_width, text, 0.9 * FONT_SIZE)
+def _panel(caption: str, cell: np.ndarray) -> Panel:
+    height, width = (round(SIDE * side / max(cell.shape[:2])) for side in cell.shape[:2])
+    draw = partial(Axes.imshow, X=cell, interpolation="nearest", aspect="auto")
+    return Panel(caption, width, height, draw)
 
 
 def _pick(of_image: ImageMaps, layer: str, head: int | None, label: str) -> np.ndarray:
@@ -168,9 +137,10 @@ def study_maps(
         return [of for batch in trained.batches(num_images) for of in maps_of(trained, batch)]
 
     names = [source.label for source in sources]
+    counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
     labels = [
-        f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name
-        for i, name in enumerate(names)
+        f"{name} {count}" if names.count(name) > 1 else name
+        for name, count in zip(names, counts, strict=True)
     ]
     for label, (source, maps) in zip(labels, measured(sources, measure), strict=True):
         images[label] = maps

@@ -1,12 +1,11 @@
 """Attention focus of some trained models on clean and corrupted images: pictures, a CSV file."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dropkey_core.analysis.focus import LayerFocus, attention_focus
 from dropkey_core.engine.errors import UserError
@@ -24,10 +23,10 @@ from projects.paper.figures.curves import (
 from projects.paper.figures.studies import choose_metric, spread_of
 from projects.paper.figures.trained import Source, Trained, measured
 
-CLEAN = "clean"
-SEVERITY = "severity (0: clean)"
+CLEAN = ("clean", 0)
+Metrics = dict[str, float]
 # corruption and severity -> the focus of each layer, and the metrics
-Found = dict[tuple[str, int], tuple[list[LayerFocus], dict[str, float]]]
+Found = dict[tuple[str, int], tuple[list[LayerFocus], Metrics]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,6 @@ class FocusSettings:
     num_images: int | None = None
     layer: str | None = None
 
-    @property
-    def states(self) -> list[tuple[str, int]]:
-        """Corruption and severity of each measurement, the clean one first."""
-        corrupted = [(name, severity) for name in self.corruptions for severity in self.severities]
-        return [(CLEAN, 0), *corrupted]
-
 
 def study_focus(sources: Sequence[Source], output: Path, settings: FocusSettings) -> None:
     """Share of the most attended tokens: ``focus.png``, ``focus.csv``.
@@ -69,10 +62,21 @@ def study_focus(sources: Sequence[Source], output: Path, settings: FocusSettings
         results.append((source, found))
         rows += rows_of(source, found, settings)
     write_rows(output / "focus.csv", rows)
-    draw_layers(results, output / "focus.png", settings)
-    if settings.corruptions:
-        draw_shares(results, output / "focus_corrupted.png", settings)
-        draw_metrics(results, output / "focus_accuracy.png", settings)
+    within = spread_of(sources, "images")
+    whose = "the class token's" if settings.query == "class" else "all queries'"
+    share = f"share of the {settings.top} most attended tokens"
+    heading = f"Focus of {whose} attention on clean images; bands: {within}"
+    draw_layers(results, output / "focus.png", share, heading)
+    if not settings.corruptions:
+        return
+    layers, metrics = results[-1][1][CLEAN]
+    drawn = layer_of(layers, settings).layer
+    heading = f"Focus of {whose} attention, layer {drawn}; bands: {within}"
+    draw_severities(results, output / "focus_corrupted.png", settings, share_of, (share, heading))
+    metric = choose_metric(None, sources[-1], metrics)
+    bands = spread_of(sources, "")
+    heading = f"{metric} on corrupted images" + (f"; bands: {bands}" if bands else "")
+    draw_severities(results, output / "focus_accuracy.png", settings, metric_of, (metric, heading))
 
 
 def measure(trained: Trained, settings: FocusSettings) -> Found:
@@ -82,9 +86,10 @@ def measure(trained: Trained, settings: FocusSettings) -> Found:
         ValueError: an unknown corruption or severity.
         UserError: an unknown layer.
     """
-    changes = {(name, at): corruption(name, at) for name, at in settings.states[1:]}
+    states = [(name, level) for name in settings.corruptions for level in settings.severities]
+    changes = {state: corruption(*state) for state in states}
     found: Found = {}
-    for state in settings.states:
+    for state in (CLEAN, *states):
         evaluator = copy.deepcopy(trained.evaluator)
         evaluator.reset()
         layers = attention_focus(
@@ -95,21 +100,21 @@ def measure(trained: Trained, settings: FocusSettings) -> Found:
             after_batch=evaluator.process,
         )
         found[state] = layers, flatten_results(evaluator.evaluate() or {})
-        find_layer(found, settings)  # refuses a wrong one before the long part
+        layer_of(layers, settings)  # refuses a wrong one before the long part
     return found
 
 
-def find_layer(found: Found, settings: FocusSettings) -> tuple[int, str]:
-    """Position and name of the layer that is drawn over the severity.
+def layer_of(layers: Sequence[LayerFocus], settings: FocusSettings) -> LayerFocus:
+    """The layer that is drawn over the severity.
 
     Raises:
         UserError: the model has no such layer.
     """
-    names = [layer.layer for layer in found[CLEAN, 0][0]]
-    chosen = settings.layer or names[-1]
-    if chosen not in names:
-        raise UserError(f"--layer must be one of {', '.join(names)}, got {chosen}")
-    return names.index(chosen), chosen
+    by_name = {layer.layer: layer for layer in layers}
+    chosen = settings.layer or layers[-1].layer
+    if chosen not in by_name:
+        raise UserError(f"--layer must be one of {', '.join(by_name)}, got {chosen}")
+    return by_name[chosen]
 
 
 def rows_of(source: Source, found: Found, settings: FocusSettings) -> Iterator[dict[str, Any]]:
@@ -122,60 +127,37 @@ def rows_of(source: Source, found: Found, settings: FocusSettings) -> Iterator[d
 
 
 def draw_layers(
-    results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
+    results: Sequence[tuple[Source, Found]], path: Path, share: str, heading: str
 ) -> None:
     """Draw the share on clean images over the layers."""
-    clean = [(source.label, found[CLEAN, 0][0]) for source, found in results]
+    clean = [(source.label, found[CLEAN][0]) for source, found in results]
     longest = max((layers for _, layers in clean), key=len)
     curves = pooled((label, curve_of(layers)) for label, layers in clean)
-    spread = spread_of([source for source, _ in results], "images")
-    figure = draw_curves(
-        [CurvePanel("", curves, longest[0].even, "an even share")],
-        "layer",
-        share_name(settings),
-        f"Focus of {whose(settings)} attention on clean images; bands: {spread}",
-        [layer.layer for layer in longest],
-        (0, 1),
-    )
-    save(figure, path)
+    panel = CurvePanel("", curves, longest[0].even, "an even share")
+    names = [layer.layer for layer in longest]
+    save(draw_curves([panel], "layer", share, heading, names, (0, 1)), path)
 
 
-def draw_shares(
-    results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
-) -> None:
-    """Draw the share in one layer over the severity, a panel for each corruption."""
-    _, drawn = find_layer(results[-1][1], settings)
-
-    def curve(source: Source, found: Found, states: Sequence[tuple[str, int]]) -> Curve:
-        position, _ = find_layer(found, settings)
-        return curve_of([found[state][0][position] for state in states], (0, *settings.severities))
-
-    spread = spread_of([source for source, _ in results], "images")
-    heading = f"Focus of {whose(settings)} attention, layer {drawn}; bands: {spread}"
-    draw_severities(results, path, settings, curve, (share_name(settings), heading))
+def share_of(
+    source: Source, layers: Sequence[LayerFocus], metrics: Metrics, settings: FocusSettings
+) -> tuple[float, float]:
+    """Mean and deviation of the share in the layer that is drawn."""
+    layer = layer_of(layers, settings)
+    return layer.mean, layer.std
 
 
-def draw_metrics(
-    results: Sequence[tuple[Source, Found]], path: Path, settings: FocusSettings
-) -> None:
-    """Draw the metric over the severity, a panel for each corruption."""
-    chosen = [choose_metric(None, source, found[CLEAN, 0][1]) for source, found in results][-1]
-
-    def curve(source: Source, found: Found, states: Sequence[tuple[str, int]]) -> Curve:
-        metric = choose_metric(None, source, found[CLEAN, 0][1])
-        values = [found[state][1][metric] for state in states]
-        return Curve((0, *settings.severities), values, [np.nan] * len(values))
-
-    spread = spread_of([source for source, _ in results], "")
-    heading = f"{chosen} on corrupted images" + (f"; bands: {spread}" if spread else "")
-    draw_severities(results, path, settings, curve, (chosen, heading))
+def metric_of(
+    source: Source, layers: Sequence[LayerFocus], metrics: Metrics, settings: FocusSettings
+) -> tuple[float, float]:
+    """The metric by which the training chose its best weights; its deviation is not known."""
+    return metrics[choose_metric(None, source, metrics)], math.nan
 
 
 def draw_severities(
     results: Sequence[tuple[Source, Found]],
     path: Path,
     settings: FocusSettings,
-    curve: Callable[[Source, Found, Sequence[tuple[str, int]]], Curve],
+    value: Callable[..., tuple[float, float]],
     texts: tuple[str, str],
 ) -> None:
     """Draw a panel for each corruption: clean images, then those of growing severity.
@@ -184,22 +166,16 @@ def draw_severities(
         results: what was measured of each model.
         path: the picture.
         settings: corruptions and severities.
-        curve: of a model, what was measured of it, and the states to draw.
+        value: ``share_of`` or ``metric_of``.
         texts: of the y axis, and above all.
     """
     panels = []
     for name in settings.corruptions:
-        states = [(CLEAN, 0), *((name, severity) for severity in settings.severities)]
-        curves = [(source.label, curve(source, found, states)) for source, found in results]
+        states = [CLEAN, *((name, severity) for severity in settings.severities)]
+        curves = []
+        for source, found in results:
+            values = [value(source, *found[state], settings) for state in states]
+            means, deviations = map(list, zip(*values, strict=True))
+            curves.append((source.label, Curve((0, *settings.severities), means, deviations)))
         panels.append(CurvePanel(name, pooled(curves)))
-    save(draw_curves(panels, SEVERITY, *texts), path)
-
-
-def share_name(settings: FocusSettings) -> str:
-    """What the y axis shows."""
-    return f"share of the {settings.top} most attended tokens"
-
-
-def whose(settings: FocusSettings) -> str:
-    """Whose attention is looked at."""
-    return "the class token's" if settings.query == "class" else "all queries'"
+    save(draw_curves(panels, "severity (0: clean)", *texts), path)

@@ -63,15 +63,11 @@ class Plan:
                 raise UserError(f"the override {override!r} is the table's to set: use {option}")
 
     def folder(self, table: Table) -> Path:
-        """Folder of a table at this scale: reports, and below it the runs."""
+        """Folder of a table at this scale: reports, and below them the runs."""
         return self.output / table.name / self.scale
 
     def rows_of(self, table: Table) -> list[Row]:
-        """The rows wanted, in the table's order.
-
-        Raises:
-            UserError: one that the table does not have.
-        """
+        """The rows wanted, in the table's order; a UserError for one that is not there."""
         wanted = [table.find_row(name)[1] for name in self.rows]
         return [row for row in table.rows if (row in wanted if wanted else row.reported)]
 
@@ -113,7 +109,7 @@ class Job:
 
     @property
     def setup(self) -> Setup:
-        """What it does."""
+        """The row's, at the plan's scale."""
         return self.table.setups[self.row.setup][self.plan.scale]
 
     @property
@@ -124,11 +120,7 @@ class Job:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The resolved config of a training.
-
-        Raises:
-            UserError: for a config or an override that is wrong.
-        """
+        """The resolved config of a training; a UserError if it or an override is wrong."""
         placed = [f"train.seed={self.seed}", f"train.output_dir={self.folder}"]
         if self.parent:
             placed.append(f"train.init_checkpoint={self.parent.folder / LAST}")
@@ -138,7 +130,7 @@ class Job:
         """What the result depends on, by dotted key, beside the weights that it starts from.
 
         Raises:
-            UserError: for a config, an override or a measurement that is wrong, naming the row.
+            UserError: a wrong config, override or measurement, with the row's name.
         """
         try:
             if not self.setup.measure:
@@ -157,8 +149,7 @@ class Job:
             UserError: a file that cannot be read.
         """
         if (path := self.folder / RECORD).is_file():
-            content: dict[str, Any] = read_json(path)
-            return content
+            return read_json(path, dict[str, Any])
         if self.setup.config and (path := self.folder / CONFIG).is_file():
             settings = self._essential(read_yaml(path, SECTIONS))
             return {"settings": settings, "start": None, "metrics": None}
@@ -188,10 +179,7 @@ class Job:
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """Say in which settings a record differs from what is asked for now, one by one.
 
-        What the job starts from is compared once that is done.
-
-        Raises:
-            UserError: as :meth:`settings`.
+        The weights that the job starts from are compared once they are there.
         """
         there, here = dict(flatten(record["settings"])), self.settings()
         said = [
@@ -232,13 +220,15 @@ def plan_jobs(table: Table, plan: Plan) -> list[Job]:
     """
     table.check_scale(plan.scale)
     jobs: dict[str, Job] = {}
+
+    def add(job: Job) -> None:
+        if job.parent:
+            add(job.parent)
+        jobs.setdefault(job.name, job)
+
     for row in plan.rows_of(table):
         for job in jobs_of_row(table, row, plan):
-            lineage = [job]
-            while (parent := lineage[0].parent) is not None:
-                lineage.insert(0, parent)
-            for needed in lineage:
-                jobs.setdefault(needed.name, needed)
+            add(job)
     return list(jobs.values())
 
 

@@ -4,7 +4,7 @@ Configs, overrides and ``_target_``s are checked when jobs are planned, which is
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,10 @@ def problems(table: Table, row: Row) -> Iterator[str]:
         yield "this id is there twice"
     yield from unknown("paper", row.paper, [metric.name for metric in table.metrics])
     yield from unknown("seeds", row.seeds, table.seeds)
-    parts = {"setup": (row.setup, table.setups), "stage": (row.stage, table.stages)}
+    parts: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "setup": (row.setup, table.setups),
+        "stage": (row.stage, table.stages),
+    }
     for kind, (name, known) in parts.items():
         if name:
             yield from unknown(kind, [name], known)

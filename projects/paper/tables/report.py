@@ -25,30 +25,19 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
 :root {{color-scheme: light dark}}
-body {{max-width: 80rem; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif}}
-.wide {{overflow-x: auto}}
-table {{border-collapse: collapse}}
-th, td {{padding: .3rem .7rem; border-bottom: 1px solid #8886; white-space: nowrap}}
+body {{max-width: 80rem; margin: 2rem auto; overflow-x: auto; font: 15px/1.5 sans-serif}}
+th, td {{padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right}}
 th {{text-align: left}}
-td {{text-align: right; font-variant-numeric: tabular-nums}}
-</style></head><body>
-<h1>{title}</h1>
-{remarks}
-<div class="wide"><table>
+</style></head><body><h1>{title}</h1>{remarks}
+<table>
 {rows}
-</table></div>
-<ul>{notes}</ul>
-{foot}
-<p><code>{command}</code></p>
-</body></html>
+</table>
+<ul>{notes}</ul>{foot}<p><code>{command}</code></p></body></html>
 """
 
 
 def write_reports(table: Table, plan: Plan) -> list[Path]:
-    """Write all reports of a table, with the numbers that are there.
-
-    Returns:
-        the files: Markdown, HTML, and every number as CSV.
+    """Write a table's reports, Markdown, HTML and CSV, with the numbers there are; return where.
 
     Raises:
         UserError: the folder cannot be written to, or a run lacks a metric.
@@ -144,11 +133,7 @@ def command(table: Table, plan: Plan) -> str:
 
 
 def listing(table: Table, plan: Plan) -> str:
-    """Return a line per row for a terminal: its id, the paper's numbers, how far, what it is.
-
-    Raises:
-        UserError: an unknown scale or row, or a run that lacks a metric.
-    """
+    """Return a line per row for a terminal: its id, the paper's numbers, how far, what it is."""
     lines = summarise(table, plan)
     rows = [["row", *(metric.label for metric in table.metrics), "ours", ""]]
     rows += [[line.row.id, *line.paper, line.state, line.row.full_label] for line in lines]
@@ -168,15 +153,18 @@ def listing(table: Table, plan: Plan) -> str:
     )
 
 
-def commands(jobs: Sequence[Job], num_gpus: int | None = None) -> str:
-    """Return the command of each job.
+def commands(table: Table, plan: Plan, num_gpus: int | None = None) -> str:
+    """Return the command of each job, and why rows have none.
 
     What such a command trains is the table's: ``tools/reproduce.py`` finds it in the same folder.
     """
-    return "\n".join(
-        f"# {job.row.id}: {job.row.full_label}, seed {job.seed}\n{_command_of(job, num_gpus)}"
-        for job in jobs
-    )
+    lines = []
+    for job in plan_jobs(table, plan):
+        lines.append(f"# {job.row.id}: {job.row.full_label}, seed {job.seed}")
+        lines.append(_command_of(job, num_gpus))
+    left_out = [row for row in plan.rows_of(table) if row.left_out]
+    lines += [f"# {row.id}: {row.full_label}, left out: {row.left_out}" for row in left_out]
+    return "\n".join(lines)
 
 
 def _command_of(job: Job, num_gpus: int | None) -> str:

@@ -133,9 +133,8 @@ def test_the_papers_numbers_and_what_is_done(staged_table):
 
 def test_commands_are_what_the_jobs_do(staged_table):
     plan = Plan("demo", rows=("twice",), overrides=("optimizer.lr=0.5",))
-    jobs = plan_jobs(staged_table, plan)
     folder = "output/tables/toys/demo"
-    assert commands(jobs).splitlines() == [
+    assert commands(staged_table, plan).splitlines() == [
         "# twice.first: trained twice, before shorter, seed 0",
         "tools/train_net.py --config toy.yaml train.max_iter=2 model.drop_ratio=0.25 "
         f"optimizer.lr=0.5 train.seed=0 train.output_dir={folder}/twice.first/seed0",
@@ -144,18 +143,19 @@ def test_commands_are_what_the_jobs_do(staged_table):
         "train.max_iter=2 model.drop_ratio=0.25 train.max_iter=1 optimizer.lr=0.5 train.seed=0 "
         f"train.output_dir={folder}/twice/seed0",
     ]
-    assert "--config toy.yaml --num-gpus 8 train" in commands(jobs, 8)
-    measured = plan_jobs(staged_table, Plan("demo", Path("else where"), rows=("again",)))
-    assert commands(measured).splitlines()[-1] == (
+    assert "--config toy.yaml --num-gpus 8 train" in commands(staged_table, plan, 8)
+    measured = Plan("demo", Path("else where"), rows=("again", "absent"))
+    assert commands(staged_table, measured).splitlines()[-2:] == [
         f"tools/reproduce.py {staged_table.path} --scale demo --rows again --seeds 0 "
-        "--output 'else where'"
-    )
+        "--output 'else where'",
+        "# absent: others, absent, left out: not built",
+    ]
 
 
 def test_what_a_command_has_trained_is_the_tables(staged_table, load_script):
     """Begun by hand, the rows are found where ``tools/reproduce.py`` looks for them."""
     plan = Plan("demo", rows=("twice", "again"))
-    for line in commands(plan_jobs(staged_table, plan)).splitlines():
+    for line in commands(staged_table, plan).splitlines():
         if not line.startswith("#"):
             script, *arguments = shlex.split(line)
             assert load_script(script.removesuffix(".py")).main(arguments) == 0
