@@ -35,16 +35,12 @@ def build_evaluator(
     output_dir: str | os.PathLike[str] | None = None,
     official_quirks: bool = True,
 ) -> "HicoDetEvaluator":
-    """Build the evaluator of a set that lies in files.
+    """Build the evaluator of a set that lies in files; for errors see how they are read.
 
     Args:
-        annotations: file in QPIC's layout, relative to the dataset root or absolute.
-        classes: the set's ``classes.json``.
-        output_dir: see ``HicoDetEvaluator``.
-        official_quirks: see ``HicoDetEvaluator``.
-
-    Raises:
-        UserError: see ``read_classes`` and ``read_interactions``.
+        annotations: see ``read_interactions``.
+        classes: see ``read_classes``.
+        output_dir: see ``HicoDetEvaluator``, as the following.
     """
     known = read_classes(classes)
     ground_truth = {
@@ -59,8 +55,8 @@ def build_evaluator(
     return HicoDetEvaluator(
         ground_truth,
         known.validity(),
-        [(known.person, obj, verb) for obj, verb in known.rare_triplets],
-        [(known.person, obj, verb) for obj, verb in known.non_rare_triplets],
+        [(known.person, *combination) for combination in known.rare_triplets],
+        [(known.person, *combination) for combination in known.non_rare_triplets],
         subject_label=known.person,
         official_quirks=official_quirks,
         output_dir=output_dir,
@@ -88,7 +84,7 @@ class TripletResult:
     """How well one triplet was found.
 
     Args:
-        triplet: label of the subject, label of the object, verb.
+        triplet: labels of subject and object, verb.
         num_truths: interactions of the ground truth.
         scores: (P,) of its predictions in the Default setting, falling.
         right: (P,) bool, True for true positives, False for false ones.
@@ -121,12 +117,8 @@ class HicoDetEvaluator(ImageEvaluator):
     (arXiv:1702.05448), section 5, come from the same pass:
 
     - **Default**: a triplet's predictions on all images count.
-    - **Known Object**: only those on images that contain the triplet's object category. Following
-      the authors' program (ywchao/ho-rcnn, evaluation/eval_one.m), an image contains a category if
-      an annotated interaction has an object of it; someone who merely acts does not make an image
-      one with "person" as an object. Objects that take part in no interaction, which HICO-DET does
-      not annotate, count too. The program asks HICO's image-level labels, which also know
-      interactions that cannot be seen.
+    - **Known Object**: only those on images that contain the triplet's object category, see
+      ``GroundTruth``.
 
     The Default numbers are those of QPIC's evaluator. It differs from the definitions in what
     ``official_quirks`` keeps or mends:
@@ -140,7 +132,7 @@ class HicoDetEvaluator(ImageEvaluator):
 
     Where QPIC's evaluator fails (an image with boxes and no prediction), changes the scores it is
     given, or takes all of an image for wrong because one annotated box is not finite, this one does
-    not, whatever the switch; a box that is not finite is never found, and that is said.
+    not; such a box is never found, and that is said.
 
     Args:
         ground_truth: by image id ``boxes_xyxy`` (n, 4) in pixels, ``labels`` (n,), ``hois`` (m, 3)
@@ -152,8 +144,8 @@ class HicoDetEvaluator(ImageEvaluator):
         official_quirks: count as QPIC's evaluator where it differs from the definitions.
         output_dir: folder for ``interaction_average_precision.json``, the result of every triplet;
             None writes none.
-        object_names: of the C classes, for that file.
-        verb_names: of the V verbs.
+        object_names: of the C classes, for that file, which else has numbers.
+        verb_names: likewise.
     """
 
     def __init__(
@@ -166,8 +158,8 @@ class HicoDetEvaluator(ImageEvaluator):
         subject_label: int = 0,
         official_quirks: bool = True,
         output_dir: str | os.PathLike[str] | None = None,
-        object_names: Sequence[str] | None = None,
-        verb_names: Sequence[str] | None = None,
+        object_names: Sequence[str | int] | None = None,
+        verb_names: Sequence[str | int] | None = None,
     ) -> None:
         self.possible = np.ascontiguousarray(np.asarray(validity).astype(bool).T)  # (C, V)
         self.num_classes, self.num_verbs = self.possible.shape
@@ -176,8 +168,8 @@ class HicoDetEvaluator(ImageEvaluator):
         self.non_rare = distinct(non_rare_triplets)
         self.subject_label = subject_label
         self.official_quirks = official_quirks
-        self.object_names = object_names
-        self.verb_names = verb_names
+        self.object_names = object_names or range(self.num_classes)
+        self.verb_names = verb_names or range(self.num_verbs)
         self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
         self._triplet_of_cell = self._triplets_of_cells()
         self._say_what_is_odd()
@@ -199,8 +191,7 @@ class HicoDetEvaluator(ImageEvaluator):
         image_id = sample["image_id"]
         scores = as_array(output["verb_scores"])
         labels = as_array(output["obj_labels"])
-        boxes = [as_array(output[name]) for name in ("sub_boxes", "obj_boxes")]
-        boxes = np.concatenate(boxes, axis=1)
+        boxes = np.hstack([as_array(output[name]) for name in ("sub_boxes", "obj_boxes")])
         if scores.shape[1] != self.num_verbs:
             raise UserError(
                 f"image {image_id}: the model has {scores.shape[1]} verbs, the ground truth "
@@ -216,8 +207,7 @@ class HicoDetEvaluator(ImageEvaluator):
         check_finite(image_id, "sub_boxes and obj_boxes", boxes)
 
         cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
-        pairs = cells // self.num_verbs
-        verbs = cells - pairs * self.num_verbs
+        pairs, verbs = np.divmod(cells, self.num_verbs)
         return Kept((labels[pairs] * self.num_verbs + verbs).astype(np.int32), scores, boxes[pairs])
 
     def measure(self, kept: dict[int, Kept]) -> dict[str, dict[str, float]]:
@@ -236,20 +226,25 @@ class HicoDetEvaluator(ImageEvaluator):
 
     def summary(self, results: list[TripletResult]) -> dict[str, dict[str, float]]:
         """The means of ``results_of`` that ``evaluate`` returns."""
-        triplets = [result.triplet for result in results]
-        self._warn_of_unlisted(triplets)
-        default = self._means(triplets, [result.ap for result in results])
-        known_object = self._means(triplets, [result.ap_known_object for result in results])
-        max_recall = {"mean_max_recall": mean([result.max_recall for result in results])}
-        return {"hoi": default | max_recall, "hoi_known_object": known_object}
-
-    def _triplets_of_cells(self) -> np.ndarray:
-        """Row of the ground truth's triplets by object label and verb, (C, V); -1 for none."""
-        rows = np.full((self.num_classes, self.num_verbs), -1, np.int32)
-        subject, obj, verb = self.truth.triplets.T
-        can_be_predicted = np.flatnonzero(subject == self.subject_label)
-        rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
-        return rows
+        listed = self.rare | self.non_rare
+        if unlisted := [one.triplet for one in results if one.triplet not in listed]:
+            logger.warning(
+                f"{len(unlisted)} triplets are neither rare nor non-rare and count in the full "
+                f"mean alone; the first is {unlisted[0]}"
+            )
+        parts = {
+            "mAP_full": results,
+            "mAP_rare": [one for one in results if one.triplet in self.rare],
+            "mAP_non_rare": [one for one in results if one.triplet in self.non_rare],
+        }
+        default = {name: mean([one.ap for one in part]) for name, part in parts.items()}
+        default["mean_max_recall"] = mean([one.max_recall for one in results])
+        return {
+            "hoi": default,
+            "hoi_known_object": {
+                name: mean([one.ap_known_object for one in part]) for name, part in parts.items()
+            },
+        }
 
     def results_of(self, kept: dict[int, Kept]) -> list[TripletResult]:
         """The result of every triplet, in the order of ``ground_truth.triplets``."""
@@ -284,6 +279,14 @@ class HicoDetEvaluator(ImageEvaluator):
             )
         return results
 
+    def _triplets_of_cells(self) -> np.ndarray:
+        """Row of the ground truth's triplets by object label and verb, (C, V); -1 for none."""
+        rows = np.full((self.num_classes, self.num_verbs), -1, np.int32)
+        subject, obj, verb = self.truth.triplets.T
+        can_be_predicted = np.flatnonzero(subject == self.subject_label)
+        rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
+        return rows
+
     def _that_count(self, kept: dict[int, Kept]) -> list[np.ndarray]:
         """Index of the image, triplet, score and boxes of the predictions that count.
 
@@ -315,23 +318,12 @@ class HicoDetEvaluator(ImageEvaluator):
         recalls = QPIC_RECALLS if self.official_quirks else EXACT_RECALLS
         return eleven_point_ap(right, num_truths, recalls)
 
-    def _means(self, triplets: list[Triplet], values: list[float]) -> dict[str, float]:
-        lists = {"mAP_full": set(triplets), "mAP_rare": self.rare, "mAP_non_rare": self.non_rare}
-        return {
-            name: mean([v for t, v in zip(triplets, values, strict=True) if t in listed])
-            for name, listed in lists.items()
-        }
-
     def _as_plain_values(self, result: TripletResult) -> dict[str, Any]:
         subject, obj, verb = result.triplet
-        names: dict[str, Any] = {"subject": subject, "object": obj, "verb": verb}
-        if self.object_names is not None and self.verb_names is not None:
-            names = {
-                "subject": self.object_names[subject],
-                "object": self.object_names[obj],
-                "verb": self.verb_names[verb],
-            }
-        return names | {
+        return {
+            "subject": self.object_names[subject],
+            "object": self.object_names[obj],
+            "verb": self.verb_names[verb],
             "rare": result.triplet in self.rare,
             "interactions": result.num_truths,
             "predictions": len(result.right),
@@ -353,14 +345,6 @@ class HicoDetEvaluator(ImageEvaluator):
                 f"be found; the first is {self.truth.not_finite[0]}"
             )
 
-    def _warn_of_unlisted(self, triplets: list[Triplet]) -> None:
-        unlisted = [triplet for triplet in triplets if triplet not in self.rare | self.non_rare]
-        if unlisted:
-            logger.warning(
-                f"{len(unlisted)} triplets are neither rare nor non-rare and count in the full "
-                f"mean alone; the first is {unlisted[0]}"
-            )
-
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The tensor as numpy array; half precision as single, which numpy knows and sorts fast."""
@@ -370,14 +354,10 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def check_finite(image_id: int, name: str, values: np.ndarray) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        UserError: with the image and the first bad pair.
-    """
-    finite = np.isfinite(values)
-    if not finite.all():
-        pair, column = np.argwhere(~finite)[0]
+    """Raise UserError for NaN and infinity, with the image and the first bad pair."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        pair, column = bad[0]
         raise UserError(
             f"image {image_id}, pair {pair}: {name} holds {values[pair, column]} in column {column}"
         )

@@ -35,7 +35,11 @@ class GroundTruth:
             lists the same subject, object and verb again.
         triplets: (T, 3) distinct triplets in order of appearance.
         has_boxes: (I,) bool: the image has a box.
-        contains: (I, C) bool: the image contains an object of the class.
+        contains: (I, C) bool: the image contains an object of the class. As in the authors' program
+            (ywchao/ho-rcnn, evaluation/eval_one.m) an annotated interaction has that object; who
+            merely acts does not make an image one with "person" as an object. Objects in no
+            interaction, which HICO-DET does not annotate, count too. (The program asks HICO's
+            image-level labels, which also know interactions that cannot be seen.)
         num_without_object: interactions left out.
         not_finite: names of the boxes that are not finite.
     """
