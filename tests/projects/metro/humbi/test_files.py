@@ -135,6 +135,10 @@ def test_missing_file_is_named(tmp_path):
         read_cameras(tmp_path)
 
 
+def read_three(path):
+    return read_vertices(path, num_vertices=3)
+
+
 def test_vertices_are_read_back(tmp_path):
     vertices = np.random.default_rng(0).normal(size=(6890, 3)).astype(np.float32)
     path = vertex_file(body_folder(tmp_path / "Body_1_8", 5), 12)
@@ -144,31 +148,30 @@ def test_vertices_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("read", "text", "message"),
     [
-        ("1 2 3\n4 5 6\n", "has 2 rows, not 3"),
-        ("1 2 3\n4 5 6\n7 8 nan\n", r"line 3 is \[7\.0, 8\.0, nan\], which is not finite"),
-        ("1 2 3\n4 -inf 6\n7 8 9\n", r"line 2 is \[4\.0, -inf, 6\.0\], which is not finite"),
-        ("1 2 3\n4 5\n7 8 9\n", "line 2 is '4 5', not 3 numbers"),
-        ("1 2 3\n\n7 8 9\n", "line 2 is '', not 3 numbers"),
-        ("1 2\n4 5\n7 8\n", "line 1 is '1 2', not 3 numbers"),
-        ("1 2 3\n4 5 six\n7 8 9\n", "line 2 is '4 5 six', not 3 numbers"),
-        ("1 2 3\n4 5 # 6\n7 8 9\n", "line 2 is '4 5 # 6', not 3 numbers"),
-        ("", "has 0 rows"),
+        (read_vertices, "1 2 3\n4 5 6\n", "has 2 rows, not 6890"),
+        (read_three, "1 2 3\n4 5 6\n7 8 nan\n", r"line 3 is \[7\.0, 8\.0, nan\], which is not fin"),
+        (read_three, "1 2 3\n4 -inf 6\n7 8 9\n", r"line 2 is \[4\.0, -inf, 6\.0\], which is not"),
+        (read_three, "1 2 3\n4 5\n7 8 9\n", "line 2 is '4 5', not 3 numbers"),
+        (read_three, "1 2 3\n\n7 8 9\n", "line 2 is '', not 3 numbers"),
+        (read_three, "1 2\n4 5\n7 8\n", "line 1 is '1 2', not 3 numbers"),
+        (read_three, "1 2 3\n4 5 six\n7 8 9\n", "line 2 is '4 5 six', not 3 numbers"),
+        (read_three, "1 2 3\n4 5 # 6\n7 8 9\n", "line 2 is '4 5 # 6', not 3 numbers"),
+        (read_three, "", "has 0 rows"),
+        (read_fit, "1\n" * 85, "has 85 rows, not 86"),
+        (read_fit, "1\n" * 85 + "nan", r"line 86 is \[nan\], which is not finite"),
+        (read_fit, "0\n" + "1\n" * 85, "line 1: the scale is 0, it must be above 0"),
+        (read_fit, "1 1\n" * 86, "line 1 is '1 1', not 1 numbers"),
+        (read_keypoints, "1 2 3\n" * 24, "has 24 rows"),
+        (read_keypoints, "1 2\n" + "1 2 3\n" * 24, "line 1 is '1 2', not 3 numbers"),
     ],
 )
-def test_what_is_wrong_with_a_mesh_is_named(tmp_path, text, message):
-    path = tmp_path / "smpl_vertex.txt"
+def test_what_is_wrong_with_numbers_is_named(tmp_path, read, text, message):
+    path = tmp_path / "numbers.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=f"^{path}.*{message}"):
-        read_vertices(path, num_vertices=3)
-
-
-def test_a_row_too_few_is_counted(tmp_path):
-    path = tmp_path / "smpl_vertex.txt"
-    write_vertices(path, np.zeros((6889, 3)))
-    with pytest.raises(UserError, match="has 6889 rows, not 6890"):
-        read_vertices(path)
+        read(path)
 
 
 def test_fit_has_scale_translation_pose_and_shape(tmp_path):
@@ -183,22 +186,6 @@ def test_fit_has_scale_translation_pose_and_shape(tmp_path):
     assert (tmp_path / "again.txt").read_text() == path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (["1"] * 85, "has 85 rows, not 86"),
-        (["1"] * 85 + ["nan"], r"line 86 is \[nan\], which is not finite"),
-        (["0"] + ["1"] * 85, "line 1: the scale is 0, it must be above 0"),
-        (["1 1"] * 86, "line 1 is '1 1', not 1 numbers"),
-    ],
-)
-def test_what_is_wrong_with_a_fit_is_named(tmp_path, values, message):
-    path = tmp_path / "smpl_parameter.txt"
-    path.write_text("\n".join(values))
-    with pytest.raises(UserError, match=f"^{path}.*{message}"):
-        read_fit(path)
-
-
 def test_keypoints_may_be_missing_and_have_more_columns(tmp_path):
     path = tmp_path / "keypoints.txt"
     path.write_text("  1 2   3 0.9\n" + "nan nan nan 0\n" + "4 5 6\n" * 23)
@@ -208,16 +195,6 @@ def test_keypoints_may_be_missing_and_have_more_columns(tmp_path):
     assert np.isnan(keypoints[1]).all()
     write_keypoints(tmp_path / "again.txt", keypoints)
     assert np.array_equal(read_keypoints(tmp_path / "again.txt"), keypoints, equal_nan=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("1 2 3\n" * 24, "has 24 rows"), ("1 2\n" + "1 2 3\n" * 24, "line 1 is '1 2', not 3 numbers")],
-)
-def test_what_is_wrong_with_keypoints_is_named(tmp_path, text, message):
-    (tmp_path / "keypoints.txt").write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_keypoints(tmp_path / "keypoints.txt")
 
 
 def test_frames_and_pictures_that_are_there(tmp_path):

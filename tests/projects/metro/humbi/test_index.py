@@ -77,11 +77,9 @@ def changed(name, value, position=0):
         (changed("poses", np.nan), "poses holds NaN or infinity"),
         (changed("subject_folders", "../other/body"), "'../other/body', which is not below"),
         (changed("subject_folders", "/etc"), "'/etc', which is not below the index's folder"),
-        (changed("subject_folders", "a/../../b"), "which is not below the index's folder"),
         (changed("subject_folders", ""), "subject_folders has '', which is not below"),
         (replace(index_of(3), betas=np.zeros((2, 9))), r"betas has shape \(2, 9\), not \(2, 10\)"),
         (replace(index_of(3), scales=np.ones(3)), r"scales has shape \(3,\), not \(2,\)"),
-        (replace(index_of(3), K=np.ones((3, 3, 3), int)), "K is of int64, not floating"),
     ],
 )
 def test_what_is_wrong_with_an_index_is_named(tmp_path, index, message):
@@ -101,19 +99,3 @@ def test_a_missing_index_or_column_is_named(tmp_path):
     np.savez(tmp_path / "index.npz", **arrays)
     with pytest.raises(UserError, match="it has no array 'C'"):
         read_index(tmp_path / "index.npz")
-
-
-def test_objects_are_never_unpickled(tmp_path):
-    arrays = {name: getattr(index_of(3), name) for name in LAYOUT}
-    arrays["subject_folders"] = np.array([print], dtype=object)
-    np.savez(tmp_path / "index.npz", **arrays)
-    with pytest.raises(UserError, match=r"subject_folders cannot be read as .npy: Object arrays"):
-        read_index(tmp_path / "index.npz")
-
-
-def test_a_damaged_file_is_named(tmp_path):
-    path = tmp_path / "index.npz"
-    write_index(path, index_of(3))
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=f"{path} cannot be read as .npz"):
-        read_index(path)

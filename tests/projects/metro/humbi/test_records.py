@@ -46,7 +46,6 @@ def test_the_views_of_the_chosen_subjects(folder):
         *[(7, 1), (7, 2), (7, 4)],
     ]
     assert [one["image_id"] for one in records] == [0, 1, 2, 6, 7, 8]
-    assert records[-1]["image_id"] == 8
     assert [one["image_id"] for one in records[1:4]] == [1, 2, 6]
     with pytest.raises(IndexError):
         records[6]
@@ -105,21 +104,6 @@ def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(UserError, match=f"{tmp_path}/list.txt.*{message}"):
         read_subjects(tmp_path / "list.txt")
-
-
-def test_a_list_that_is_no_text_or_far_too_long_is_one_line(tmp_path):
-    path = tmp_path / "list.txt"
-    path.write_bytes(b"1\n\xff\xfe\n")
-    with pytest.raises(UserError, match=f"{path} is not a text file: "):
-        read_subjects(path)
-    path.write_bytes(b"1" * 2**21)
-    with pytest.raises(UserError, match=f"{path} has 2,097,152 bytes, 1,048,576 are allowed"):
-        read_subjects(path)
-
-
-def test_a_mark_of_byte_order_is_no_part_of_the_first_id(tmp_path):
-    (tmp_path / "list.txt").write_text("7\n2\n", encoding="utf-8-sig")
-    assert read_subjects(tmp_path / "list.txt") == [7, 2]
 
 
 def test_a_missing_list_is_named(tmp_path):
