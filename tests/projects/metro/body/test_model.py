@@ -1,5 +1,4 @@
 import builtins
-import zipfile
 
 import numpy as np
 import pytest
@@ -165,10 +164,8 @@ def with_value(array, value):
     ("name", "change", "message"),
     [
         ("template", lambda a: with_value(a, np.nan), "template holds NaN or infinity"),
-        ("pose_directions", lambda a: with_value(a, np.inf), "pose_directions holds NaN"),
         ("skin_weights", lambda a: a[:59], r"skin_weights has shape \(59, 24\), not \(60, 24\)"),
-        ("pose_directions", lambda a: a[:, :, :9], r"shape \(60, 3, 9\), not \(60, 3, 207\)"),
-        ("shape_directions", lambda a: a[0], r"shape \(3, 10\), not \(60, 3, 10\)"),
+        ("shape_directions", lambda a: a[..., :9], r"shape \(60, 3, 9\), not \(60, 3, 10\)"),
         ("joint_regressor", lambda a: 2 * a, "row 0 of joint_regressor sums to 2, not 1"),
         ("faces", lambda a: with_value(a, 60), "faces must be vertex indices of 0 to 59"),
         ("faces", lambda a: with_value(a, -1), "faces must be vertex indices of 0 to 59"),
@@ -192,37 +189,6 @@ def test_what_is_no_body_is_neither_written_nor_read(toy_body, tmp_path, name, c
     with pytest.raises(UserError, match=message):
         write_body(tmp_path / "other.npz", body_of(arrays))
     assert not (tmp_path / "other.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "cannot be read as .npz"),
-        (b"PK\x03\x04 and so on", "cannot be read as .npz"),
-        ({"template": np.ones((3, 3))}, "it has no array 'faces'"),
-        ({"template": np.ones((3, 3), int)}, "template is of int64, not floating point"),
-        ({"template": np.array([{}], object)}, "Object arrays cannot be loaded"),
-    ],
-)
-def test_other_files_are_told_in_one_line(tmp_path, content, message):
-    path = tmp_path / "body.npz"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.savez(path, **content)
-    with pytest.raises(UserError, match=message) as caught:
-        read_body(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_damaged_file_is_told(toy_body_file, tmp_path):
-    data = bytearray(toy_body_file.read_bytes())
-    with zipfile.ZipFile(toy_body_file) as archive:
-        place = archive.getinfo("template.npy").header_offset
-    data[place + 200] ^= 255
-    (tmp_path / "body.npz").write_bytes(data)
-    with pytest.raises(UserError, match=r"body.npz: template cannot be read as \.npy"):
-        read_body(tmp_path / "body.npz")
 
 
 def test_a_missing_body_says_how_to_get_one(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import trimesh
 
 from projects.metro.pictures import rasteriser
 from projects.metro.pictures.rasteriser import NEAR, rasterise, render
@@ -29,27 +30,9 @@ def depths(raster, points, faces):
 
 
 def sphere(radius, centre, rings=60):
-    """A sphere's mesh of 2 rings^2 + 2 vertices and its outward faces."""
-    polar = np.pi * np.arange(1, rings) / rings
-    around = np.pi * np.arange(2 * rings) / rings
-    ring = np.stack(
-        [
-            np.outer(np.sin(polar), np.cos(around)),
-            np.outer(np.sin(polar), np.sin(around)),
-            np.outer(np.cos(polar), np.ones(2 * rings)),
-        ],
-        axis=2,
-    ).reshape(-1, 3)
-    points = np.concatenate([ring, [[0, 0, 1], [0, 0, -1]]])
-    top, bottom, n = len(ring), len(ring) + 1, 2 * rings
-    faces = []
-    for i in range(n):
-        j = (i + 1) % n
-        faces += [(top, i, j), (bottom, (rings - 2) * n + j, (rings - 2) * n + i)]
-        for row in range(rings - 2):
-            a, b, c, d = row * n + i, row * n + j, (row + 1) * n + i, (row + 1) * n + j
-            faces += [(a, c, b), (b, c, d)]
-    return points * radius + centre, np.array(faces)
+    """A sphere's vertices and its outward faces."""
+    mesh = trimesh.creation.uv_sphere(radius, count=(rings, 2 * rings))
+    return mesh.vertices + centre, np.asarray(mesh.faces)
 
 
 # ---- which samples -------------------------------------------------------------------------------
