@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dropkey_core.engine import UserError, load_config
-from dropkey_core.engine.run_folder import find_run_files
+from dropkey_core.engine.inference import find_run_files
 
 
 def picture_parser(

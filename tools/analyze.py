@@ -87,7 +87,7 @@ def add_query(study: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     from dropkey_core.engine.errors import UserError
-    from dropkey_core.engine.run_folder import make_picture_folder
+    from dropkey_core.engine.files.atomic_write import make_folder
     from projects.paper.figures import attention_maps, corruptions, focus_study, studies
     from projects.paper.figures.trained import find_sources
 
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     sources = find_sources(
         arguments.runs, arguments.labels, arguments.config, arguments.weights, arguments.set
     )
-    make_picture_folder(arguments.output)
+    make_folder(arguments.output)
     common = (sources, arguments.output, arguments.num_images)
     if arguments.study == "entropy":
         studies.study_entropy(*common, arguments.query)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.run_folder import find_run_files
+from dropkey_core.engine.inference import find_run_files
 from projects.metro.gallery import draw_attention_gallery, draw_gallery
 from projects.metro.pictures.mesh_files import KINDS
 from projects.picture_options import (

@@ -1,8 +1,7 @@
 """Data loading: seeds, distributed samplers, and loaders of samples (lists, never collated).
 
-Every random draw is a function of the seed and a counter, so a run can stop and go on anywhere:
-order, augmentation and dropout of step n are the same whether steps 0..n-1 ran in this process or
-in one that was killed. Records are detectron2's dataset dicts.
+Every random draw is a function of the seed and a counter, so order, augmentation and dropout of
+step n do not depend on which process ran the steps before it. Records are detectron2's dicts.
 """
 
 import atexit
@@ -26,7 +25,6 @@ from dropkey_core.engine.signals import SIGNALS
 Record = Mapping[str, Any]
 Sample = dict[str, Any]
 Mapper = Callable[[dict[str, Any]], Sample]
-
 
 _MASK = (1 << 64) - 1
 
@@ -84,11 +82,10 @@ class Draw(NamedTuple):
 class TrainBatchSampler(Sampler[list[Draw]]):
     """Distributed sampler of the endless training stream: the batches that fall to this process.
 
-    Each epoch is a fresh permutation of the dataset. A sample has a *position* in the stream, 0 for
-    the first ever read, and so on for ever: it alone decides the record and the augmentation, in
-    any number of processes. Step ``s`` reads positions ``[s * total_batch_size, (s + 1) *
-    total_batch_size)``; rank ``r`` of ``w`` takes the ``r``-th of ``w`` equal parts. The rank is
-    asked for anew when iteration begins.
+    Each epoch is a fresh permutation of the dataset. A sample's *position* in the stream alone
+    decides its record and augmentation, in any number of processes. Step ``s`` reads positions
+    ``[s * total_batch_size, (s + 1) * total_batch_size)``, of which each rank, which is asked for
+    when iteration begins, takes its equal part.
 
     Args:
         size: number of records.
@@ -162,10 +159,8 @@ class TestBatchSampler(Sampler[list[Draw]]):
         """Return the indices of this process."""
         rank, world_size = rank_and_world_size()
         if self.size < world_size:
-            raise UserError(
-                f"dataloader.test.dataset has {self.size} records, too few for {world_size} "
-                "processes"
-            )
+            too_few = f"{self.size} records, too few for {world_size} processes"
+            raise UserError(f"dataloader.test.dataset has {too_few}")
         return range(self.size * rank // world_size, self.size * (rank + 1) // world_size)
 
     def __len__(self) -> int:
@@ -195,10 +190,10 @@ def build_train_loader(
         seed: decides order and augmentation.
 
     Raises:
-        UserError: without records, or if the batch cannot be shared evenly among processes.
+        UserError: no records, or a batch that cannot be shared evenly among processes.
     """
     sampler = TrainBatchSampler(len(dataset), total_batch_size, seed)
-    return _loader(MappedRecords(dataset, mapper), sampler, num_workers)
+    return DeafLoader(dataset, mapper, sampler, num_workers)
 
 
 def build_test_loader(
@@ -209,7 +204,7 @@ def build_test_loader(
     Its length is the number of batches of this process; parts may differ by one record.
     """
     sampler = TestBatchSampler(len(dataset), batch_size)
-    return _loader(MappedRecords(dataset, mapper), sampler, num_workers)
+    return DeafLoader(dataset, mapper, sampler, num_workers)
 
 
 def start_at(loader: "DataLoader[list[Sample]]", step: int) -> bool:
@@ -221,18 +216,17 @@ def start_at(loader: "DataLoader[list[Sample]]", step: int) -> bool:
     return True
 
 
-def _loader(
-    records: "MappedRecords", sampler: TrainBatchSampler | TestBatchSampler, num_workers: int
-) -> "DataLoader[list[Sample]]":
-    return DeafLoader(records, batch_sampler=sampler, num_workers=num_workers, collate_fn=list)
-
-
 class DeafLoader(DataLoader[Any]):
-    """A DataLoader whose worker processes hear neither Ctrl-C nor SIGTERM.
+    """A loader of mapped records whose worker processes hear neither Ctrl-C nor SIGTERM.
 
-    Both reach the whole process group. The engine finishes its step and saves, for which it still
-    needs its workers; they end when it lets go of them.
+    Both reach the whole process group, and the engine still needs its workers to finish its step.
     """
+
+    def __init__(
+        self, records: Sequence[Record], mapper: Mapper, sampler: Sampler[Any], num_workers: int
+    ) -> None:
+        mapped = MappedRecords(records, mapper)
+        super().__init__(mapped, batch_sampler=sampler, num_workers=num_workers, collate_fn=list)
 
     def __iter__(self) -> Any:
         # A process inherits what is blocked, so there is no moment at which a worker could hear.
@@ -255,8 +249,8 @@ def _end_workers() -> None:
 class PackedRecords:
     """A list of records packed into one array.
 
-    Loader processes share memory only until they touch it, and counting references to a million
-    small objects touches all of them: in the end each process would have its own copy.
+    Counting references to a million small objects touches their memory, which loader processes
+    share only until then: in the end each would have its own copy.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -271,16 +265,11 @@ class PackedRecords:
         """Return a fresh copy of one record."""
         start = self._ends[index - 1] if index else 0
         # Bytes that this very object packed: nothing from a file.
-        record: dict[str, Any] = pickle.loads(self._bytes[start : self._ends[index]].data)
-        return record
+        return dict(pickle.loads(self._bytes[start : self._ends[index]].data))
 
 
 class MappedRecords(Dataset[Any]):
-    """Records turned into samples on demand.
-
-    A list is packed; any other sequence, which makes its records as they are asked for, is read as
-    it is.
-    """
+    """Records turned into samples on demand. A list is packed: other sequences make their own."""
 
     def __init__(self, records: Sequence[Record], mapper: Mapper) -> None:
         self._records = PackedRecords(records) if isinstance(records, list) else records
@@ -289,12 +278,8 @@ class MappedRecords(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def record(self, index: int) -> dict[str, Any]:
-        """Return one record, which is the caller's to change."""
-        return dict(self._records[index])
-
     def __getitem__(self, draw: Draw) -> Sample:
-        record = self.record(draw.record)
+        record = dict(self._records[draw.record])  # the mapper's to change
         try:
             with sample_randomness(draw.seed):
                 return self.mapper(record)

@@ -1,21 +1,20 @@
-"""Running a model over a test set, what an evaluator must offer, and a base class of evaluators."""
+"""Evaluation: running a model over a test set, and a base class of evaluators."""
 
 import csv
 import json
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from dropkey_core.engine.distributed import gather_objects, rank_and_world_size
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.files.atomic_write import make_folder, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +38,13 @@ class Evaluator(Protocol):
 class ImageEvaluator(ABC):
     """Base class of evaluators: something is kept of each image, and the first process measures.
 
-    An image counts once, however often and in whichever process it was seen. What is kept of the
-    images of all processes is in the order of their ids, so that no sum depends on the number of
-    processes. A subclass says what is kept (``keep``) and what is measured (``measure``).
+    An image counts once, however often and in whichever process it was seen. What is kept is put
+    in the order of image ids, so that no sum depends on the number of processes. A subclass says
+    what is kept (``keep``) and what is measured (``measure``).
 
     Args:
         output_dir: folder for the files that ``measure`` writes; None writes none.
-        image_ids: those of the whole test set, where they are known: other images are refused, and
-            those that were not processed are told.
+        image_ids: of the whole test set, where known: others are refused, missing ones told.
         source: what errors call that test set.
     """
 
@@ -78,11 +76,7 @@ class ImageEvaluator(ABC):
             self._kept[image_id] = self.keep(sample, output)
 
     def evaluate(self) -> Results | None:
-        """Return what ``measure`` makes of all processes' images; None in others than the first.
-
-        Raises:
-            UserError: see ``gather`` and ``measure``.
-        """
+        """Return what ``measure`` makes of all processes' images; None in others than the first."""
         kept = self.gather()
         return None if kept is None else self.measure(kept)
 
@@ -90,7 +84,7 @@ class ImageEvaluator(ABC):
         """Return what all processes kept, by rising image id; None in others than the first.
 
         Raises:
-            UserError: no process saw an image, of a test set whose images are not known.
+            UserError: no process saw an image, and the test set's are not known.
         """
         parts = gather_objects(self._kept)
         if self.image_ids is None and not any(parts):
@@ -116,21 +110,14 @@ class ImageEvaluator(ABC):
     def write_json(self, name: str, document: Any, indent: int | None = None) -> None:
         """Write a JSON file into ``output_dir``, atomically."""
         if self.output_dir is not None:
-            with self._output(self.output_dir / name) as file:
+            with whole_file(make_folder(self.output_dir) / name) as file:
                 file.write(json.dumps(document, indent=indent))
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table into ``output_dir``, atomically."""
         if self.output_dir is not None:
-            with self._output(self.output_dir / name) as file:
+            with whole_file(make_folder(self.output_dir) / name) as file:
                 csv.writer(file).writerows([header, *rows])
-
-    @contextmanager
-    def _output(self, path: Path) -> Iterator[IO[str]]:
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            yield file
 
 
 def run_evaluation(
@@ -145,10 +132,10 @@ def run_evaluation(
         model: called in eval mode without gradients; its mode is put back.
         loader: batches of samples, this process's part of the test set.
         evaluator: sees each batch and its outputs, which may lie on any device.
-        after_batch: called after each batch, for progress or to stop by raising.
+        after_batch: called after each batch; may stop by raising.
 
     Returns:
-        Metrics by name, ``{"bbox/AP": 42.0}`` for an evaluator's ``{"bbox": {"AP": 42.0}}``.
+        ``{"bbox/AP": 42.0}`` for an evaluator's ``{"bbox": {"AP": 42.0}}``.
     """
     was_training = model.training
     model.eval()

@@ -1,12 +1,12 @@
 """Failed step: the batch and weights of a step with NaN or infinity, written and replayed.
 
-The file is a checkpoint (``model``, ``step``, ``config``, ``versions``) with ``batch``, ``seed``,
-``rank`` and the ``terms`` of the loss. Weights are those before the step; running statistics, which
-no loss in training mode reads, may be newer.
+The file is a checkpoint with ``batch``, ``seed``, ``rank`` and the ``terms`` of the loss. Weights
+are those before the step; running statistics, which no loss in training reads, may be newer.
 """
 
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dropkey_core.engine.build import build_model
 from dropkey_core.engine.checkpoint import changes, load_state, read_checkpoint, write_checkpoint
 from dropkey_core.engine.data import seed_step
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.launch import check_devices
+from dropkey_core.engine.launch import check_devices, mixed_precision
 from dropkey_core.engine.run_folder import CONFIG
 
 
@@ -54,18 +54,14 @@ def _plain(value: Any) -> Any:
 def replay_step(config: DictConfig, path: str | Path) -> dict[str, float]:
     """Do a failed step again, forward and backward, in one process; nothing is written.
 
-    Weights, batch and random draws are the file's, everything else is the config's. What losses
-    share between processes is that of this one alone.
-
-    Args:
-        config: a loaded config, as the run had it or with changes to try.
-        path: a ``failed_step_*.pth``.
+    Weights, batch and random draws are the file's, everything else is the config's: as the run had
+    it, or with changes to try. What losses share between processes is that of this one alone.
 
     Returns:
         The terms of the loss, by name.
 
     Raises:
-        UserError: saying what was first not finite; or if this is the file of another model.
+        UserError: saying what was first not finite; or ``path`` is no failed step of this model.
     """
     failed = read_checkpoint(path, "--replay")
     if not failed.keys() >= {"batch", "terms"}:
@@ -78,7 +74,8 @@ def replay_step(config: DictConfig, path: str | Path) -> dict[str, float]:
     load_state(model, failed["model"], str(path), exactly=True)
     found = FirstNotFinite(model.to(config.train.device).train(), failed["batch"])
     seed_step(failed["seed"], failed["step"], failed["rank"])
-    with torch.autocast(config.train.device, torch.float16, enabled=config.train.amp.enabled):
+    amp = config.train.amp.enabled
+    with mixed_precision(config.train.device).forward_context() if amp else nullcontext():
         losses = model(failed["batch"])
     terms = {name: loss.item() for name, loss in losses.items()}
     for name, value in terms.items():

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,21 +13,43 @@ from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.images import find_images, spread
+from dropkey_core.engine.run_folder import BEST, CONFIG, LAST
+
+
+def find_run_files(
+    run: Path | None, config: str | None, weights: str | None, output: Path | None
+) -> tuple[str, str, Path | None]:
+    """Return the paths of config, weights and pictures of a command line.
+
+    Args:
+        run: ``--run``, the folder of a training; it fills the gaps.
+        config: ``--config``, else the run's resolved config.
+        weights: ``--weights``, else the run's best checkpoint or its last.
+        output: ``--output``, else ``pictures`` in the run's folder; None without run.
+
+    Raises:
+        UserError: naming the option that is missing, or what the run's folder lacks.
+    """
+    if run is None:
+        if config is None:
+            raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
+        if weights is None:
+            raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
+        return config, weights, output
+    folder = run.expanduser().absolute()
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--run {folder} is no folder of a run: it has no {CONFIG}")
+    present = [str(folder / name) for name in (BEST, LAST) if (folder / name).is_file()]
+    if not (weights or present):
+        raise UserError(f"--run {folder} has no checkpoint yet, neither {BEST} nor {LAST}")
+    return config or str(folder / CONFIG), weights or present[0], output or folder / "pictures"
 
 
 def read_model_weights(weights: str, kind: str, key: str) -> dict[str, Any]:
-    """Read a checkpoint of a kind of model.
-
-    Args:
-        weights: file or URL.
-        kind: of the model, for the error.
-        key: a tensor that every such model has.
-
-    Returns:
-        what is in it, with its state dict under ``model`` or bare.
+    """Return the content of a checkpoint, a file or URL.
 
     Raises:
-        UserError: see ``read_checkpoint``, or it is of another model.
+        UserError: see ``read_checkpoint``; or it has no tensor ``key``, as every ``kind`` of model.
     """
     content = read_checkpoint(weights, "--weights")
     state = content.get("model", content)
@@ -74,10 +97,7 @@ def choose_records(
         count: choose at most so many.
 
     Returns:
-        the records, and how many they are of how many, in words.
-
-    Raises:
-        UserError: nothing to choose from.
+        the records, and how many of how many they are, in words.
     """
     if images is None:
         records = instantiate(config.dataloader.test.dataset, "dataloader.test.dataset")

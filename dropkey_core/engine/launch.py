@@ -1,9 +1,8 @@
 """Launching by Lightning Fabric: devices, processes, mixed precision, and a watchdog.
 
 In mixed precision the forward is float16, and a scaler multiplies the loss so that small gradients
-do not vanish. Where one overflows it leaves out the step and halves the scale; after 2,000 good
-steps in a row it doubles it. A step that is left out counts as a step all the same: data, learning
-rate and checkpoints go on as in detectron2.
+do not vanish. Where one overflows it leaves out the step, which counts all the same, and halves
+the scale; after 2,000 good steps in a row it doubles it.
 """
 
 import logging
@@ -28,6 +27,7 @@ from dropkey_core.engine.signals import TrainingStopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins import Precision
 
 POLL_S = 0.2
 # What a process waits with its own error before it tells it, and ends the others that it started.
@@ -39,11 +39,7 @@ LEAST_SCALE = 2.0**-14
 
 
 def check_devices(train: DictConfig, num_gpus: int) -> None:
-    """Compare what the config asks for with what there is.
-
-    Raises:
-        UserError: naming the setting or the option.
-    """
+    """Raise UserError if the config asks for what there is not."""
     is_cuda, available = train.device == "cuda", torch.cuda.device_count()
     if not is_cuda and train.device != "cpu":
         raise UserError(f"train.device must be cuda or cpu, got {train.device!r}")
@@ -59,15 +55,14 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     """Start the processes of a run; each returns from here knowing its rank and device.
 
     Args:
-        train: the ``train`` section: ``device``, ``amp.enabled`` and ``ddp`` are read.
+        train: the ``train`` section: ``device``, ``amp`` and ``ddp`` are read.
         processes: how many; announced before, and ``train.device`` checked.
 
     Raises:
-        UserError: if the processes cannot meet, or are others than torchrun or SLURM has started.
+        UserError: the processes cannot meet, or are others than torchrun or SLURM has started.
     """
     # Imported here: it takes seconds, and a mistake in the config should not wait for it.
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins import MixedPrecision
     from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.fabric.strategies import DDPStrategy
 
@@ -83,9 +78,7 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     # Without this one Lightning waits for tasks of SLURM wherever it finds its variables.
     plugins: list[Any] = [] if started_by() else [LightningEnvironment()]
     if train.amp.enabled:
-        plugins.append(MixedPrecision("16-mixed", device=train.device))
-        # Lightning's own would also round the true boxes to float16.
-        plugins[-1].convert_input = lambda data: data
+        plugins.append(mixed_precision(train.device))
     try:
         fabric = Fabric(
             accelerator=train.device,
@@ -102,22 +95,30 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     return fabric
 
 
+def mixed_precision(device: str) -> "Precision":
+    """Return Lightning's plugin: how the forward is cast, and the scaler of the loss."""
+    from lightning.fabric.plugins import MixedPrecision
+
+    plugin: Any = MixedPrecision("16-mixed", device=device)
+    plugin.convert_input = lambda data: data  # its own would also round the true boxes
+    return plugin
+
+
 def watch(launched: "list[Popen[bytes]]") -> None:
     """Watchdog: a thread that ends this process when one that belongs with it has failed.
 
     The main thread may wait long for a dead process.
 
     Args:
-        launched: the processes that this one has launched, or is going to launch.
+        launched: the processes that this one has launched, or is going to.
     """
     parent = os.getppid() if int(os.environ.get("LOCAL_RANK", 0)) else None
 
     def look() -> None:
         while parent in (None, os.getppid()):
             time.sleep(POLL_S)
-            codes = {rank: process.poll() for rank, process in enumerate(launched, 1)}
-            for rank, code in codes.items():
-                if code:
+            for rank, process in enumerate(list(launched), 1):
+                if code := process.poll():
                     end_launched(launched)
                     end_as(rank, code)
         os._exit(1)  # nobody is left to tell it to
@@ -151,8 +152,8 @@ def end_launched(launched: "list[Popen[bytes]]") -> None:
 def ending_together(fabric: "Fabric") -> Iterator[None]:
     """Run a block; if it fails, end the other processes here and say which one failed.
 
-    When one fails, those that wait for it fail soon after: the connection is gone. That says
-    nothing of the cause, so they leave the one that knows it the time to say so, and to end them.
+    Those that wait for one that fails do so soon after: the connection is gone. They know nothing
+    of the cause, so they leave the one that does the time to tell it, and to end them.
 
     Raises:
         UserError: the block's, with the rank unless it is 0.
@@ -182,11 +183,11 @@ def measure_overflow(
 
     Args:
         precision: Lightning's plugin.
-        optimizer: counts the steps that it did, and keeps the count in its state.
+        optimizer: keeps in its state how many steps it did.
         step: steps of the run.
 
     Raises:
-        UserError: if the scale has fallen so low that gradients overflow whatever it is.
+        UserError: the scale has fallen so low that gradients overflow whatever it is.
     """
     scaler = getattr(precision, "scaler", None)
     if scaler is None:

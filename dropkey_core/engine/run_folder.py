@@ -12,8 +12,7 @@ LAST, BEST, CONFIG = "last.pth", "best.pth", "config.yaml"
 FAILED = "failed_step_[0-9]*.pth"
 NUMBERED = "model_[0-9]*.pth"
 OF_DETECTRON2 = "last_checkpoint"  # where detectron2 writes which of its checkpoints is the last
-# What a run leaves in its folder and --overwrite removes.
-RUN_FILES = {  # by name or pattern: what a run's folder holds
+RUN_FILES = {  # by name or pattern: what a run leaves in its folder and --overwrite removes
     CONFIG: "resolved config",
     LAST: "last checkpoint",
     BEST: "best checkpoint",
@@ -27,12 +26,12 @@ RUN_FILES = {  # by name or pattern: what a run's folder holds
 def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bool) -> None:
     """Make ``train.output_dir`` ready for a run, and write a new run's resolved config there.
 
-    A run that goes on keeps its config until it is known that it can, see :func:`write_config`.
+    A run that goes on keeps its config until it is known that it can.
 
     Raises:
-        UserError: if it holds another run and neither ``resume`` nor ``overwrite`` says what to do,
-            or checkpoints of a run of which ``last.pth`` is missing, or a run of detectron2's.
-        WriteError: if it cannot be written to.
+        UserError: it holds another run and neither ``resume`` nor ``overwrite`` says what to do,
+            checkpoints of a run without ``last.pth``, or a run of detectron2's.
+        WriteError: it cannot be written to.
     """
     goes_on = resume and (folder / LAST).exists()
     if resume and overwrite:
@@ -65,11 +64,7 @@ def prepare_folder(folder: Path, config: DictConfig, resume: bool, overwrite: bo
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
-    """Write the resolved config of a run.
-
-    Raises:
-        WriteError: if the folder cannot be written to.
-    """
+    """Write the resolved config of a run; WriteError if the folder cannot be written to."""
     with whole_file(folder / CONFIG) as file:
         file.write(OmegaConf.to_yaml(config))
 
@@ -77,42 +72,3 @@ def write_config(folder: Path, config: DictConfig) -> None:
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """Return a run's numbered checkpoints, the oldest first."""
     return sorted(folder.glob(NUMBERED))
-
-
-def find_run_files(
-    run: Path | None, config: str | None, weights: str | None, output: Path | None
-) -> tuple[str, str, Path | None]:
-    """Paths of config, weights and pictures, as the command line gives them; ``run`` fills gaps.
-
-    Args:
-        run: ``--run``, the folder of a training.
-        config: ``--config``, else the run's resolved config.
-        weights: ``--weights``, else the run's best checkpoint or its last.
-        output: ``--output``, else ``pictures`` in the run's folder; None without run.
-
-    Raises:
-        UserError: naming the option that is missing, or what the run's folder lacks.
-    """
-    if run is None:
-        if config is None:
-            raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
-        if weights is None:
-            raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
-        return config, weights, output
-    folder = run.expanduser().absolute()
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"--run {folder} is no folder of a run: it has no config.yaml")
-    if weights is None:
-        present = [folder / name for name in (BEST, LAST) if (folder / name).is_file()]
-        if not present:
-            raise UserError(f"--run {folder} has no checkpoint yet, neither best.pth nor last.pth")
-        weights = str(present[0])
-    return config or str(folder / CONFIG), weights, output or folder / "pictures"
-
-
-def make_picture_folder(folder: Path) -> None:
-    """Make the folder of the pictures."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output {folder}: {error.strerror}") from error

@@ -12,10 +12,11 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.files.atomic_write import make_folder
 from dropkey_core.engine.files.images import read_image, unique_stems
 from dropkey_core.engine.inference import choose_records
-from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.attention import Reference, attention_from, on_image, run_with_attention
+from projects.detr.coco import read_categories
 from projects.detr.picture import (
     DASHED,
     FOUND_IOU,
@@ -29,7 +30,7 @@ from projects.detr.picture import (
     legend_line,
     overlap,
 )
-from projects.detr.predictor import Detector, names_in
+from projects.detr.predictor import Detector
 from projects.figure import save
 
 PREDICTED, TRUE = ORANGE, SKY
@@ -68,10 +69,10 @@ def draw_gallery(
     detector = Detector.load(config, weights)
     last_layer = detector.model.transformer.encoder.layers[-1]
     records, heading = choose_records(config, images, num_images)
-    true_names = names_in(annotations) if images is None else []
+    true_names = read_categories(annotations).class_names if images is None else []
     heading += f", detections with a score of {score_threshold:g} or more"
     print(heading)
-    make_picture_folder(output)
+    make_folder(output)
     pictures = []
     stems = unique_stems([record["file_name"] for record in records])
     for stem, record in zip(stems, records, strict=True):

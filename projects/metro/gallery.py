@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.files.atomic_write import make_folder
 from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.inference import choose_records
-from dropkey_core.engine.run_folder import make_picture_folder
 from projects.figure import Panel, PictureRow, draw_page, save
 from projects.metro.body.model import Body
 from projects.metro.body.skeleton import H36M_PELVIS, JOINTS
@@ -73,7 +73,7 @@ def draw_gallery(
     estimator = BodyEstimator.load(config, weights)
     records, heading = choose_records(config, images, num_images)
     print(heading)
-    make_picture_folder(output)
+    make_folder(output)
     rows = []
     for stem, record in zip(stems(records), records, strict=True):
         sample = estimator.sample(record, square)
@@ -114,7 +114,7 @@ def draw_attention_gallery(
     config = next(iter(estimators.values())).config
     records, said = choose_records(config, images, num_images)
     print(said)
-    make_picture_folder(output)
+    make_folder(output)
     rows = []
     for stem, record in zip(stems(records), records, strict=True):
         samples = {name: model.sample(record, square) for name, model in estimators.items()}

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dropkey_core.engine.files.atomic_write import make_folder
 from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.inference import choose_records
-from dropkey_core.engine.run_folder import make_picture_folder
 from projects.detr.attention import on_image, run_with_attention
 from projects.detr.gallery import read_as_array
 from projects.detr.picture import Picture, draw_picture, draw_pictures
@@ -51,7 +51,7 @@ def draw_gallery(
     records, heading = choose_records(config, images, num_images)
     heading += f", verbs with a score of {score_threshold:g} or more"
     print(heading)
-    make_picture_folder(output)
+    make_folder(output)
     pictures = []
     stems = unique_stems([record["file_name"] for record in records])
     for stem, record in zip(stems, records, strict=True):

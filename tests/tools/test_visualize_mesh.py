@@ -95,12 +95,6 @@ def test_attention_of_several_models(main, root, workplace):
     assert cv2.imread("out/attention.png").shape == (114 + 2 * (60 + 320 + 16), 16 + 3 * 336, 3)
 
 
-def test_attention_of_one_model_on_any_image(main, root, workplace):
-    command = ["--run", str(root / "dropkey"), "--attention", "--output", "out", *SMALL]
-    assert main([*command, "--images", "mine.png"]) == 0
-    assert names(workplace / "out") == ["attention.png", "mine_attention.png"]
-
-
 def test_missing_trimesh_is_told_before_any_work(main, root, workplace, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     assert main(["--run", str(root / "dropkey"), "--files", "glb"]) == 2
@@ -111,19 +105,19 @@ def test_missing_trimesh_is_told_before_any_work(main, root, workplace, capsys, 
     assert captured.out == ""
 
 
-def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatch):
+@pytest.mark.parametrize("options", [[], ["--attention"]])
+def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatch, options):
     monkeypatch.setitem(sys.modules, "smplx", None)
     monkeypatch.setenv("DROPKEY_DATASETS", str(workplace))
     command = ["--run", str(root / "dropkey"), "--output", "out", "--images", "mine.png", *SMALL]
-    assert main([*command, f"dataset.body={root / 'bodies' / 'body.npz'}"]) == 0
-    assert names(workplace / "out") == ["meshes.png", "mine_mesh.png"]
+    assert main([*command, f"dataset.body={root / 'bodies' / 'body.npz'}", *options]) == 0
+    page, picture = ("attention", "attention") if options else ("meshes", "mesh")
+    assert names(workplace / "out") == [f"{page}.png", f"mine_{picture}.png"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to show: give --run FOLDER, or --config FILE --weights FILE"),
-        (["--run", "{run}", "--images", "no.jpg"], "--images: no file or folder no.jpg"),
         (["--run", "{run}", "--images", "cut.png"], "cut.png cannot be read as an image"),
         (["--run", "{run}", "--num-images", "0"], "--num-images must be at least 1, got 0"),
         (["--run", "{run}", "--box", "1,2,3"], "--box is for --images"),
@@ -143,7 +137,7 @@ def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatc
          "--compare a: --run {here}/no is no folder of a run"),
         (["--run", "{run}", "--weights", "other.pth"], "other.pth is no checkpoint of METRO"),
         (["--run", "{run}", "dataset.body=no.npz"], "body model not found: {root}/no.npz"),
-        (["--run", "{run}", "--output", "mine.png"], "cannot write to --output mine.png"),
+        (["--run", "{run}", "--output", "mine.png"], "cannot write mine.png"),
     ],
 )  # fmt: skip
 def test_user_error_is_one_line_and_exit_2(main, root, workplace, capsys, arguments, message):

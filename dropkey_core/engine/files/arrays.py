@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.files.atomic_write import make_folder, whole_file
 from dropkey_core.engine.files.outside import check_file, reading
 
 # What a file holds, by name: kind of values (f, i or U) and shape; a letter stands for any size,
@@ -29,8 +29,7 @@ def read_arrays(path: Path, layout: Layout, largest: int = LARGEST_FILE) -> dict
         largest: how many bytes the arrays may have in all.
 
     Raises:
-        UserError: the file is no .npz, is damaged, too large when unpacked, or one of the arrays
-            holds objects, or claims a shape that its bytes do not have.
+        UserError: it is no .npz, is damaged, or too large when unpacked; see :func:`read_npy`.
     """
     check_file(path, largest)
     with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
@@ -54,8 +53,7 @@ def read_npy(file: IO[bytes], source: str) -> np.ndarray:
         source: what errors call it.
 
     Raises:
-        UserError: it is no .npy, is damaged, holds objects, or claims a shape that its bytes do
-            not have.
+        UserError: it is no .npy, is damaged, holds objects, or claims a shape of more bytes.
     """
     with reading(source, ".npy"):
         # A shape that is made up takes no memory: numpy only reserves it, and misses the bytes.
@@ -88,13 +86,8 @@ def layout_problem(arrays: Mapping[str, np.ndarray], layout: Layout) -> str | No
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file that is either there in full or not there; folders above it are made.
-
-    Raises:
-        WriteError: if the system refuses.
-    """
+    """Write a .npz whole or not at all, see ``whole_file``; folders above it are made."""
     members: dict[str, Any] = dict(arrays)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole_file(path, "wb") as file:
         np.savez_compressed(file, **members)

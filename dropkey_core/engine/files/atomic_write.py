@@ -1,9 +1,8 @@
 """Atomic writes: a file holds all of its new content or is as before, whatever ends the writing.
 
 The new content goes to a file beside its place, reaches the disk, and then takes the place in one
-step. A process that is killed, or a disk that is full, can only leave the file beside it, whose
-name begins with a dot and ends with ``.unfinished``: nothing looks for that, and the next start of
-a run in its folder removes it.
+step. A killed process can only leave the file beside it, ``.NAME.unfinished``: nothing looks for
+that, and the next start of a run in its folder removes it.
 """
 
 import os
@@ -47,13 +46,11 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def link_file(path: Path, other: Path) -> None:
-    """Make ``other`` a second name of the file ``path``, in place of what is there.
-
-    Where the file system has no hard links it is copied.
+    """Make ``other`` a second name of ``path``, or a copy where the file system has no hard links.
 
     Args:
         path: a file that is replaced when its content changes, never rewritten.
-        other: the second name, in the same file system.
+        other: the second name, in place of what is there.
 
     Raises:
         WriteError: if the system refuses; ``other`` stays as it was.
@@ -86,6 +83,13 @@ def writing(path: Path) -> Iterator[None]:
         if (reason := _reason(error)) is None:
             raise
         raise WriteError(f"cannot write {path}: {reason}") from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it, and return it; WriteError if the system refuses."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -23,7 +23,7 @@ from dropkey_core.engine.config import load_config
 from dropkey_core.engine.data import TestBatchSampler
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator
-from dropkey_core.engine.run_folder import find_run_files
+from dropkey_core.engine.inference import find_run_files
 from projects.paper.figures.corruptions import Corruption
 
 if TYPE_CHECKING:

@@ -1,11 +1,17 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.inference import choose_records, load_trained, read_model_weights
+from dropkey_core.engine.inference import (
+    choose_records,
+    find_run_files,
+    load_trained,
+    read_model_weights,
+)
 
 
 @pytest.fixture
@@ -54,3 +60,46 @@ def test_records_are_spread_over_the_set_or_the_images(config, tmp_path):
     records, said = choose_records(config, [str(tmp_path)], 5)
     assert records == [{"file_name": str(tmp_path / f"{name}.png")} for name in "ab"]
     assert said == "2 of 2 images"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that has a config and its last checkpoint."""
+    for name in ("config.yaml", "last.pth"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_a_run_fills_what_is_not_given(run):
+    assert find_run_files(run, None, None, None) == (
+        str(run / "config.yaml"),
+        str(run / "last.pth"),
+        run / "pictures",
+    )
+    given = ("c.yaml", "w.pth", Path("out"))
+    assert find_run_files(run, *given) == given
+    assert find_run_files(None, "c.yaml", "w.pth", None) == ("c.yaml", "w.pth", None)
+
+
+def test_the_best_checkpoint_comes_first(run):
+    (run / "best.pth").touch()
+    assert find_run_files(run, None, None, None)[1] == str(run / "best.pth")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, None, "w.pth", None), "nothing to show: give --run FOLDER"),
+        ((None, "c.yaml", None, None), "no weights to look at: give --weights FILE"),
+        ((Path("none"), None, None, None), "none is no folder of a run: it has no config.yaml"),
+    ],
+)
+def test_what_is_missing_is_named(given, message):
+    with pytest.raises(UserError, match=message):
+        find_run_files(*given)
+
+
+def test_a_run_without_checkpoint(run):
+    (run / "last.pth").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint yet, neither best\.pth nor last\.pth"):
+        find_run_files(run, None, None, None)
