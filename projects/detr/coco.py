@@ -50,6 +50,10 @@ class CategoryMap:
         indices = ids if is_coco else range(len(ids))
         self._index_of = dict(zip(ids, indices, strict=True))
         self._category_id_of = dict(zip(indices, ids, strict=True))
+        self.class_names = [  # by class index
+            self.names.get(self._category_id_of.get(index), "unused")
+            for index in range(self.num_classes)
+        ]
 
     def class_index(self, category_id: int) -> int:
         """Class index of a category id of the file."""
@@ -67,10 +71,6 @@ class CategoryMap:
                 f"{self.num_classes} classes; set model.num_classes to {self.num_classes}"
             )
         return self._category_id_of.get(class_index)
-
-    def name(self, class_index: int) -> str:
-        """Name of a class index, ``unused`` where no category stands behind it."""
-        return self.names.get(self.category_id(class_index), "unused")
 
 
 def num_classes(annotations: str | os.PathLike[str]) -> int:

@@ -64,8 +64,8 @@ class CocoEvaluator(ImageEvaluator):
         Raises:
             UserError: a class index that does not belong to the annotation file.
         """
-        if len(output["labels"]):  # now rather than after the last of many images
-            self.category_map.category_id(int(output["labels"].max()))
+        for label in output["labels"].unique().tolist():  # now, not after the last of many images
+            self.category_map.category_id(label)
         return {name: output[name].detach().cpu() for name in ("scores", "labels", "boxes_xyxy")}
 
     def measure(self, kept: dict[int, dict[str, Tensor]]) -> dict[str, dict[str, float]]:
@@ -79,18 +79,14 @@ class CocoEvaluator(ImageEvaluator):
         results = self.coco_results(kept)
         self.write_json(RESULTS_FILE, results)
         lines: list[str] = []
+        predicted = self.ground_truth.loadRes(results)
         evaluation = COCOeval_faster(
-            self.ground_truth,
-            self.ground_truth.loadRes(results),
-            iouType="bbox",
-            print_function=lambda line: None,
+            self.ground_truth, predicted, iouType="bbox", print_function=lines.append
         )
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.print_function = lines.append
-        evaluation.summarize()
+        evaluation.run()
         class_ap = self.class_ap(evaluation.eval["precision"])
-        print("\n".join(lines[: len(METRICS)]), class_table(class_ap), sep="\n")
+        table = [line for line in lines if line.startswith(" Average")]
+        print("\n".join(table[: len(METRICS)]), class_table(class_ap), sep="\n")
         metrics = dict(zip(METRICS, evaluation.stats, strict=True))
         metrics |= {f"AP-{name}": value for name, value in class_ap.items()}
         return {"bbox": {name: in_per_cent(value) for name, value in metrics.items()}}

@@ -113,28 +113,21 @@ class DetectionLoss(nn.Module):
 
         with torch.no_grad():
             # The weights of the matching are those of the losses, as in the official recipe.
-            cost = detection_cost(
-                pred_logits,
-                pred_boxes,
-                all_labels,
-                all_boxes,
-                self.class_weight,
-                self.l1_weight,
-                self.giou_weight,
-            )
+            weights = (self.class_weight, self.l1_weight, self.giou_weight)
+            cost = detection_cost(pred_logits, pred_boxes, all_labels, all_boxes, *weights)
             images, queries, objects = (t.to(cost.device) for t in assign(cost, counts))
 
-        layer_index = torch.arange(len(pred_logits), device=cost.device)[:, None]  # (N, 1)
+        matched = (torch.arange(len(cost), device=cost.device)[:, None], images, queries)  # (N, M)
         no_object = pred_logits.shape[-1] - 1
         query_labels = torch.full(pred_logits.shape[:-1], no_object, device=cost.device)
-        query_labels[layer_index, images, queries] = all_labels[objects]
+        query_labels[matched] = all_labels[objects]
 
         num_objects = number_over_processes(sum(counts), cost.device)
-        l1, giou = box_losses(pred_boxes[layer_index, images, queries], all_boxes[objects])
-        per_layer = {
-            "loss_ce": self.class_weight
-            * classification_loss(pred_logits, query_labels, self.no_object_weight),
+        l1, giou = box_losses(pred_boxes[matched], all_boxes[objects])
+        ce = classification_loss(pred_logits, query_labels, self.no_object_weight)
+        losses = {
+            "loss_ce": self.class_weight * ce,
             "loss_bbox": self.l1_weight * per_total(l1.sum(1), num_objects),
             "loss_giou": self.giou_weight * per_total(giou.sum(1), num_objects),
         }
-        return by_layer(per_layer)
+        return by_layer(losses)

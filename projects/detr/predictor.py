@@ -66,15 +66,9 @@ class Detector:
 def class_names(num_classes: int, annotations: str | None) -> list[str]:
     """Names by class index: the annotation file's if it is there and fits, COCO's, or numbers."""
     if annotations is not None and dataset_path(annotations).is_file():
-        names = names_in(annotations)
+        names = read_categories(annotations).class_names
         if len(names) == num_classes:
             return names
     if num_classes == 91:
         return FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return [f"class {index}" for index in range(num_classes)]
-
-
-def names_in(annotations: str) -> list[str]:
-    """Names by class index of an annotation file."""
-    category_map = read_categories(annotations)
-    return [category_map.name(index) for index in range(category_map.num_classes)]

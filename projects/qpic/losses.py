@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropkey_core.engine import per_total, total_over_processes
-from projects.detr.losses import (
-    box_losses,
-    by_layer,
-    classification_loss,
-    number_over_processes,
-)
+from projects.detr.losses import box_losses, by_layer, classification_loss, number_over_processes
 from projects.detr.matcher import assign
 from projects.qpic.matcher import ROUNDING, has_object, interaction_cost
 
@@ -104,54 +99,44 @@ class InteractionLoss(nn.Module):
         true = {name: torch.cat([target[name] for target in targets]) for name in TARGETS}
         counts = [len(target["obj_labels"]) for target in targets]
         images, queries, pairs = self.match(predicted, true, counts)
-        device = pairs.device
         num_layers, *_, num_logits = predicted["pred_obj_logits"].shape
-        layer = torch.arange(num_layers, device=device)[:, None]  # (N, 1)
+        device = pairs.device
+        matched = (torch.arange(num_layers, device=device)[:, None], images, queries)  # (N, M)
+        true = {name: values[pairs] for name, values in true.items()}  # (N, M, ...)
 
         no_object = num_logits - 1
         obj_labels = torch.full(predicted["pred_obj_logits"].shape[:-1], no_object, device=device)
-        obj_labels[layer, images, queries] = true["obj_labels"][pairs]
+        obj_labels[matched] = true["obj_labels"]
         verb_labels = torch.zeros_like(predicted["pred_verb_logits"])
-        verb_labels[layer, images, queries] = true["verb_labels"][pairs]
+        verb_labels[matched] = true["verb_labels"]
 
-        true_obj_boxes = true["obj_boxes_cxcywh"][pairs]  # (N, M, 4)
-        sub_l1, sub_giou = box_losses(
-            predicted["pred_sub_boxes"][layer, images, queries], true["sub_boxes_cxcywh"][pairs]
+        (sub_l1, sub_giou), (obj_l1, obj_giou) = (
+            box_losses(predicted[f"pred_{part}_boxes"][matched], true[f"{part}_boxes_cxcywh"])
+            for part in ("sub", "obj")
         )
-        obj_l1, obj_giou = box_losses(
-            predicted["pred_obj_boxes"][layer, images, queries], true_obj_boxes
-        )
-        exists = has_object(true_obj_boxes)  # (N, M)
+        exists = has_object(true["obj_boxes_cxcywh"])  # (N, M)
         num_pairs = number_over_processes(sum(counts), device)
         num_objects = total_over_processes(exists.sum(1)) + ROUNDING
-        return by_layer(
-            {
-                "loss_obj_ce": self.object_weight
-                * classification_loss(
-                    predicted["pred_obj_logits"], obj_labels, self.no_object_weight
-                ),
-                "loss_verb_ce": self.verb_weight
-                * verb_focal_loss(predicted["pred_verb_logits"], verb_labels),
-                "loss_sub_bbox": self.l1_weight * per_total(sub_l1.sum(1), num_pairs),
-                "loss_obj_bbox": self.l1_weight * per_total((obj_l1 * exists).sum(1), num_objects),
-                "loss_sub_giou": self.giou_weight * per_total(sub_giou.sum(1), num_pairs),
-                "loss_obj_giou": self.giou_weight
-                * per_total((obj_giou * exists).sum(1), num_objects),
-            }
+        obj_ce = classification_loss(
+            predicted["pred_obj_logits"], obj_labels, self.no_object_weight
         )
+        verb_ce = verb_focal_loss(predicted["pred_verb_logits"], verb_labels)
+        losses = {
+            "loss_obj_ce": self.object_weight * obj_ce,
+            "loss_verb_ce": self.verb_weight * verb_ce,
+            "loss_sub_bbox": self.l1_weight * per_total(sub_l1.sum(1), num_pairs),
+            "loss_obj_bbox": self.l1_weight * per_total((obj_l1 * exists).sum(1), num_objects),
+            "loss_sub_giou": self.giou_weight * per_total(sub_giou.sum(1), num_pairs),
+            "loss_obj_giou": self.giou_weight * per_total((obj_giou * exists).sum(1), num_objects),
+        }
+        return by_layer(losses)
 
     @torch.no_grad()
     def match(
         self, predicted: Mapping[str, Tensor], true: Mapping[str, Tensor], counts: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Match with the weights of the losses, as in the official recipe; see ``assign``."""
-        cost = interaction_cost(
-            predicted,
-            true,
-            self.object_weight,
-            self.verb_weight,
-            self.l1_weight,
-            self.giou_weight,
-        )
+        weights = (self.object_weight, self.verb_weight, self.l1_weight, self.giou_weight)
+        cost = interaction_cost(predicted, true, *weights)
         images, queries, pairs = (t.to(cost.device) for t in assign(cost, counts))
         return images, queries, pairs

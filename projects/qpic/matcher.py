@@ -91,10 +91,7 @@ def interaction_cost(
     Returns:
         (..., Q, T) float32.
     """
-    flat = {
-        name: outputs[name].float().flatten(0, -2)  # (R, ...)
-        for name in ("pred_obj_logits", "pred_verb_logits", "pred_sub_boxes", "pred_obj_boxes")
-    }
+    flat = {name: values.float().flatten(0, -2) for name, values in outputs.items()}  # (R, ...)
     l1, giou = box_costs(
         flat["pred_sub_boxes"],
         flat["pred_obj_boxes"],

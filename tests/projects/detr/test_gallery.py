@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from projects.detr.coco import load_coco
+from projects.detr.coco import load_coco, read_categories
 from projects.detr.gallery import (
     Box,
     legend,
@@ -12,13 +12,12 @@ from projects.detr.gallery import (
     true_boxes,
 )
 from projects.detr.picture import Picture
-from projects.detr.predictor import names_in
 
 
 def test_true_boxes_keep_their_names_and_crowds(write_coco):
     images, annotations = map(str, write_coco())
     record = load_coco(images, annotations)[0]
-    boxes = true_boxes(record, names_in(annotations))
+    boxes = true_boxes(record, read_categories(annotations).class_names)
     assert [(box.corners, box.annotation().label) for box in boxes] == [
         ((5, 6, 25, 16), "ship"),
         ((0, 0, 60, 40), "tree (crowd)"),
