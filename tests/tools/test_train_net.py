@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import os
 import re
 import signal
@@ -17,14 +16,9 @@ pytestmark = pytest.mark.slow
 TOOL = PROJECT_ROOT / "tools" / "train_net.py"
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("train_net", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
-main = load_tool().main
+@pytest.fixture
+def main(load_script):
+    return load_script("tools/train_net").main
 
 
 @pytest.mark.parametrize(
@@ -39,12 +33,12 @@ main = load_tool().main
         (["--num-gpus", "0"], "error: --num-gpus must be at least 1, got 0\n"),
     ],
 )  # fmt: skip
-def test_user_error_is_one_line_and_exit_2(toy_folder, capsys, arguments, message):
+def test_user_error_is_one_line_and_exit_2(main, toy_folder, capsys, arguments, message):
     assert main(["--config", "toy.yaml", *arguments]) == 2
     assert capsys.readouterr().err == message
 
 
-def test_second_run_in_a_folder(toy_folder, capsys):
+def test_second_run_in_a_folder(main, toy_folder, capsys):
     command = ["--config", "toy.yaml", "train.max_iter=1"]
     assert main(command) == 0
     assert main(command) == 2
@@ -55,7 +49,7 @@ def test_second_run_in_a_folder(toy_folder, capsys):
     assert "bbox/AP" in capsys.readouterr().out
 
 
-def test_print_config_is_the_resolved_yaml(toy_folder, capsys):
+def test_print_config_is_the_resolved_yaml(main, toy_folder, capsys):
     command = ["--config", "toy.yaml", "optimizer.lr=1e-3", "--print-config", "--weights", "w.pth"]
     assert main(command) == 0
     config = OmegaConf.create(capsys.readouterr().out)
@@ -64,7 +58,7 @@ def test_print_config_is_the_resolved_yaml(toy_folder, capsys):
     assert not (toy_folder / "output").exists()
 
 
-def test_the_command_that_a_failed_step_names(toy_folder, capsys, monkeypatch):
+def test_the_command_that_a_failed_step_names(main, toy_folder, capsys, monkeypatch):
     from toy_experiment import ToyModel
 
     forward = ToyModel.forward
@@ -98,7 +92,6 @@ def start(folder, *arguments):
     )
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_a_terminal(toy_folder):
     """The signal reaches the loader's processes too, as it does from a terminal."""
     arguments = ("train.max_iter=100000", "dataloader.train.num_workers=2", "train.eval_period=0")
@@ -118,8 +111,7 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_with_the_same_batch(toy_folder, capsys):
+def test_two_processes_train_as_one_with_the_same_batch(main, toy_folder, capsys):
     """Without dropout, whose masks differ between ranks, the curves agree to float rounding."""
     settings = ["model.drop_ratio=0.0", "dataset.size=9"]
     two = start(toy_folder, *settings, "train.output_dir=two", "--num-gpus", "2")
@@ -133,7 +125,6 @@ def test_two_processes_train_as_one_with_the_same_batch(toy_folder, capsys):
     assert "bbox/images 9.0000" in lines[-1]
 
 
-@pytest.mark.slow
 def test_failing_process_ends_the_job(toy_folder):
     began = time.monotonic()
     process = start(toy_folder, "--num-gpus", "2", "dataloader.train.mapper.refuse=0")

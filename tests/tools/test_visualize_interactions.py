@@ -123,9 +123,6 @@ def test_any_images_without_the_dataset(main, workplace, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to show: give --run FOLDER"),
-        (["--run", "set"], "is no folder of a run: it has no config.yaml"),
-        (["--run", "run", "--num-images", "0"], "--num-images must be at least 1, got 0"),
         (["--run", "run", "--score-threshold", "2"], r"--score-threshold must be in [0, 1], got 2"),
         (["--run", "run", "--images", "none"], "--images: no file or folder none"),
         (["--run", "run", "--weights", "detr.pth"], "detr.pth is no checkpoint of QPIC"),

@@ -64,27 +64,14 @@ def results(_few_rows):
     return benchmark_alignment(30, [0.3], [10, 1000], repeats=1)
 
 
-def test_results_cover_every_case_and_method(results):
+def test_errors_are_those_of_the_methods(results):
     assert [case.num_keys for case in results] == [FEW_KEYS] * 3 + [30] * 3
     for measured in results.values():
         assert list(measured) == list(METHODS)
-
-
-def test_errors_are_those_of_the_methods(results):
-    for measured in results.values():
         for method, bound in METHODS.items():
             assert 0 <= measured[method].worst_error < bound
         few, many = measured["10 masks"], measured["1,000 masks"]
         assert few.worst_error > many.worst_error > 1e-4
-
-
-def test_errors_do_not_depend_on_the_number_of_turns(results):
-    again = benchmark_alignment(30, [0.3], [10, 1000], repeats=2)
-    assert all(
-        again[case][name].worst_error == results[case][name].worst_error
-        for case in results
-        for name in METHODS
-    )
 
 
 def test_table_by_hand():
@@ -124,16 +111,7 @@ def test_one_command_makes_table_json_and_plot(tmp_path, capsys):
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--ratios", "1.5", "drop_ratio must be in [0, 1), got 1.5"),
-        ("--num-keys", "0", "must be at least 1, got 0"),
-        ("--samples", "0", "must be at least 1, got 0"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(option, value, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        benchmark.main([option, value])
-    assert caught.value.code == 2
-    assert f"argument {option}: {message}\n" in capsys.readouterr().err
+def test_ratios_that_mean_nothing_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--ratios", "1.5"])
+    assert "argument --ratios: drop_ratio must be in [0, 1), got 1.5\n" in capsys.readouterr().err

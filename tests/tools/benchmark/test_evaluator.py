@@ -38,10 +38,3 @@ def test_a_difference_is_shown(tmp_path, capsys):
     difference, triplets = lines[-1].removeprefix("largest difference: ").split("; ")
     assert float(difference) > 1e-3
     assert not triplets.startswith("true and false positives differ in 0 of")
-
-
-def test_user_error_is_one_line_and_exit_2(capsys):
-    assert main([*SMALL, "--reference", "/nowhere"]) == 2
-    assert capsys.readouterr().err == (
-        "error: /nowhere is no checkout of hitachi-rd-cv/qpic: no datasets/hico_eval.py\n"
-    )

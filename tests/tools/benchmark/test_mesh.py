@@ -68,11 +68,3 @@ def tetrahedron():
         coarse_vertices=(corners, corners),
         coarse_faces=(faces, faces),
     )
-
-
-def test_user_error_is_one_line_and_exit_2(main, capsys):
-    assert main([*SMALL, "--reference", "/nowhere"]) == 2
-    assert capsys.readouterr().err == (
-        "error: /nowhere is no checkout of microsoft/MeshTransformer: no "
-        "metro/utils/metric_pampjpe.py\n"
-    )

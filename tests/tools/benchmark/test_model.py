@@ -52,17 +52,3 @@ def test_loader(tmp_path, capsys, monkeypatch):
     sizes = ["dataloader.train.mapper.min_sizes=[64]"]
     assert main(["--config", CONFIG, *data, *sizes, "--loader", "--repeats", "1"]) == 0
     assert "| loader | dropkey.yaml |" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--reference", "/nowhere"], "error: /nowhere is no checkout of facebookresearch/detr"),
-        (["--compare", "model.drop_unti=key"], "error: unknown key 'model.drop_unti'; nearest"),
-    ],
-)
-def test_user_error_is_one_line_and_exit_2(capsys, arguments, message):
-    assert main(["--config", CONFIG, *SMALL, *TINY_BATCH, *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(message)
-    assert error.count("\n") == 1
