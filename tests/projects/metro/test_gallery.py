@@ -4,17 +4,9 @@ import torch
 
 from dropkey_core.engine import UserError
 from projects.figure import add_axes, new_figure
-from projects.metro.gallery import (
-    compared,
-    mesh_row,
-    name_of,
-    stems,
-    title_of,
-    views,
-    write_file,
-)
+from projects.metro.gallery import compared, mesh_row, name_of, stems, title_of, views, write_file
 from projects.metro.pictures.mesh_files import ColouredMesh
-from projects.metro.pictures.view import PREDICTED, SIDE, TRUE, View
+from projects.metro.pictures.view import PREDICTED, SIDE, TRUE
 from tests.projects.metro.conftest import SMALL
 
 SIZE = SMALL["image_size"]
@@ -72,6 +64,7 @@ def test_both_meshes_are_seen_by_their_cameras(toy_body):
     shown = true.shown(true.points)
     expected = sample["vertices"].numpy() + np.array([0.1, 0.2, 5])
     np.testing.assert_allclose(shown, 100 * expected[:, :2] / expected[:, 2:] + 30, rtol=1e-5)
+    np.testing.assert_allclose(recovered.K[:2, 2], (SIZE - 1) / 2)
     depth = 2 * 1000 / 224 / 0.8
     np.testing.assert_allclose(
         recovered.points, sample["vertices"] + 3 + torch.tensor([0.1, 0.2, depth]), rtol=1e-5
@@ -140,13 +133,6 @@ def test_colours_of_errors_go_from_violet_to_yellow(toy_body):
     assert recovered.colours[0].tolist() == [68, 1, 84]
     beyond = recovered.colours[np.linspace(0, 0.3, 60) > 0.2]
     assert (beyond == [253, 231, 37]).all()
-
-
-def test_view_is_of_the_crop_as_the_model_saw_it(toy_body):
-    outputs = found(toy_body, torch.zeros(60, 3))
-    view = views(true_sample(toy_body), outputs)["recovered"]
-    assert isinstance(view, View)
-    np.testing.assert_allclose(view.K[:2, 2], (SIZE - 1) / 2)
 
 
 def test_file_has_the_recovered_mesh_around_its_pelvis(toy_body, tmp_path, capsys):

@@ -170,14 +170,6 @@ def test_the_projected_mesh_stays_on_the_picture(symmetric_body, symmetric_file,
         assert_allclose(sample["K"][:2, :2], np.eye(2) * 500 * SIZE / 200 / drawn.zoom, atol=1e-3)
 
 
-def test_joints_are_those_of_the_mesh(symmetric_body, symmetric_file, record):
-    mapper = MetroMapper(symmetric_file, True, SIZE)
-    for drawn in AUGMENTATIONS:
-        sample = mapper.targets(record, drawn, np.eye(3))
-        joints = symmetric_body.joints(sample["vertices"].double())
-        assert_allclose(sample["joints_3d"][:, :3], joints, atol=1e-6)
-
-
 def test_an_evaluation_sample_is_metric_and_on_the_cameras_axes(toy_body, toy_body_file, record):
     cv2.imwrite(record["file_name"], np.full((HEIGHT, WIDTH, 3), (10, 20, 30), np.uint8))
     record["betas"][:] = 0

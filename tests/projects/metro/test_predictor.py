@@ -1,5 +1,3 @@
-import copy
-
 import cv2
 import numpy as np
 import pytest
@@ -36,24 +34,12 @@ def test_weights_are_loaded_and_the_model_evaluates(config, weights, small_metro
     assert len(estimator.body.template) == 60
 
 
-def test_the_callers_config_stays_as_it_was(config, weights):
-    before = copy.deepcopy(config)
-    BodyEstimator.load(config, weights)
-    assert config == before
-
-
 def test_weights_of_another_body_are_refused(config, weights, toy_body_file):
     state = torch.load(weights, weights_only=True)
     state["model"]["upsampling.steps.1.weight"] = torch.zeros(6890, 20)
     torch.save(state, weights)
     with pytest.raises(UserError, match=r"for a body of 6890 vertices, but .*toy\.npz has 60"):
         BodyEstimator.load(config, weights)
-
-
-def test_other_checkpoints_are_refused(config, tmp_path):
-    torch.save({"model": {"class_embed.weight": torch.zeros(1)}}, tmp_path / "detr.pth")
-    with pytest.raises(UserError, match=r"detr\.pth is no checkpoint of METRO: it has no upsamp"):
-        BodyEstimator.load(config, str(tmp_path / "detr.pth"))
 
 
 def test_config_without_body_is_refused(config, weights):

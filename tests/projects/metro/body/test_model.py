@@ -13,43 +13,11 @@ from projects.metro.body.model import (
     read_origin,
     write_body,
 )
-from projects.metro.body.skeleton import JOINTS_FROM_H36M, SMPL_PARENTS
+from projects.metro.body.skeleton import JOINTS_FROM_H36M
 from tests.projects.metro import smpl_like
 
 
 # ---- posing --------------------------------------------------------------------------------------
-def rotation(axis_angle):
-    """Rodrigues' formula, by the book."""
-    angle = np.linalg.norm(axis_angle)
-    if angle == 0:
-        return np.eye(3)
-    x, y, z = axis_angle / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def posed_plainly(body, pose, betas):
-    """SMPL as its paper defines it, joint by joint and vertex by vertex."""
-    rotations = [rotation(row) for row in pose.reshape(24, 3)]
-    entries = np.concatenate([(r - np.eye(3)).ravel() for r in rotations[1:]])
-    shaped = body.template + body.shape_directions @ betas
-    joints = body.joint_regressor @ shaped
-    rest = shaped + body.pose_directions @ entries
-    turned, placed = [], []
-    for joint, parent in enumerate(SMPL_PARENTS):
-        if parent < 0:
-            turned.append(rotations[joint])
-            placed.append(joints[joint])
-        else:
-            turned.append(turned[parent] @ rotations[joint])
-            placed.append(placed[parent] + turned[parent] @ (joints[joint] - joints[parent]))
-    found = np.zeros_like(rest)
-    for vertex, (place, weights) in enumerate(zip(rest, body.skin_weights, strict=True)):
-        for joint, weight in enumerate(weights):
-            found[vertex] += weight * (turned[joint] @ (place - joints[joint]) + placed[joint])
-    return found
-
-
 def poses(count):
     """Random poses (count, 72) and shapes (count, 10), the first at rest."""
     generator = torch.Generator().manual_seed(0)
@@ -63,16 +31,6 @@ def poses(count):
 def model(toy_body):
     pytest.importorskip("smplx")
     return BodyModel(toy_body)
-
-
-def test_poses_are_those_of_the_definition(toy_body, model):
-    pose, betas = poses(4)
-    found = model(pose, betas)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found[0].numpy(), toy_body.template, atol=1e-6)
-    for vertices, row, shape in zip(found, pose, betas, strict=True):
-        expected = posed_plainly(toy_body, row.double().numpy(), shape.double().numpy())
-        np.testing.assert_allclose(vertices.numpy(), expected, atol=1e-5)
 
 
 def test_poses_are_those_of_smplx_own_class():
@@ -93,13 +51,9 @@ def test_poses_are_those_of_smplx_own_class():
     )
     pose, betas = poses(2)
     expected = reference(betas=betas, global_orient=pose[:, :3], body_pose=pose[:, 3:]).vertices
-    torch.testing.assert_close(BodyModel(body)(pose, betas), expected, rtol=0, atol=1e-5)
-
-
-def test_gradients_reach_pose_and_shape(model):
-    pose, betas = (values.requires_grad_() for values in poses(2))
-    model(pose, betas).square().sum().backward()
-    assert (pose.grad[1] != 0).all() and (betas.grad[1] != 0).all()
+    found = BodyModel(body)(pose, betas)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[0].numpy(), body.template, atol=1e-6)
 
 
 def test_the_template_is_the_body_with_its_root_turned(toy_body, model):

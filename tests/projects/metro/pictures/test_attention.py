@@ -34,16 +34,6 @@ def test_attention_is_from_joints_to_vertices_and_changes_nothing(small_metro):
             assert_close(ours, plain, rtol=0, atol=0)
 
 
-def test_is_the_last_layer_of_the_last_block(small_metro):
-    """With its keys made alike it looks everywhere equally; the others may do as they like."""
-    model = small_metro().eval()
-    last = model.blocks[-1].layers[-1].self_attn
-    with torch.no_grad():
-        last.in_proj_weight[last.embed_dim : 2 * last.embed_dim] = 0
-    _, attention = recover_with_attention(model, samples())
-    assert_close(attention, torch.full((2, 14, 8), 1 / 22))
-
-
 def test_rows_are_joints_and_columns_vertices(small_metro):
     model = small_metro().eval()
     attention = model.blocks[-1].layers[-1].self_attn
