@@ -4,22 +4,14 @@ Shapes: B images, H heads, Lq queries, Lk keys.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.analysis.layers import (
-    LayerAttention,
-    class_token_layers,
-    over_batches,
-    short_names,
-)
-
-QUERIES = ("class", "all")
+from dropkey_core.analysis.layers import LayerAttention, over_layers
 
 
 @dataclass(frozen=True)
@@ -56,10 +48,7 @@ def entropy(weights: Tensor) -> Tensor:
 
 
 def attention_entropy(
-    model: nn.Module,
-    loader: Iterable[Any],
-    query: str = "class",
-    after_batch: Callable[[], None] = lambda: None,
+    model: nn.Module, loader: Iterable[Any], query: str = "class"
 ) -> list[LayerEntropy]:
     """Measure the entropy of a model's attention in eval mode.
 
@@ -69,7 +58,6 @@ def attention_entropy(
         query: ``class``: the class token's attention, in the layers that have one; ``all``: that of
             all queries, whose mean is taken for each image and head (also window, where there are
             such).
-        after_batch: called after each batch.
 
     Returns:
         a result for each layer, in the model's order
@@ -77,23 +65,8 @@ def attention_entropy(
     Raises:
         ValueError: another ``query``, nothing is equipped, no class token, or no batch.
     """
-    if query not in QUERIES:
-        raise ValueError(f"query must be class or all, got {query!r}")
-    values: dict[str, list[Tensor]] = defaultdict(list)
-    num_keys: dict[str, int] = {}
-    for _, _, layers in over_batches(model, loader, after_batch):
-        for layer in class_token_layers(layers) if query == "class" else layers:
-            values[layer.name].append(_per_head(layer, query).cpu())
-            num_keys[layer.name] = layer.weights.shape[-1]
-    if not values:
-        raise ValueError("there are no images to measure the entropy on")
-    results = []
-    for short, (name, parts) in zip(short_names(values), values.items(), strict=True):
-        joined = torch.cat(parts).double().flatten()
-        std = joined.std().item() if len(joined) > 1 else math.nan
-        greatest = math.log(num_keys[name])
-        results.append(LayerEntropy(name, short, joined.mean().item(), std, len(joined), greatest))
-    return results
+    found = over_layers(model, loader, query, lambda layer, _: _per_head(layer, query))
+    return [LayerEntropy(*numbers, math.log(num_keys)) for numbers, num_keys in found]
 
 
 def _per_head(layer: LayerAttention, query: str) -> Tensor:

@@ -4,22 +4,13 @@ Vision transformers tend to over-focus: a few tokens get nearly all, and where c
 those, much is lost (TAP and ADL, arXiv 2303.11126). Shapes: B images, H heads, Lk keys.
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dropkey_core.analysis.entropy import QUERIES
-from dropkey_core.analysis.layers import (
-    LayerAttention,
-    class_token_layers,
-    over_batches,
-    short_names,
-)
+from dropkey_core.analysis.layers import LayerAttention, over_layers
 
 
 @dataclass(frozen=True)
@@ -85,24 +76,10 @@ def attention_focus(
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    if query not in QUERIES:
-        raise ValueError(f"query must be class or all, got {query!r}")
-    shares: dict[str, list[Tensor]] = defaultdict(list)
-    num_keys: dict[str, int] = {}
-    for batch, outputs, layers in over_batches(model, loader):
-        after_batch(batch, outputs)
-        for layer in class_token_layers(layers) if query == "class" else layers:
-            shares[layer.name].append(_per_image(layer, query, top, len(batch)).cpu())
-            num_keys[layer.name] = layer.weights.shape[-1]
-    if not shares:
-        raise ValueError("there are no images to measure the focus on")
-    results = []
-    for short, (name, parts) in zip(short_names(shares), shares.items(), strict=True):
-        joined = torch.cat(parts).double()
-        std = joined.std().item() if len(joined) > 1 else math.nan
-        even = min(top / num_keys[name], 1.0)
-        results.append(LayerFocus(name, short, joined.mean().item(), std, len(joined), even))
-    return results
+    found = over_layers(
+        model, loader, query, lambda layer, count: _per_image(layer, query, top, count), after_batch
+    )
+    return [LayerFocus(*numbers, min(top / num_keys, 1.0)) for numbers, num_keys in found]
 
 
 def _per_image(layer: LayerAttention, query: str, top: int, num_images: int) -> Tensor:

@@ -3,6 +3,8 @@
 Shapes: B images, H heads, Lq queries, Lk keys.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from dropkey_core.analysis.capture import captured_attention
 from dropkey_core.variants.tokens import captured_dimensions, num_prefix_tokens
+
+QUERIES = ("class", "all")
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,7 @@ def _is_class_attention(weights: Tensor) -> bool:
 
 
 def over_batches(
-    model: nn.Module,
-    loader: Iterable[Any],
-    after_batch: Callable[[], None] = lambda: None,
+    model: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[Any, Any, list[LayerAttention]]]:
     """Look at each batch in eval mode without gradients; the model's mode is put back.
 
@@ -95,9 +97,47 @@ def over_batches(
             with torch.no_grad():
                 outputs, layers = look(model, batch)
             yield batch, outputs, layers
-            after_batch()
     finally:
         model.train(was_training)
+
+
+def over_layers(
+    model: nn.Module,
+    loader: Iterable[Any],
+    query: str,
+    measure: Callable[[LayerAttention, int], Tensor],
+    after_batch: Callable[[Any, Any], None] = lambda batch, outputs: None,
+) -> Iterator[tuple[tuple[str, str, float, float, int], int]]:
+    """Measure each layer on all batches.
+
+    Args:
+        model: with equipped attention; it is called on each batch in eval mode.
+        loader: batches.
+        query: ``class``: the layers in which a class token looks at others; ``all``: all layers.
+        measure: a layer and the number of images -> values of any shape.
+        after_batch: called with each batch and the model's outputs for it.
+
+    Yields:
+        (name, short name, mean, standard deviation (NaN for that of one), number of values), Lk
+
+    Raises:
+        ValueError: another ``query``, nothing is equipped, no class token, or no batch.
+    """
+    if query not in QUERIES:
+        raise ValueError(f"query must be class or all, got {query!r}")
+    values: dict[str, list[Tensor]] = defaultdict(list)
+    num_keys: dict[str, int] = {}
+    for batch, outputs, layers in over_batches(model, loader):
+        after_batch(batch, outputs)
+        for layer in class_token_layers(layers) if query == "class" else layers:
+            values[layer.name].append(measure(layer, len(batch)).cpu())
+            num_keys[layer.name] = layer.weights.shape[-1]
+    if not values:
+        raise ValueError("there are no images to measure attention on")
+    for short, (name, parts) in zip(short_names(values), values.items(), strict=True):
+        joined = torch.cat(parts).double().flatten()
+        std = joined.std().item() if len(joined) > 1 else math.nan
+        yield (name, short, joined.mean().item(), std, len(joined)), num_keys[name]
 
 
 def class_token_layers(layers: Iterable[LayerAttention]) -> list[LayerAttention]:

@@ -4,7 +4,7 @@ In deep vision transformers attention collapses: from some layer on all do the s
 Shapes: B images, H heads, Lq queries, Lk keys, L layers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,6 @@ class LayerSimilarity:
     matrix: Tensor
     num_images: int
 
-    @property
-    def of_neighbours(self) -> list[float]:
-        """Similarity of each layer and the next one, L - 1 numbers."""
-        return [float(value) for value in self.matrix.diagonal(1)]
-
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     """Return how alike two layers' use of each key is: cosines of what a key gives to all queries.
@@ -50,11 +45,7 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     return torch.cosine_similarity(first.float(), second.float(), dim=-2)
 
 
-def layer_similarity(
-    model: nn.Module,
-    loader: Iterable[Any],
-    after_batch: Callable[[], None] = lambda: None,
-) -> LayerSimilarity:
+def layer_similarity(model: nn.Module, loader: Iterable[Any]) -> LayerSimilarity:
     """Measure how alike a model's layers attend, in eval mode: mean over images, heads and keys.
 
     Head h of a layer is compared with head h of the other.
@@ -62,7 +53,6 @@ def layer_similarity(
     Args:
         model: with equipped attention; it is called on each batch.
         loader: batches.
-        after_batch: called after each batch.
 
     Raises:
         ValueError: nothing is equipped, fewer than two layers, or no batch.
@@ -70,7 +60,7 @@ def layer_similarity(
     total: Tensor | None = None
     names: list[str] = []
     num_images = 0
-    for batch, _, layers in over_batches(model, loader, after_batch):
+    for batch, _, layers in over_batches(model, loader):
         if len(layers) < 2:
             raise ValueError(
                 f"similarity needs two layers of attention, the model has {len(layers)}"

@@ -7,9 +7,10 @@ from torch import nn
 class WeightAverage(ModelEmaV3):
     """timm's moving average as a part of the model, so that both engines save and resume it.
 
-    It begins with the weights of the network that it gets, is brought up to date when a training
-    step begins, with the weights that the step before left, and does not change in evaluation. So
-    it lags one step behind. In the state dict it is ``average.module.*``, a second network.
+    It begins with the weights of the network that it gets. ``update``, called when a training step
+    begins, makes of it decay a + (1 - decay) w, with the weights w that the step before left; so
+    it lags one step behind. Buffers that are no numbers with a fraction are copied. In the state
+    dict it is ``average.module.*``, a second network.
 
     Args:
         network: not kept; its copy, ``module``, takes no gradients.
@@ -24,10 +25,3 @@ class WeightAverage(ModelEmaV3):
             raise ValueError(f"ema_decay must be 0 (no average) or in (0, 1), got {decay}")
         super().__init__(network, decay=decay)
         self.module.requires_grad_(False)
-
-    def follow(self, network: nn.Module) -> None:
-        """Bring the average nearer to the weights of ``network``: a = decay a + (1 - decay) w.
-
-        Buffers that are no numbers with a fraction, such as counters, are copied.
-        """
-        self.update(network)

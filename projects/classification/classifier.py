@@ -116,7 +116,7 @@ class Classifier(nn.Module):
         if not self.training:
             return [{"logits": logits} for logits in self.evaluated_network(images).float()]
         if self.average is not None:
-            self.average.follow(self.network)
+            self.average.update(self.network)
         return self.losses(images, self.labels(samples))
 
     @property

@@ -1,7 +1,7 @@
 """Occlusion robustness: a metric over the part of patches left out (arXiv 2208.02646, Table 3)."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,6 @@ def occlusion_curve(
     ratios: Sequence[float] = RATIOS,
     num_runs: int = 5,
     seed: int = 0,
-    after_batch: Callable[[], None] = lambda: None,
 ) -> list[Occluded]:
     """Evaluate a model for each ratio and run, reading the data once.
 
@@ -53,7 +52,6 @@ def occlusion_curve(
         ratios: in [0, 1).
         num_runs: at least 1.
         seed: decides what is taken away.
-        after_batch: called after each batch, for progress or to stop by raising.
 
     Returns:
         ``len(ratios) * num_runs`` results, ratio by ratio, those of ratio 0 all the same.
@@ -80,7 +78,6 @@ def occlusion_curve(
                 for ratio, run in points:
                     outputs = occluded_forward(model, batch, ratio, orders[run])
                     evaluators[ratio, run].process(batch, outputs)
-                after_batch()
     finally:
         model.train(was_training)
     metrics = {

@@ -61,6 +61,6 @@ def test_counters_are_copied_and_statistics_averaged():
     network = torch.nn.BatchNorm1d(2)
     average = WeightAverage(network, 0.5)
     network(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
-    average.follow(network)
+    average.update(network)
     assert average.module.num_batches_tracked == 1
     torch.testing.assert_close(average.module.running_mean, network.running_mean / 2)
