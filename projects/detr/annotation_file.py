@@ -84,10 +84,7 @@ class CocoFile(Struct, frozen=True, gc=False):
 
 
 def read_annotation_file(path: str | os.PathLike[str]) -> CocoFile:
-    """Read and check a COCO annotation file.
-
-    Args:
-        path: relative to the dataset root, or absolute.
+    """Read and check a COCO annotation file, its path relative to the dataset root or absolute.
 
     Raises:
         UserError: the file is missing, is not JSON, or is not what COCO's format asks for.

@@ -23,9 +23,8 @@ TRAINED_STAGES = STAGES[1:]
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a convolution and its norm, (B, C, H, W) -> (B, C', H', W').
 
-    A frozen norm is a fixed scale and shift per channel. Both go into the convolution (the scale
-    into its weights, through which gradients still flow), which saves two passes over the feature
-    map; the result differs from the two steps by rounding only.
+    A frozen norm is a fixed scale and shift per channel. Both go into the convolution, the scale
+    into its weights, through which gradients still flow: two passes over the feature map less.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))
@@ -106,11 +105,9 @@ class ResNetBackbone(nn.Module):
             raise UserError(f"backbone_stages must be in 1..{len(STAGES)}, got {num_stages}")
         if dilation and block is FoldedBasicBlock:
             raise UserError(f"dilation needs a bottleneck ResNet (resnet50, resnet101), got {name}")
+        dilated = [False, False, dilation]
         body = ResNet(
-            block,
-            depths,
-            norm_layer=NORM_LAYERS[norm],
-            replace_stride_with_dilation=[False, False, dilation],
+            block, depths, norm_layer=NORM_LAYERS[norm], replace_stride_with_dilation=dilated
         )
         if pretrained:
             body.load_state_dict(_imagenet_weights(name), strict=norm == "batch")

@@ -65,10 +65,7 @@ class DetrBody(nn.Module):
         return dilation_problem(release_of(file, content), self.backbone[0].dilation)
 
     def batch(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
-        """Normalise images and pad them to one size, at the right and at the bottom.
-
-        Args:
-            samples: dicts with ``image``, a uint8 tensor (3, height, width), RGB.
+        """Normalise each ``image`` (3, h, w) uint8 RGB; pad to one size, at the right and bottom.
 
         Returns:
             images (B, 3, H, W) float32, channels last, zero where padded, and padding_mask
@@ -177,11 +174,7 @@ class Detr(DetrBody):
     def predict_batch(
         self, images: Tensor, padding_mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Class logits and boxes of a padded batch, from every decoder layer.
-
-        Args:
-            images: (B, 3, H, W) normalised.
-            padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
+        """Class logits and boxes of a padded batch (see ``decode``), from every decoder layer.
 
         Returns:
             ``pred_logits`` (N, B, Q, C + 1), the last logit "no object"; ``pred_boxes``

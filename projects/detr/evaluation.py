@@ -54,12 +54,7 @@ class CocoEvaluator(ImageEvaluator):
         super().__init__(output_dir, self.ground_truth.imgs, dataset_path(annotations))
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep the predictions of an image.
-
-        Args:
-            sample: with ``image_id``.
-            output: ``scores`` (Q,) in [0, 1], ``labels`` (Q,) class indices, and ``boxes_xyxy``
-                (Q, 4) in pixels of the original image; Q may be 0.
+        """Keep the predictions of an image, see ``detections``; Q may be 0.
 
         Raises:
             UserError: a class index that does not belong to the annotation file.
@@ -138,14 +133,10 @@ def measurable(annotations: Iterable[Annotation]) -> list[dict[str, Any]]:
     finite = [annotation for annotation in annotations if all(map(math.isfinite, annotation.bbox))]
     return [
         {
+            **to_builtins(annotation),
             "id": number,
-            "image_id": annotation.image_id,
-            "category_id": annotation.category_id,
-            "bbox": annotation.bbox,
-            "area": annotation.bbox[2] * annotation.bbox[3]
-            if annotation.area is None
-            else annotation.area,
             "iscrowd": int(annotation.iscrowd),
+            "area": math.prod(annotation.bbox[2:]) if annotation.area is None else annotation.area,
         }
         for number, annotation in enumerate(finite, start=1)
     ]

@@ -70,11 +70,7 @@ def by_layer(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class DetectionLoss(nn.Module):
     """The weighted losses of all decoder layers, each matched to the objects anew.
 
-    Args:
-        class_weight: weight of the classification loss.
-        l1_weight: weight of the L1 box loss.
-        giou_weight: weight of the generalised-IoU loss.
-        no_object_weight: class weight of "no object" in the classification loss.
+    The weights are those of ``projects.detr.build_model``, the same in loss and matching.
     """
 
     def __init__(
@@ -96,8 +92,7 @@ class DetectionLoss(nn.Module):
         """Match and judge.
 
         Args:
-            outputs: ``pred_logits`` (N, B, Q, C + 1) and ``pred_boxes`` (N, B, Q, 4) of all
-                decoder layers, first to last.
+            outputs: see ``Detr.predict_batch``.
             labels: per image (t,) int64 class indices.
             boxes_cxcywh: per image (t, 4) float32 in [0, 1].
 
@@ -112,7 +107,6 @@ class DetectionLoss(nn.Module):
         all_labels, all_boxes = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
 
         with torch.no_grad():
-            # The weights of the matching are those of the losses, as in the official recipe.
             weights = (self.class_weight, self.l1_weight, self.giou_weight)
             cost = detection_cost(pred_logits, pred_boxes, all_labels, all_boxes, *weights)
             images, queries, objects = (t.to(cost.device) for t in assign(cost, counts))

@@ -49,14 +49,10 @@ class Detector:
 
     @torch.no_grad()
     def predict(self, record: str | dict[str, Any]) -> dict[str, Any]:
-        """Detect objects on an image.
-
-        Args:
-            record: path of a file, or a dataset dict.
+        """Detect objects on an image, a file or a dataset dict.
 
         Returns:
-            ``boxes_xyxy`` (Q, 4) in pixels of the image, ``scores`` (Q,) in [0, 1], ``labels``
-            (Q,) class indices, and ``names``, of the class of each.
+            what ``detections`` does for an image, and ``names``, of the class of each.
         """
         sample = self.mapper({"file_name": record} if isinstance(record, str) else record)
         detections: dict[str, Tensor] = self.model([sample])[0]

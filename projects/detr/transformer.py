@@ -140,12 +140,7 @@ class DecoderLayer(ResidualLayer):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers.
-
-    Args:
-        layers: first to last.
-        norm: applied to the last layer's output (pre-norm models need it), or None.
-    """
+    """A stack of encoder layers, and a norm of what the last returns (pre-norm models need it)."""
 
     def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -160,12 +155,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers that returns what every layer says.
-
-    Args:
-        layers: first to last.
-        norm: applied to the output of each layer, the same for all.
-    """
+    """A stack of decoder layers that returns what every layer says, through one norm for all."""
 
     def __init__(self, layers: Sequence[DecoderLayer], norm: nn.Module) -> None:
         super().__init__()
@@ -200,12 +190,7 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder together, every matrix initialised after Glorot.
-
-    Args:
-        encoder: refines the feature map.
-        decoder: turns queries into objects.
-    """
+    """Encoder and decoder together, every matrix initialised after Glorot."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()

@@ -112,10 +112,7 @@ class InteractionClasses(Struct, frozen=True):
 
 
 def read_classes(path: str | os.PathLike[str]) -> InteractionClasses:
-    """Read and check a ``classes.json``; datasets/README.md says what it holds.
-
-    Args:
-        path: relative to the dataset root, or absolute.
+    """Read and check a ``classes.json``, its path relative to the dataset root or absolute.
 
     Raises:
         UserError: the file is missing, is not JSON, or something in it is missing or wrong.

@@ -50,12 +50,7 @@ def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
 class InteractionLoss(nn.Module):
     """The weighted losses of all decoder layers, each matched to the pairs anew.
 
-    Args:
-        object_weight: weight of the object class, in loss and matching as the others.
-        verb_weight: weight of the verbs.
-        l1_weight: weight of the L1 distance of boxes, subject's and object's alike.
-        giou_weight: weight of their generalised IoU.
-        no_object_weight: class weight of "no object" in the object classification loss.
+    The weights are those of ``projects.qpic.build_model``, the same in loss and matching.
     """
 
     def __init__(
@@ -79,9 +74,7 @@ class InteractionLoss(nn.Module):
         """Match and judge.
 
         Args:
-            outputs: ``pred_obj_logits`` (N, B, Q, C + 1), ``pred_verb_logits`` (N, B, Q, V),
-                ``pred_sub_boxes`` and ``pred_obj_boxes`` (N, B, Q, 4) of all decoder layers, first
-                to last.
+            outputs: see ``Qpic.predict_batch``.
             targets: per image ``obj_labels`` (p,) int64, C = no object, ``verb_labels`` (p, V)
                 float32, 1 = has this verb, ``sub_boxes_cxcywh`` and ``obj_boxes_cxcywh`` (p, 4)
                 float32 in [0, 1], zeros = no object.

@@ -83,10 +83,10 @@ def interaction_cost(
             ``pred_sub_boxes`` and ``pred_obj_boxes`` (..., Q, 4), cxcywh in [0, 1].
         targets: of all pairs ``obj_labels`` (T,) int64, C = no object, ``verb_labels`` (T, V),
             ``sub_boxes_cxcywh`` and ``obj_boxes_cxcywh`` (T, 4), zeros = no object.
-        object_weight: weight of the object class.
-        verb_weight: weight of the verbs.
-        l1_weight: weight of the L1 distance of the boxes.
-        giou_weight: weight of minus their generalised IoU.
+        object_weight: of minus the probability of the object's class.
+        verb_weight: of ``verb_cost``.
+        l1_weight: of the L1 distance of the boxes, see ``box_costs``.
+        giou_weight: of minus their generalised IoU.
 
     Returns:
         (..., Q, T) float32.

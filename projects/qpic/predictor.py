@@ -24,8 +24,7 @@ class InteractionDetector:
     Attributes:
         model: the network.
         mapper: from a dataset dict to the network's sample.
-        object_names: by class index.
-        verb_names: by class index.
+        object_names: by class index, as ``verb_names``.
     """
 
     model: Qpic
@@ -44,25 +43,18 @@ class InteractionDetector:
         """
         content = read_model_weights(weights, "QPIC", "verb_class_embed.weight")
         state = content.get("model", content)
-        num_objects = len(state["obj_class_embed.weight"]) - 1  # one row is "no object"
-        num_verbs = len(state["verb_class_embed.weight"])
-        settings = {"num_object_classes": num_objects, "num_verb_classes": num_verbs}
-        model = load_trained(config, weights, content, settings)
+        numbers = {
+            "num_object_classes": len(state["obj_class_embed.weight"]) - 1,  # one is "no object"
+            "num_verb_classes": len(state["verb_class_embed.weight"]),
+        }
+        model = load_trained(config, weights, content, numbers)
         mapper = instantiate(config.dataloader.test.mapper, "dataloader.test.mapper")
         classes = OmegaConf.select(config, "dataset.classes")
-        return cls(model, mapper, *class_names(classes, num_objects, num_verbs))
+        return cls(model, mapper, *class_names(classes, *numbers.values()))
 
     @torch.no_grad()
     def predict(self, record: str | dict[str, Any]) -> dict[str, Tensor]:
-        """Find interactions on an image.
-
-        Args:
-            record: path of a file, or a dataset dict.
-
-        Returns:
-            for each of Q queries ``sub_boxes`` and ``obj_boxes`` (Q, 4) in pixels of the image,
-            ``obj_labels`` (Q,), and ``verb_scores`` (Q, V) in [0, 1].
-        """
+        """Find interactions on an image, a file or a dataset dict; see ``interactions``."""
         sample = self.mapper({"file_name": record} if isinstance(record, str) else record)
         return self.model([sample])[0]
 

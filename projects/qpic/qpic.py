@@ -64,11 +64,7 @@ class Qpic(DetrBody):
     def predict_batch(
         self, images: Tensor, padding_mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Classes, verbs and boxes of a padded batch, from every decoder layer.
-
-        Args:
-            images: (B, 3, H, W) normalised.
-            padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
+        """Classes, verbs and boxes of a padded batch (see ``decode``), from every decoder layer.
 
         Returns:
             ``pred_obj_logits`` (N, B, Q, C + 1), the last logit "no object"; ``pred_verb_logits``
