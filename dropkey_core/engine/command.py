@@ -12,14 +12,10 @@ from dropkey_core.engine.signals import TrainingStopped
 def exit_code(
     command: Callable[[], None], interrupted: str = "interrupted; what was not saved before is lost"
 ) -> int:
-    """Run a command and return its exit code.
+    """Run a command and return its exit code; ``interrupted`` is said after Ctrl-C.
 
     It is 0, 2 for a user's error, which is printed as one line on stderr, 130 after Ctrl-C, 141
     where nobody reads what is printed any more (``| head``), or what a stopped run asks for.
-
-    Args:
-        command: what to do.
-        interrupted: said after Ctrl-C.
     """
     try:
         command()

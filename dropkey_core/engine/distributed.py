@@ -25,9 +25,8 @@ class Processes:
     """What the command line says about processes.
 
     Args:
-        num_gpus: processes on each machine, one GPU each; with ``train.device=cpu`` that many CPU
-            processes, which is meant for tests. None: as many as torchrun or SLURM has started,
-            else one.
+        num_gpus: processes on each machine, one GPU each (on the CPU with ``train.device=cpu``).
+            None: as many as torchrun or SLURM has started, else one.
         num_machines: machines that run this same command. None: likewise.
         machine_rank: number of this machine, from 0.
         dist_url: where the processes of several machines meet, ``tcp://HOST:PORT`` of machine 0.
@@ -41,10 +40,7 @@ class Processes:
     timeout: float = TIMEOUT_S
 
     def counted(self) -> tuple[int, int]:
-        """Return the number of processes on each machine and that of machines.
-
-        Other numbers than torchrun or SLURM has started are refused when Fabric launches.
-        """
+        """Return the number of processes on each machine and that of machines."""
         per_machine, num_machines = 1, 1
         if started_by() == "torchrun":
             per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -72,12 +68,10 @@ class Processes:
                 f"{num_machines}, got {self.machine_rank}"
             )
         meeting = self.meeting()
-        if started_by() and meeting:
-            raise UserError(
-                f"--machine-rank, --dist-url: {started_by()} sees to that; leave it out"
-            )
+        if (by := started_by()) and meeting:
+            raise UserError(f"--machine-rank, --dist-url: {by} sees to that; leave it out")
         for name, option in MEETING.items():
-            if num_machines > 1 and not started_by() and name not in {*os.environ, *meeting}:
+            if num_machines > 1 and not by and name not in {*os.environ, *meeting}:
                 raise UserError(f"--num-machines {num_machines} needs {option}")
         os.environ.update(meeting)
 
@@ -108,11 +102,7 @@ def is_first_process() -> bool:
 
 
 def total_over_processes(amount: Tensor) -> Tensor:
-    """Return the sum of ``amount`` over all processes, in every one of them; no gradient flows.
-
-    Args:
-        amount: any shape, the same in each process.
-    """
+    """Return the sum of ``amount``, of any shape, over all processes; no gradient flows."""
     total = amount.detach().clone()
     if rank_and_world_size()[1] > 1:
         dist.all_reduce(total)
@@ -122,9 +112,8 @@ def total_over_processes(amount: Tensor) -> Tensor:
 def per_total(part: Tensor, total: Tensor) -> Tensor:
     """Return ``part / total`` times the number of processes.
 
-    DistributedDataParallel takes the mean of the gradients of all processes. The mean of this over
-    the processes is the sum of their parts divided by the total: what one process with the whole
-    batch has, however unevenly what is counted lies.
+    DistributedDataParallel takes the mean of the processes' gradients. The mean of this is the sum
+    of their parts divided by the total: what one process with the whole batch has.
 
     Args:
         part: this process's part of a sum.
@@ -142,9 +131,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 def gather_objects(value: T) -> list[T]:
     """Return the ``value`` of every process, in order of rank, to every process."""
-    _, world_size = rank_and_world_size()
-    if world_size == 1:
-        return [value]
-    gathered: list[Any] = [None] * world_size
-    dist.all_gather_object(gathered, value)
+    gathered: list[Any] = [value] * rank_and_world_size()[1]
+    if len(gathered) > 1:
+        dist.all_gather_object(gathered, value)
     return gathered

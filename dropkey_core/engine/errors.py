@@ -22,8 +22,7 @@ class UserError(Exception):
     def one_line(self) -> str:
         """Return the message alone: a loader process sends it at the end of its traceback.
 
-        Characters that would move the cursor or colour the terminal are written out, and the end
-        of a very long message is left out.
+        What would move the cursor or colour the terminal is written out; a long end is left out.
         """
         message = str(self).strip()
         _, found, original = message.rpartition(f"{type(self).__name__}: ")

@@ -23,16 +23,13 @@ def param_groups(
     Args:
         model: frozen parameters (``requires_grad`` False) are left out.
         base_lr: learning rate of whatever no multiplier names; that group comes first.
-        lr_multipliers: factor by name. A parameter belongs to the first key that is one of the
-            dot-separated parts of its name or a run of them: ``backbone`` covers
-            ``backbone.0.body`` and, in a model wrapped for several processes,
-            ``module.backbone.0.body``.
+        lr_multipliers: factor by name. A parameter belongs to the first key that is one or more
+            whole parts of its dotted name: ``backbone`` covers ``module.backbone.0.body``.
         decay_vectors: False keeps weight decay off biases, off the gains of norms and off what a
-            part of the model lists in ``no_weight_decay()``, such as position tables: timm's
-            convention, and that of the recipes that are built on it.
+            part of the model lists in ``no_weight_decay()``: timm's convention.
 
     Raises:
-        ValueError: if a multiplier names nothing in the model, as a misspelt one does.
+        ValueError: a multiplier names nothing in the model.
     """
     multipliers = dict(lr_multipliers or {})
     named = dict(model.named_parameters())
@@ -75,9 +72,8 @@ class ClippedAdamW(torch.optim.AdamW):
     """AdamW whose step first scales all gradients so that their total norm is at most ``max_norm``.
 
     The clipping lives here because detectron2's plain trainer has none and both engines must train
-    alike. A gradient scaler unscales before the step, so the norm is the true one there as well.
-    Gradients without a finite norm are refused: clipping would spread one that is NaN to all, and
-    the step to all weights. (A scaler leaves out the step if a gradient is not finite.)
+    alike. A gradient scaler unscales before the step. Gradients without a finite norm are refused:
+    clipping would spread one that is NaN to all weights.
 
     Args:
         params: parameters or groups of them, for instance from :func:`param_groups`.
@@ -111,7 +107,7 @@ class ClippedAdamW(torch.optim.AdamW):
         """Clip, then update; ``closure`` recomputes the gradients first, as torch defines it.
 
         Raises:
-            FloatingPointError: if the norm of the gradients is not finite; nothing is changed then.
+            FloatingPointError: the norm of the gradients is not finite; nothing is changed then.
         """
         loss = None
         if closure is not None:
@@ -122,10 +118,9 @@ class ClippedAdamW(torch.optim.AdamW):
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
-            raise FloatingPointError(
-                f"the gradients are not finite: their total norm is {norm.item()}, and {broken} of "
-                f"{len(gradients)} hold NaN or inf"
-            )
+            many = f"{broken} of {len(gradients)} hold NaN or inf"
+            total = f"their total norm is {norm.item()}"
+            raise FloatingPointError(f"the gradients are not finite: {total}, and {many}")
         if self.max_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
         super().step()
@@ -141,55 +136,46 @@ except ImportError:
 WARMUP_START = 0.001
 
 
-class StepMultiplier(ParamScheduler):
-    """Multiply by ``gamma`` at each milestone.
+class Warmup(ParamScheduler):
+    """The factor rises linearly from 0.001 over ``warmup``, a part of the run; 0 for none."""
 
-    Args:
-        milestones: increasing parts of the run in (0, 1), for instance [0.6667].
-        gamma: the factor of each drop.
-        warmup: part of the run over which the factor rises linearly from 0.001; 0 for none.
-    """
+    def __init__(self, warmup: float) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a part of the run in [0, 1), got {warmup}")
+        self.warmup = warmup
+
+    def __call__(self, where: float) -> float:
+        """Return the factor at ``where``, the part of the run that is done."""
+        if where >= self.warmup:
+            return 1.0
+        return WARMUP_START + (1 - WARMUP_START) * where / self.warmup
+
+
+class StepMultiplier(Warmup):
+    """Multiply by ``gamma`` at each of ``milestones``, increasing parts of the run in (0, 1)."""
 
     def __init__(
         self, milestones: Sequence[float], gamma: float = 0.1, warmup: float = 0.0
     ) -> None:
-        self.milestones = list(milestones)
+        super().__init__(warmup)
+        self.milestones, self.gamma = list(milestones), gamma
         if [0, *self.milestones, 1] != sorted({0, *self.milestones, 1}):
             raise ValueError(f"milestones must increase within (0, 1), got {self.milestones}")
-        self.gamma = gamma
-        self.warmup = _checked_warmup(warmup)
 
     def __call__(self, where: float) -> float:
         """Return the factor at ``where``, the part of the run that is done."""
         passed = sum(where >= milestone for milestone in self.milestones)
-        return _warmup_factor(where, self.warmup) * self.gamma**passed
+        return super().__call__(where) * self.gamma**passed
 
 
-class CosineMultiplier(ParamScheduler):
-    """Fall from 1 to ``final`` along half a cosine.
-
-    Args:
-        final: the factor at the end of the run.
-        warmup: part of the run over which the factor rises linearly from 0.001; 0 for none.
-    """
+class CosineMultiplier(Warmup):
+    """Fall from 1 to ``final`` along half a cosine."""
 
     def __init__(self, final: float = 0.0, warmup: float = 0.0) -> None:
+        super().__init__(warmup)
         self.final = final
-        self.warmup = _checked_warmup(warmup)
 
     def __call__(self, where: float) -> float:
         """Return the factor at ``where``, the part of the run that is done."""
         cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * where))
-        return _warmup_factor(where, self.warmup) * cosine
-
-
-def _checked_warmup(warmup: float) -> float:
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup is a part of the run in [0, 1), got {warmup}")
-    return warmup
-
-
-def _warmup_factor(where: float, warmup: float) -> float:
-    if where >= warmup:
-        return 1.0
-    return WARMUP_START + (1 - WARMUP_START) * where / warmup
+        return super().__call__(where) * cosine

@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 class MetricsLog:
     """CSV and TensorBoard logger; a resumed run goes on where its checkpoint stood.
 
-    Lightning's own CSV logger starts an existing file anew, and splits training and evaluation of
-    one step into two rows.
+    Lightning's CSV logger starts an existing file anew, and gives an evaluation a row of its own.
 
     Args:
         folder: holds ``metrics.csv`` and the folder ``tensorboard``.
-        done: finished steps of the run. What the files say of later ones, which a process logged
-            and was killed before it saved them, is forgotten: they are done again.
+        done: finished steps of the run. What the files say of later ones, which a killed process
+            logged and did not save, is forgotten: they are done again.
     """
 
     def __init__(self, folder: Path, done: int) -> None:
@@ -42,11 +41,7 @@ class MetricsLog:
         self._last_row: dict[str, str] = {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add ``metrics`` of ``step``, a count of finished steps that never falls.
-
-        Raises:
-            WriteError: if the disk is full, or the folder read-only or gone.
-        """
+        """Add ``metrics`` of ``step``, a count that never falls; WriteError if the disk is full."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
         if self._tensorboard is None:
@@ -106,7 +101,7 @@ class MetricsLog:
 class Progress:
     """Progress bar, or plain lines where there is no terminal, with speed and time to go.
 
-    Time counts for the training itself, not for evaluations and checkpoints.
+    Time is that of the training itself, without evaluations and checkpoints.
 
     Args:
         first_step: steps done before this run.
@@ -162,8 +157,8 @@ class Progress:
         try:
             write(*what)
         except OSError:
-            # The terminal is closed, what reads the output has ended (Ctrl-C ends a `| tee`, too),
-            # or the disk under it is full: no reason to lose a run. From here on to nowhere.
+            # The terminal is closed, a `| tee` has ended, or the disk under it is full: no reason
+            # to lose a run. From here on to nowhere.
             self._quiet, self._bar = True, None
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

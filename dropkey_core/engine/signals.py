@@ -21,9 +21,8 @@ class TrainingStopped(Exception):
     """The run was asked to stop and has saved ``last.pth``; ``--resume`` goes on from there.
 
     Attributes:
-        exit_code: 130 after Ctrl-C, as shells have it; 0 after SIGTERM, so that a scheduler that
-            pre-empts the job starts it again instead of counting it as failed. Processes that the
-            first one launched leave with 0: it would take anything else for a crash of theirs.
+        exit_code: 130 after Ctrl-C, as shells have it; 0 after SIGTERM, so that a scheduler starts
+            the job again; 0 of processes that the first one launched, which is watching them.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -56,10 +55,7 @@ class StopRequests:
             os.write(2, b"\nfinishing this step, then saving ...\n")
 
     def raise_if_received(self, fabric: "Fabric | None" = None) -> None:
-        """Stop here if this process, or with ``fabric`` any process, was asked to.
-
-        With ``fabric`` every process must call this at the same point, and all stop together.
-        """
+        """Stop here if this process, or with ``fabric``, which all must pass, any was asked to."""
         received = self.received
         if fabric is not None and fabric.world_size > 1:
             here = torch.tensor(received, device=fabric.device)

@@ -8,9 +8,8 @@ import pickle
 import shutil
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,6 +42,7 @@ from tests.fuzz.tree_inputs import mutate_json, mutate_yaml
 from tests.projects.metro import smpl_like
 
 TOY = Path(__file__).parents[1] / "toy"
+PLAIN = (bool, int, float, str, bytes, bytearray, type(None))
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Target:
 
     Attributes:
         name: of the file that the inputs are written to.
-        seeds: makes sound inputs.
+        sound: sound inputs.
         mutate: a changed input of an input.
         read: reads the file; asserts what the reader promises of what it accepts.
         seconds: of processor time that one input may take.
@@ -62,7 +62,7 @@ class Target:
     """
 
     name: str
-    seeds: Callable[[], list[bytes]]
+    sound: list[bytes]
     mutate: Callable[[bytes, Random], bytes]
     read: Callable[[Path], Any]
     seconds: float = 2.0
@@ -71,39 +71,59 @@ class Target:
     names_file: bool = True
     write: Callable[[Path, bytes], Any] = Path.write_bytes
 
-    @cached_property
-    def sound(self) -> list[bytes]:
-        """What ``seeds`` makes."""
-        return self.seeds()
-
 
 def prepare(folder: Path) -> None:
     """Put beside the inputs what readers look for there."""
-    images = folder / "images"
-    images.mkdir()
+    (folder / "images").mkdir()
     for name in ("a.jpg", "b.jpg"):
-        (images / name).write_bytes(b"only its name is looked at")
+        (folder / "images" / name).write_bytes(b"only its name is looked at")
     for name in ("toy.yaml", "toys.yaml", "toy_experiment.py"):
         shutil.copy(TOY / name, folder)
 
 
+def as_json(*documents: Any) -> list[bytes]:
+    return [json.dumps(document).encode() for document in documents]
+
+
+def written(write: Callable[..., Any], *arguments: Any, **options: Any) -> bytes:
+    """What a function writes into a file that it is given as its last argument."""
+    file = io.BytesIO()
+    write(*arguments, file, **options)
+    return file.getvalue()
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """All values in a nest of containers, each once, but for plain ones."""
+    seen, todo = set(), [value]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, PLAIN):
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += value
+        elif isinstance(value, Namespace):
+            todo += vars(value).values()
+        elif isinstance(value, inert_pickle.Inert):
+            todo += [value.arguments, value.state]
+
+
 # ---- annotations ---------------------------------------------------------------------------------
-def coco_seeds() -> list[bytes]:
-    boxes = [[5, 6, 20, 10], [0.5, 0, 60, 40], [-5, -5, 10, 10]]
-    document = {
-        "categories": [{"id": 7, "name": "ship"}, {"id": 2, "name": "tree"}],
-        "images": [
-            {"id": 11, "file_name": "a.jpg", "height": 40, "width": 60},
-            {"id": 5, "file_name": "b.jpg", "height": 50, "width": 30},
-        ],
-        "annotations": [
-            {"id": n, "image_id": 11, "category_id": 7, "bbox": box, "iscrowd": n % 2}
-            for n, box in enumerate(boxes)
-        ],
-    }
-    document["annotations"][0]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
-    official = [{"id": n, "name": f"n{n}"} for n in sorted(coco.COCO_CATEGORY_IDS)]
-    return [json.dumps(document).encode(), json.dumps(document | {"categories": official}).encode()]
+COCO = {
+    "categories": [{"id": 7, "name": "ship"}, {"id": 2, "name": "tree"}],
+    "images": [
+        {"id": 11, "file_name": "a.jpg", "height": 40, "width": 60},
+        {"id": 5, "file_name": "b.jpg", "height": 50, "width": 30},
+    ],
+    "annotations": [
+        {"id": n, "image_id": 11, "category_id": 7, "bbox": box, "iscrowd": n % 2}
+        for n, box in enumerate(([5, 6, 20, 10], [0.5, 0, 60, 40], [-5, -5, 10, 10]))
+    ],
+}
+OFFICIAL = [{"id": n, "name": f"n{n}"} for n in sorted(coco.COCO_CATEGORY_IDS)]
 
 
 def read_coco(path: Path) -> None:
@@ -121,11 +141,10 @@ def read_coco(path: Path) -> None:
     for record in records:
         assert Path(record["file_name"]).name in ("a.jpg", "b.jpg")
         assert type(record["height"]) is type(record["width"]) is int
-        boxes = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float64)
-        assert torch.isfinite(boxes).all()
-        labels = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.int64)
-        assert ((labels >= 0) & (labels < count)).all()
-        assert all(a["iscrowd"] in (0, 1) for a in record["annotations"])
+        for annotation in record["annotations"]:
+            assert np.isfinite(annotation["bbox"]).tolist() == [True] * 4
+            assert 0 <= annotation["category_id"] < count
+            assert annotation["iscrowd"] in (0, 1)
 
 
 CLASSES = {
@@ -136,36 +155,30 @@ CLASSES = {
 }
 
 
-def classes_seeds() -> list[bytes]:
-    return [json.dumps(CLASSES).encode()]
-
-
-def read_classes(path: Path) -> Any:
+def read_classes(path: Path) -> None:
     found = classes.read_classes(path)
     valid = found.validity()
     assert valid.shape == (len(found.verb_names), len(found.object_names))
     assert valid.sum() == len(found.triplets) == len(set(found.triplets))
     assert set(found.rare_triplets) | set(found.non_rare_triplets) == set(found.triplets)
     assert found.object_names[found.person] == "person"
-    return found
 
 
-def interaction_seeds() -> list[bytes]:
-    image = {
-        "file_name": "HICO_train2015_00000001.jpg",
-        "height": 40,
-        "width": 60,
-        "annotations": [
-            {"bbox": [1, 2, 30, 40], "category_id": 1},
-            {"bbox": [5.5, 6, 20, 10], "category_id": 4},
-        ],
-        "hoi_annotation": [
-            {"subject_id": 0, "object_id": 1, "category_id": 3},
-            {"subject_id": 0, "object_id": -1, "category_id": 5},
-        ],
-    }
-    empty = {"file_name": "b.jpg", "annotations": [], "hoi_annotation": []}
-    return [json.dumps([image, empty]).encode()]
+HICO = "HICO_train2015_00000001.jpg"
+INTERACTIONS = {
+    "file_name": HICO,
+    "height": 40,
+    "width": 60,
+    "annotations": [
+        {"bbox": [1, 2, 30, 40], "category_id": 1},
+        {"bbox": [5.5, 6, 20, 10], "category_id": 4},
+    ],
+    "hoi_annotation": [
+        {"subject_id": 0, "object_id": 1, "category_id": 3},
+        {"subject_id": 0, "object_id": -1, "category_id": 5},
+    ],
+}
+NO_INTERACTIONS = {"file_name": "b.jpg", "annotations": [], "hoi_annotation": []}
 
 
 def read_interactions(path: Path) -> None:
@@ -177,32 +190,30 @@ def read_interactions(path: Path) -> None:
         assert len(boxes) == len(record["labels"])
         assert all(label in (0, 1, 2) for label in record["labels"])
         for subject, object_, verb in record["hois"]:
-            assert 0 <= subject < len(boxes)
-            assert -1 <= object_ < len(boxes)
+            assert 0 <= subject < len(boxes) > object_ >= -1
             assert verb in (0, 1)
 
 
-def release_seeds() -> list[bytes]:
-    name = "HICO_train2015_00000001.jpg"
-    hicodet = {
-        "annotation": [
-            {
-                "boxes_h": [[1, 2, 30, 40], [1, 2, 31, 40]],
-                "boxes_o": [[5, 6, 20, 10], [5.5, 6, 20, 10]],
-                "hoi": [0, 1],
-                "object": [0, 0],
-                "verb": [0, 1],
-            }
-        ],
-        "filenames": [name],
-        "size": [[60, 40]],
-        "objects": ["airplane", "person"],
-        "verbs": ["board", "direct"],
-        "correspondence": [[0, 0, 0], [1, 0, 1]],
-        "rare": [1],
-    }
-    of_qpic = json.loads(interaction_seeds()[0])[:1]
-    return [json.dumps(hicodet).encode(), json.dumps(of_qpic).encode()]
+OF_IMAGE = {"hoi": [0, 1], "object": [0, 0], "verb": [0, 1]}
+OF_IMAGE |= {"boxes_h": [[1, 2, 30, 40]] * 2, "boxes_o": [[5, 6, 20, 10], [5.5, 6, 20, 10]]}
+HICODET = {
+    "annotation": [OF_IMAGE],
+    "filenames": [HICO],
+    "size": [[60, 40]],
+    "objects": ["airplane", "person"],
+    "verbs": ["board", "direct"],
+    "correspondence": [[0, 0, 0], [1, 0, 1]],
+    "rare": [1],
+}
+BOX = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}
+HOI = {"id": 1, "bboxhuman": BOX, "bboxobject": BOX, "connection": [[1, 1]], "invis": 0}
+OF_MAT = {"filename": HICO, "size": {"width": 60, "height": 40, "depth": 3}, "hoi": HOI}
+MAT = {
+    "bbox_train": OF_MAT,
+    "bbox_test": OF_MAT | {"filename": HICO.replace("train", "test")},
+    "list_action": {"nname": "airplane", "vname": "board"},
+}
+CORRESPONDENCE = np.eye(117, 80, dtype=np.int8)
 
 
 def read_release(path: Path) -> None:
@@ -213,34 +224,15 @@ def read_release(path: Path) -> None:
         list(hico_det_release.odd_boxes(entries))
         for entry in entries:
             boxes = torch.tensor([a["bbox"] for a in entry["annotations"]], dtype=torch.float64)
-            assert all(h["subject_id"] < len(boxes) for h in entry["hoi_annotation"])
-            assert all(-1 <= h["object_id"] < len(boxes) for h in entry["hoi_annotation"])
-            assert all(1 <= h["category_id"] <= 117 for h in entry["hoi_annotation"])
-
-
-def mat_seeds() -> list[bytes]:
-    box = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}
-    hoi = {"id": 1, "bboxhuman": box, "bboxobject": box, "connection": [[1, 1]], "invis": 0}
-    size = {"width": 60, "height": 40, "depth": 3}
-    image = {"filename": "HICO_train2015_00000001.jpg", "size": size, "hoi": hoi}
-    document = {
-        "bbox_train": image,
-        "bbox_test": image | {"filename": "HICO_test2015_00000001.jpg"},
-        "list_action": {"nname": "airplane", "vname": "board"},
-    }
-    return [json.dumps(document).encode()]
+            for hoi in entry["hoi_annotation"]:
+                assert hoi["subject_id"] < len(boxes) > hoi["object_id"] >= -1
+                assert 1 <= hoi["category_id"] <= 117
 
 
 def read_mat(path: Path) -> None:
     """What comes after the conversion to JSON, which has its own process and tests."""
     with patch.object(mat_file, "read_mat", lambda path, names: json_file.read_json(path)):
         read_release(path)
-
-
-def correspondence_seeds() -> list[bytes]:
-    table = np.zeros((117, 80), np.int8)
-    table[3, 4] = 1
-    return [smpl_like.npy(table)]
 
 
 # ---- configs and tables --------------------------------------------------------------------------
@@ -267,14 +259,8 @@ rows:
   - {id: a, label: a, setup: toy, paper: {AP: -0.5}}
   - {id: b, label: b, same_as: toys/none}
 """
-
-
-def config_seeds() -> list[bytes]:
-    return [SMALL_CONFIG] * 9 + [(TOY / "toy.yaml").read_bytes()]  # mostly what is fast
-
-
-def table_seeds() -> list[bytes]:
-    return [SMALL_TABLE.replace(b"toys/none", b"a")] * 9 + [SMALL_TABLE]
+CONFIGS = [SMALL_CONFIG] * 9 + [(TOY / "toy.yaml").read_bytes()]  # mostly what is fast
+TABLES = [SMALL_TABLE.replace(b"toys/none", b"a")] * 9 + [SMALL_TABLE]
 
 
 def read_config(path: Path) -> None:
@@ -299,50 +285,36 @@ HEADER = "Numcam: 2\nnumframes: 1\nnumP: 2\n"
 INTRINSICS = HEADER + "0 3\n900 0 320\n0 800 240\n0 0 1\n0 7\n1000 0 10\n0 1000 20\n0 0 1\n"
 EXTRINSICS = HEADER + "0 3\n1 2 3\n1 0 0\n0 1 0\n0 0 1\n0 7\n-4 0 0\n0 0 1\n0 1 0\n-1 0 0\n"
 PROJECTIONS = HEADER + "0 3\n1 2 3 4\n5 6 7 8\n9 10 11 12\n0 7\n1 0 0 4\n0 1 0 3\n0 0 1 0.5\n"
-SEPARATOR = b"=\n"  # between the two files that cameras are read from
+SEPARATOR = "=\n"  # between the two files that cameras are read from
 
 
-def text_seeds(count: int, columns: int) -> Callable[[], list[bytes]]:
-    def seeds() -> list[bytes]:
-        values = np.random.default_rng(0).normal(size=(count, columns)).tolist()
-        values[0][0] = 1.5  # a fit's scale
-        lines = ("".join(f"{number:.9g} " for number in row) + "\n" for row in values)
-        return ["".join(lines).encode()]
-
-    return seeds
+def numbers(count: int, columns: int) -> list[bytes]:
+    values = np.random.default_rng(0).normal(size=(count, columns)).tolist()
+    values[0][0] = 1.5  # a fit's scale
+    lines = ("".join(f"{number:.9g} " for number in row) + "\n" for row in values)
+    return ["".join(lines).encode()]
 
 
 def read_vertices(path: Path) -> None:
     vertices = humbi_files.read_vertices(path, num_vertices=12)
-    assert vertices.shape == (12, 3)
-    assert vertices.dtype == np.float64
+    assert (vertices.shape, vertices.dtype) == ((12, 3), np.float64)
     assert np.isfinite(vertices).all()
 
 
 def read_keypoints(path: Path) -> None:
     keypoints = humbi_files.read_keypoints(path)
-    assert keypoints.shape == (25, 3)
-    assert keypoints.dtype == np.float64
+    assert (keypoints.shape, keypoints.dtype) == ((25, 3), np.float64)
 
 
 def read_fit(path: Path) -> None:
     fit = humbi_files.read_fit(path)
-    assert fit.scale > 0
-    assert math.isfinite(fit.scale)
+    assert 0 < fit.scale < math.inf
     assert [len(part) for part in (fit.translation, fit.pose, fit.betas)] == [3, 72, 10]
     assert all(np.isfinite(part).all() for part in (fit.translation, fit.pose, fit.betas))
 
 
-def camera_seeds() -> list[bytes]:
-    return [INTRINSICS.encode() + SEPARATOR + EXTRINSICS.encode()]
-
-
-def projection_seeds() -> list[bytes]:
-    return [PROJECTIONS.encode()]
-
-
 def write_cameras(path: Path, data: bytes) -> None:
-    intrinsics, _, extrinsics = data.partition(SEPARATOR)
+    intrinsics, _, extrinsics = data.partition(SEPARATOR.encode())
     path.write_bytes(data)
     (path.parent / humbi_files.INTRINSICS).write_bytes(intrinsics)
     (path.parent / humbi_files.EXTRINSICS).write_bytes(extrinsics)
@@ -364,10 +336,6 @@ def read_projections(path: Path) -> None:
         assert matrix.shape == (3, 4)
 
 
-def subject_seeds() -> list[bytes]:
-    return [b"3\n12\n\n407\n5\n", "\ufeff1\r\n2\r\n".encode()]
-
-
 def read_subjects(path: Path) -> None:
     found = humbi.read_subjects(path)
     assert len(found) == len(set(found)) > 0
@@ -375,7 +343,26 @@ def read_subjects(path: Path) -> None:
 
 
 # ---- pickles -------------------------------------------------------------------------------------
-V = 8
+VALUES = {
+    "a": np.arange(3.0),
+    "o": np.array([[1], "b"], object),
+    "m": sparse.csc_matrix(np.eye(2)),
+    "s": {1, 2},
+    "d": OrderedDict(a=(1, None, True)),
+    "n": np.float64(3),
+    "b": [b"xy", "é", 2**70, 1.5, {}],
+}
+
+
+def read_pickle(path: Path) -> None:
+    for value in parts_of(inert_pickle.read_pickle(path.read_bytes(), path)):
+        assert type(value) in (list, tuple) or isinstance(value, dict | inert_pickle.Inert)
+        for convert in (inert_pickle.as_array, inert_pickle.as_objects):
+            with contextlib.suppress(UserError):
+                convert(value, "part")
+
+
+V = 8  # vertices of a small body
 SMALL_LAYOUT = {
     "v_template": ("f", (V, 3)),
     "f": ("i", (12, 3)),
@@ -386,59 +373,16 @@ SMALL_LAYOUT = {
     "weights": ("f", (V, 24)),
 }
 small_smpl = patch.multiple(smpl_release, SMPL_LAYOUT=SMALL_LAYOUT, V=V, COARSE_SIZES=(4, 2))
-PLAIN = (bool, int, float, str, bytes, bytearray, type(None))
+SIZES = {name: [12 if n == "S" else n for n in shape] for name, (_, shape) in SMALL_LAYOUT.items()}
+SMPL = {name: np.arange(math.prod(s)).reshape(s) / 100 for name, s in SIZES.items()}
+SMPL["f"] = np.arange(36, dtype=np.uint32).reshape(12, 3) % V
+SMPL["kintree_table"] = np.array([SMPL_PARENTS, range(24)]).astype(np.uint32)
 
 
-def small_arrays() -> dict[str, np.ndarray]:
-    """SMPL's arrays for a body of eight vertices."""
-    shapes = {name: shape for name, (_, shape) in SMALL_LAYOUT.items()}
-    sizes = {name: [12 if n == "S" else n for n in shape] for name, shape in shapes.items()}
-    found = {name: np.arange(math.prod(s)).reshape(s) / 100 for name, s in sizes.items()}
-    found["f"] = np.arange(36, dtype=np.uint32).reshape(12, 3) % V
-    found["kintree_table"] = np.array([SMPL_PARENTS, range(24)]).astype(np.uint32)
-    return found
-
-
-def pickle_seeds() -> list[bytes]:
-    values = {
-        "a": np.arange(3.0),
-        "o": np.array([[1], "b"], object),
-        "m": sparse.csc_matrix(np.eye(2)),
-        "s": {1, 2},
-        "d": OrderedDict(a=(1, None, True)),
-        "n": np.float64(3),
-        "b": [b"xy", "é", 2**70, 1.5, {}],
-    }
-    return [pickle.dumps(values, protocol) for protocol in range(6)]
-
-
-def read_pickle(path: Path) -> None:
-    found = inert_pickle.read_pickle(path.read_bytes(), path)
-    seen, todo = {}, [found]
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, PLAIN):
-            continue
-        seen[id(value)] = value
-        if isinstance(value, inert_pickle.Inert):
-            todo += [value.arguments, value.state]
-        elif isinstance(value, dict):
-            todo += [*value.keys(), *value.values()]
-        else:
-            assert type(value) in (list, tuple)
-            todo += value
-    for value in seen.values():
-        for convert in (inert_pickle.as_array, inert_pickle.as_objects):
-            with contextlib.suppress(UserError):
-                convert(value, "part")
-
-
-def smpl_seeds() -> list[bytes]:
-    arrays = small_arrays()
+def smpl_files() -> list[bytes]:
     with patch.object(smpl_like, "V", V):
-        pickles = [smpl_like.chumpy_pickle(arrays, protocol) for protocol in (0, 2, 4, 5)]
-    document = OrderedDict(arrays)
-    return [*pickles, pickle.dumps(document, 2), smpl_like.npz_of(**arrays)]
+        pickles = [smpl_like.chumpy_pickle(SMPL, protocol) for protocol in (0, 2, 4, 5)]
+    return [*pickles, pickle.dumps(OrderedDict(SMPL), 2), smpl_like.npz_of(**SMPL)]
 
 
 def read_smpl(path: Path) -> None:
@@ -449,28 +393,22 @@ def read_smpl(path: Path) -> None:
         smpl_release.parents_of(found["kintree_table"], path)
 
 
-def mesh_seeds() -> list[bytes]:
-    faces = small_arrays()["f"]
+def mesh_file() -> bytes:
     down = [sparse.csc_matrix(np.eye(n)[::2]) for n in (8, 4)]
     coarse = [np.arange(9).reshape(3, 3) % n for n in (4, 2)]
     object_array = smpl_like.object_array
-    return [smpl_like.npz_of(D=object_array(down), F=object_array([faces, *coarse]))]
+    return smpl_like.npz_of(D=object_array(down), F=object_array([SMPL["f"], *coarse]))
 
 
 def read_meshes(path: Path) -> None:
     with small_smpl:
-        chosen, faces = smpl_release.read_coarse_meshes(path, small_arrays()["f"])
+        chosen, faces = smpl_release.read_coarse_meshes(path, SMPL["f"])
     assert [len(vertices) for vertices in chosen] == [4, 2]
     assert all(((vertices >= 0) & (vertices < V)).all() for vertices in chosen)
     for triangles, count in zip(faces, (4, 2), strict=True):
-        assert triangles.ndim == 2
-        assert triangles.shape[1] == 3
+        assert triangles.shape == (len(triangles), 3)
         assert triangles.dtype.kind in "iu"
-        assert not triangles.size or (triangles.min() >= 0 and triangles.max() < count)
-
-
-def regressor_seeds() -> list[bytes]:
-    return [smpl_like.npy(np.full((17, V), 1 / V))]
+        assert ((triangles >= 0) & (triangles < count)).all()
 
 
 def read_regressor(path: Path) -> None:
@@ -481,50 +419,26 @@ def read_regressor(path: Path) -> None:
 
 
 # ---- the engine's files --------------------------------------------------------------------------
-def checkpoint_seeds() -> list[bytes]:
-    weights = OrderedDict(a=torch.ones(2, 3), b=torch.arange(3), c=torch.ones(2).half().t())
-    content = {
-        "model": weights,
-        "optimizer": {"state": {0: {"step": 1, "x": [0.5, None, True, "é"]}}},
-        "args": Namespace(lr=1e-4, names=["a"]),
-    }
-    found = []
-    for options in ({}, {"_use_new_zipfile_serialization": False}):
-        file = io.BytesIO()
-        torch.save(content, file, **options)
-        found.append(file.getvalue())
-    return found
+CHECKPOINT = {
+    "model": OrderedDict(a=torch.ones(2, 3), b=torch.arange(3), c=torch.ones(2).half().t()),
+    "optimizer": {"state": {0: {"step": 1, "x": [0.5, None, True, "é"]}}},
+    "args": Namespace(lr=1e-4, names=["a"]),
+}
+CHECKPOINTS = [
+    written(torch.save, CHECKPOINT, _use_new_zipfile_serialization=zipped)
+    for zipped in (True, False)
+]
 
 
 def read_checkpoint(path: Path) -> None:
     found = checkpoint.read_checkpoint(path)
     assert isinstance(found, dict)
-    seen, todo = set(), [found]
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, PLAIN):
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            todo += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            todo += value
-        elif isinstance(value, Namespace):
-            todo += vars(value).values()
+    list(parts_of(found))
 
 
 LAYOUT = {"points": ("f", ("N", 2)), "labels": ("i", ("N",)), "names": ("U", ("K",))}
-
-
-def array_seeds() -> list[bytes]:
-    file = io.BytesIO()
-    np.savez(
-        file,
-        points=np.arange(6.0).reshape(3, 2),
-        labels=np.array([0, 1, 1], np.uint8),
-        names=np.array(["cat", "dog"]),
-    )
-    return [file.getvalue()]
+POINTS = {"points": np.arange(6.0).reshape(3, 2), "labels": np.array([0, 1, 1], np.uint8)}
+ARRAYS = smpl_like.npz_of(**POINTS, names=np.array(["cat", "dog"]))
 
 
 def read_arrays(path: Path) -> None:
@@ -537,60 +451,71 @@ def read_arrays(path: Path) -> None:
     assert np.isfinite(arrays["points"]).all()
 
 
-def image_seeds() -> list[bytes]:
+def image_files() -> list[bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     colour, deep = Image.fromarray(pixels), Image.fromarray(pixels[..., 0].astype(np.uint16) * 256)
     exif = Image.Exif()
     exif[image_file.EXIF_ORIENTATION] = 6
     kinds = [
         *((colour, kind, {}) for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")),
-        (colour, "JPEG", {"exif": exif}),
-        (colour, "PNG", {"exif": exif}),
+        *((colour, kind, {"exif": exif}) for kind in ("JPEG", "PNG")),
         (colour, "TIFF", {"compression": "tiff_lzw"}),
         (colour.convert("CMYK"), "JPEG", {}),
-        (colour.convert("RGBA"), "PNG", {}),
-        (colour.convert("P"), "PNG", {}),
+        *((colour.convert(mode), "PNG", {}) for mode in ("RGBA", "P")),
         (colour.convert("L"), "JPEG", {"progressive": True}),
         (deep, "PNG", {}),
     ]
-    found = []
-    for image, kind, options in kinds:
-        file = io.BytesIO()
-        image.save(file, kind, **options)
-        found.append(file.getvalue())
-    return found
+    return [written(image.save, format=kind, **options) for image, kind, options in kinds]
 
 
 def read_image(path: Path) -> None:
     found = image_file.read_image(path)
-    assert found.dtype == torch.uint8
-    assert found.ndim == 3
-    assert len(found) == 3
+    assert (found.dtype, found.ndim, len(found)) == (torch.uint8, 3, 3)
     assert found.numel() > 0
 
 
 TARGETS = {
-    "coco": Target("annotations.json", coco_seeds, mutate_json, read_coco),
-    "interactions": Target("interactions.json", interaction_seeds, mutate_json, read_interactions),
-    "classes": Target("classes.json", classes_seeds, mutate_json, read_classes),
-    "release": Target("release.json", release_seeds, mutate_json, read_release),
-    "release_mat": Target("anno_bbox.mat", mat_seeds, mutate_json, read_mat),
-    "release_npy": Target("corre.npy", correspondence_seeds, mutate_archive, read_release),
-    "config": Target(
-        "config.yaml", config_seeds, mutate_yaml, read_config, may_import=True, names_file=False
+    "coco": Target(
+        "annotations.json", as_json(COCO, COCO | {"categories": OFFICIAL}), mutate_json, read_coco
     ),
-    "table": Target("table.yaml", table_seeds, mutate_yaml, read_table, may_import=True),
-    "vertices": Target("vertex.txt", text_seeds(12, 3), mutate_numbers, read_vertices),
-    "keypoints": Target("keypoints.txt", text_seeds(25, 4), mutate_numbers, read_keypoints),
-    "fit": Target("parameter.txt", text_seeds(86, 1), mutate_numbers, read_fit),
-    "cameras": Target("cameras", camera_seeds, mutate_numbers, read_cameras, write=write_cameras),
-    "projections": Target("project.txt", projection_seeds, mutate_numbers, read_projections),
-    "subjects": Target("subjects.txt", subject_seeds, mutate_numbers, read_subjects),
-    "pickle": Target("data.pkl", pickle_seeds, mutate_pickle, read_pickle),
-    "smpl": Target("smpl.pkl", smpl_seeds, mutate_archive, read_smpl),
-    "meshes": Target("meshes.npz", mesh_seeds, mutate_archive, read_meshes),
-    "regressor": Target("regressor.npy", regressor_seeds, mutate_archive, read_regressor),
-    "checkpoint": Target("checkpoint.pt", checkpoint_seeds, mutate_archive, read_checkpoint),
-    "arrays": Target("arrays.npz", array_seeds, mutate_archive, read_arrays),
-    "image": Target("image.png", image_seeds, mutate_image, read_image, 4.0, 1500, may_import=True),
-}
+    "interactions": Target(
+        "interactions.json", as_json([INTERACTIONS, NO_INTERACTIONS]), mutate_json,
+        read_interactions,
+    ),
+    "classes": Target("classes.json", as_json(CLASSES), mutate_json, read_classes),
+    "release": Target("release.json", as_json(HICODET, [INTERACTIONS]), mutate_json, read_release),
+    "release_mat": Target("anno_bbox.mat", as_json(MAT), mutate_json, read_mat),
+    "release_npy": Target(
+        "corre.npy", [smpl_like.npy(CORRESPONDENCE)], mutate_archive, read_release
+    ),
+    "config": Target(
+        "config.yaml", CONFIGS, mutate_yaml, read_config, may_import=True, names_file=False
+    ),
+    "table": Target("table.yaml", TABLES, mutate_yaml, read_table, may_import=True),
+    "vertices": Target("vertex.txt", numbers(12, 3), mutate_numbers, read_vertices),
+    "keypoints": Target("keypoints.txt", numbers(25, 4), mutate_numbers, read_keypoints),
+    "fit": Target("parameter.txt", numbers(86, 1), mutate_numbers, read_fit),
+    "cameras": Target(
+        "cameras", [(INTRINSICS + SEPARATOR + EXTRINSICS).encode()], mutate_numbers, read_cameras,
+        write=write_cameras,
+    ),
+    "projections": Target("project.txt", [PROJECTIONS.encode()], mutate_numbers, read_projections),
+    "subjects": Target(
+        "subjects.txt", [b"3\n12\n\n407\n5\n", "\ufeff1\r\n2\r\n".encode()], mutate_numbers,
+        read_subjects,
+    ),
+    "pickle": Target(
+        "data.pkl", [pickle.dumps(VALUES, protocol) for protocol in range(6)], mutate_pickle,
+        read_pickle,
+    ),
+    "smpl": Target("smpl.pkl", smpl_files(), mutate_archive, read_smpl),
+    "meshes": Target("meshes.npz", [mesh_file()], mutate_archive, read_meshes),
+    "regressor": Target(
+        "regressor.npy", [smpl_like.npy(np.full((17, V), 1 / V))], mutate_archive, read_regressor
+    ),
+    "checkpoint": Target("checkpoint.pt", CHECKPOINTS, mutate_archive, read_checkpoint),
+    "arrays": Target("arrays.npz", [ARRAYS], mutate_archive, read_arrays),
+    "image": Target(
+        "image.png", image_files(), mutate_image, read_image, 4.0, 1500, may_import=True
+    ),
+}  # fmt: skip

@@ -36,8 +36,8 @@ def opened_image(
         formats: that it may have, in PIL's words.
 
     Raises:
-        UserError: no such file, none at all, too large, of another format or damaged; and for
-            whatever decoders raise within the block. PIL refuses 179 million pixels and more.
+        UserError: no file, too large, of another format or damaged; and for what decoders raise
+            within the block. PIL refuses 179 million pixels and more.
     """
     check_file(path, LARGEST_FILE)
     with (
@@ -56,17 +56,16 @@ def image_size(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS) -
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Tensor:
     """Read an image file as RGB.
 
-    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped. Where a camera
-    noted a rotation (EXIF orientation), it is applied, unless the stored pixels have the ``size``
-    that was asked for: then whoever measured it looked at the stored pixels.
+    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped. A rotation that a
+    camera noted (EXIF orientation) is applied, unless the stored pixels have the ``size`` that was
+    asked for.
 
     Args:
         path: the file; JPEG is fastest, all of ``FORMATS`` will do.
         size: (height, width) that the annotations were made for, or None if not known.
 
     Returns:
-        (3, height, width) uint8. In memory the channels come last, as decoders write them:
-        resizing that takes half the time.
+        (3, height, width) uint8. In memory the channels come last: resizing takes half the time.
 
     Raises:
         UserError: see :func:`opened_image`; another size than ``size``, or floating-point pixels.
@@ -92,10 +91,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
 
 
 def check_scans(content: np.ndarray) -> None:
-    """Raise ValueError if a JPEG goes over its pixels far more often than an encoder would.
-
-    A scan of a few bytes takes as much time as one of all pixels.
-    """
+    """Raise ValueError for far more scans than an encoder makes: each takes time, however short."""
     scans = content.tobytes().count(START_OF_SCAN)
     if scans > MOST_SCANS:
         raise ValueError(f"it has {scans:,} scans, {MOST_SCANS} are allowed; save it anew")
@@ -121,17 +117,15 @@ def find_images(places: Sequence[str]) -> list[Path]:
     """
     found = []
     for place in map(Path, places):
-        if place.is_dir():
-            files = [path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-            found += sorted(files)
-        elif place.is_file():
-            found.append(place)
-        else:
+        if not place.exists():
             raise UserError(f"--images: no file or folder {place}")
+        inside = sorted(place.iterdir()) if place.is_dir() else []
+        found += [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+        found += [] if place.is_dir() else [place]
     if not found:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(
-            f"nothing to show: no images in {', '.join(map(str, places))} "
-            f"(looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"nothing to show: no images in {', '.join(places)} (looked for {suffixes})"
         )
     return found
 

@@ -17,11 +17,8 @@ def read_json(path: Path, type: Any = Any) -> Any:
 
     Args:
         path: the file.
-        type: what it must hold, as msgspec knows types. What the type does not have is skipped
-            while parsing and takes no memory.
-
-    Returns:
-        an object of ``type``; lists, dicts and plain values for ``Any``.
+        type: what it must hold, as msgspec knows types; what a type does not have is skipped while
+            parsing. Lists, dicts and plain values for ``Any``.
 
     Raises:
         UserError: the file is missing or none, far too large, not text, not JSON, or holds

@@ -1,8 +1,7 @@
 """Opening files from outside safely: size limits, no devices or pipes, no links out of a dataset.
 
-Every reader of a file that this project has not written begins here. A device or a pipe has no end
-or keeps whoever opens it waiting; a file far larger than any of its kind would fill the memory; a
-link may lead to files that are none of the dataset's.
+Every reader of a file that this project has not written begins here. A device has no end, a pipe
+keeps whoever opens it waiting, and a link may lead to files that are none of the dataset's.
 """
 
 import os
@@ -65,7 +64,7 @@ def reading(source: str | os.PathLike[str], kind: str = "") -> Iterator[None]:
         kind: what it is read as, for the error.
 
     Raises:
-        UserError: for any other error.
+        UserError: for any error.
     """
     try:
         yield
@@ -80,18 +79,13 @@ def reading(source: str | os.PathLike[str], kind: str = "") -> Iterator[None]:
 def places_of(*folders: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return where files of a dataset may lie: its folders and the dataset root, links followed.
 
-    Who has the dataset elsewhere links its folders; a link from a single file to outside is not
-    the user's doing but came with the files.
+    Users link whole folders; a link from a single file to outside came with the files.
     """
     return tuple(os.path.realpath(folder) for folder in (*folders, datasets_root()))
 
 
 def check_inside(path: str | Path, places: tuple[str, ...]) -> None:
-    """Follow the symbolic links of a path and see that it leads into one of ``places_of``.
-
-    Raises:
-        UserError: it leads elsewhere.
-    """
+    """Raise UserError unless a path, its links followed, leads into one of ``places_of``."""
     real = os.path.realpath(path)
     if not any(real == place or real.startswith(place.rstrip(os.sep) + os.sep) for place in places):
         raise UserError(
