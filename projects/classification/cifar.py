@@ -7,7 +7,7 @@ from torchvision import datasets
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
-from projects.classification.labelled_images import ImageArray, check_split
+from projects.classification.labelled_images import ImageArray, check_choice
 
 SETS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 SPLITS = ("train", "test")
@@ -32,9 +32,8 @@ def load_cifar(
         UserError: another name or split, too many ``per_class``, or the files are not there or
             not the published ones.
     """
-    if name not in SETS:
-        raise UserError(f"name must be one of {', '.join(SETS)}; got {name!r}")
-    check_split(split, SPLITS)
+    check_choice("name", name, SETS)
+    check_choice("split", split, SPLITS)
     cifar = SETS[name]
     root = dataset_path(folder)
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dropkey_core.engine import UserError
-from projects.classification.labelled_images import ImageArray, check_split
+from projects.classification.labelled_images import ImageArray, check_choice
 
 SPLITS = ("train", "test")
 NUM_TRAIN = 1437  # four fifths
@@ -23,7 +23,7 @@ def load_digits(split: str, per_class: int | None = None) -> ImageArray:
     Raises:
         UserError: another split, too many ``per_class``, or scikit-learn is not installed.
     """
-    check_split(split, SPLITS)
+    check_choice("split", split, SPLITS)
     try:
         from sklearn import datasets
     except ImportError as error:

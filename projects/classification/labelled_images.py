@@ -1,7 +1,7 @@
 """Labelled images as records, made when they are asked for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def first_per_class(labels: np.ndarray, num_classes: int, count: int | None) -> 
     return np.sort(np.concatenate(rows))
 
 
-def check_split(split: str, splits: Sequence[str]) -> None:
-    """Raise UserError unless ``split`` is one of ``splits``."""
-    if split not in splits:
-        raise UserError(f"split must be one of {', '.join(splits)}; got {split!r}")
+def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise UserError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")

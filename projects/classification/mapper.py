@@ -1,6 +1,6 @@
 """Data augmentation: from a record to a sample, by timm's transforms as the official recipes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.data import create_transform
@@ -10,6 +10,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.images import read_image
+from projects.classification.labelled_images import check_choice
 
 CROPS = ("resized", "padded")
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -67,22 +68,26 @@ class ClassificationMapper:
     ) -> None:
         check_choice("crop", crop, CROPS)
         resized = training and crop == "resized"
-        check_choice(
-            "interpolation", interpolation, (*INTERPOLATIONS, *(["random"] if resized else []))
-        )
-        check_range("min_scale", min_scale, 0, 1)
-        check_range("crop_pct", crop_pct, 0.01, 1)
-        check_range("rand_augment_magnitude", rand_augment_magnitude, 0, 10)
-        check_range("flip_probability", flip_probability, 0, 1)
-        check_range("erasing_probability", erasing_probability, 0, 1)
+        check_choice("interpolation", interpolation, INTERPOLATIONS + ("random",) * resized)
+        for name, value, least, most in (
+            ("min_scale", min_scale, 0, 1),
+            ("crop_pct", crop_pct, 0.01, 1),
+            ("rand_augment_magnitude", rand_augment_magnitude, 0, 10),
+            ("flip_probability", flip_probability, 0, 1),
+            ("erasing_probability", erasing_probability, 0, 1),
+        ):
+            if not least <= value <= most:
+                raise UserError(f"{name} must be from {least} to {most}, got {value}")
         check_colours(mean, std)
+        # With 2 and 9 it is timm's rand-m9-mstd0.5-inc1 of the official recipes.
+        operations = f"rand-m{rand_augment_magnitude}-n{rand_augment_ops}-mstd0.5-inc1"
         self.transform = create_transform(
             image_size,
             is_training=training,
             scale=(min_scale, 1.0),
             hflip=flip_probability,
             color_jitter=None,  # the recipes' random operations take its place
-            auto_augment=rand_augment(rand_augment_ops, rand_augment_magnitude),
+            auto_augment=operations if rand_augment_ops else None,
             interpolation=interpolation,
             mean=tuple(mean),
             std=tuple(std),
@@ -114,14 +119,6 @@ class ClassificationMapper:
         return {"image": self.transform(to_pil_image(image)), **kept}
 
 
-def rand_augment(count: int, magnitude: int) -> str | None:
-    """timm's name of ``count`` random operations, stronger with ``magnitude``; None for none.
-
-    With 2 and 9 it is ``rand-m9-mstd0.5-inc1`` of the official recipes.
-    """
-    return f"rand-m{magnitude}-n{count}-mstd0.5-inc1" if count else None
-
-
 def padded_crop(image_size: int, padding: int, interpolation: str) -> transforms.Compose:
     """The middle of the resized image, moved by up to ``padding`` pixels."""
     return transforms.Compose(
@@ -131,18 +128,6 @@ def padded_crop(image_size: int, padding: int, interpolation: str) -> transforms
             transforms.RandomCrop(image_size, padding),
         ]
     )
-
-
-def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
-    """Raise UserError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-
-
-def check_range(name: str, value: float, least: float, most: float) -> None:
-    """Raise UserError unless ``value`` is in [least, most]."""
-    if not least <= value <= most:
-        raise UserError(f"{name} must be from {least} to {most}, got {value}")
 
 
 def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
-from projects.classification.labelled_images import LabelledImages, check_split
+from projects.classification.labelled_images import LabelledImages, check_choice
 
 SPLITS = ("train", "test")
 HOW_TO_GET_IT = "to make one of a folder of images: python datasets/pack_images.py"
@@ -78,7 +78,7 @@ def load_packed(
     Raises:
         UserError: no such file or split, or arrays that do not fit together.
     """
-    check_split(split, SPLITS)
+    check_choice("split", split, SPLITS)
     path = dataset_path(file)
     if not path.is_file():
         raise UserError(

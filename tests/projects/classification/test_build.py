@@ -28,13 +28,10 @@ def test_an_option_that_is_null_is_as_good_as_absent(tiny):
     assert len(drops(tiny({"depth": None, "embed_dim": None}).network)) == 14  # T2T-ViT-14's
 
 
-def test_vanilla_dropout_is_one_of_the_settings(tiny):
-    model = tiny(drop_unit="weight", drop_ratio=0.1, drop_schedule="constant")
-    assert set(drops(model).values()) == {(0.1, "weight")}
-
-
-def test_equipped_without_dropping_too(tiny):
-    assert set(drops(tiny(drop_ratio=0.0)).values()) == {(0.0, "key")}
+@pytest.mark.parametrize(("ratio", "unit"), [(0.1, "weight"), (0.0, "key")])
+def test_vanilla_dropout_and_nothing_dropped_are_settings(tiny, ratio, unit):
+    model = tiny(drop_unit=unit, drop_ratio=ratio, drop_schedule="constant")
+    assert set(drops(model).values()) == {(ratio, unit)}
 
 
 def test_tokens_to_token_drops_nothing(tiny):
@@ -43,16 +40,13 @@ def test_tokens_to_token_drops_nothing(tiny):
     assert set(drops(model.network)) == {"blocks.0.attn", "blocks.1.attn"}
 
 
-@pytest.mark.parametrize(
-    ("name", "num_sites", "num_tensors"), [("d1", 20, 260), ("d2", 26, 330), ("d3", 38, 466)]
-)
-def test_volo_drops_at_every_site(name, num_sites, num_tensors):
+@pytest.mark.parametrize(("name", "num_sites"), [("d1", 20), ("d2", 26), ("d3", 38)])
+def test_volo_drops_at_every_site(name, num_sites):
     """Self-attention, outlook attention and class attention: all that has dropout officially."""
     with torch.device("meta"):
         network = build_model(f"volo_{name}", drop_ratio=0.3).network
     sites = drops(network)
     assert len(sites) == num_sites
-    assert len(network.state_dict()) == num_tensors
     assert sites["network.0.0.attn"] == (0.3, "key")  # outlook attention comes first
     assert sites["post_network.1.attn"] == (round(0.3 / num_sites, 4), "key")
     dropouts = {
@@ -136,7 +130,6 @@ def test_mistakes_are_named(settings, message):
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"mixup": -0.5}, "mixup must be 0 or above, got -0.5"),
         ({"ema_decay": 1.0}, r"ema_decay must be 0 .* or in \(0, 1\), got 1.0"),
-        ({"variants": {"diversification": {"weight": 0.0}}}, "diversification.weight must be abov"),
     ],
 )
 def test_numbers_out_of_range_are_named(tiny, settings, message):

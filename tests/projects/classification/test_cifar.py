@@ -41,5 +41,5 @@ def test_missing_files_and_unknown_names(small):
         load_cifar("cifar100", "train")
     with pytest.raises(UserError, match="name must be one of cifar10, cifar100; got 'cifar'"):
         load_cifar("cifar", "train")
-    with pytest.raises(UserError, match="split must be"):
+    with pytest.raises(UserError, match="split must be one of train, test; got 'val'"):
         load_cifar("cifar10", "val")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from projects.classification.labelled_images import ImageArray, check_split, first_per_class
+from projects.classification.labelled_images import ImageArray, first_per_class
 
 LABELS = np.array([1, 0, 1, 1, 0, 2])
 
@@ -41,9 +41,3 @@ def test_grey_becomes_three_equal_channels():
     image = ImageArray(pixels, np.array([0]), ["a"])[0]["image"]
     for channel in image:
         assert channel.tolist() == pixels[0, :, :, 0].tolist()
-
-
-def test_splits():
-    check_split("train", ("train", "test"))
-    with pytest.raises(UserError, match="split must be one of train, test; got 'tset'"):
-        check_split("tset", ("train", "test"))

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -10,17 +8,6 @@ from projects.classification.performer import TokenPerformer
 def layer():
     torch.manual_seed(0)
     return TokenPerformer(12, 8)
-
-
-def test_attention_is_the_kernel_written_out(layer):
-    q, k, v = torch.randn(3, 2, 5, 8)
-    phi_q, phi_k = (
-        torch.stack([torch.exp(x @ w - x.square().sum(-1) / 2) for w in layer.w], -1) / math.sqrt(4)
-        for x in (q, k)
-    )
-    kernel = phi_q @ phi_k.transpose(1, 2)  # (B, Lq, Lk)
-    weights = kernel / (kernel.sum(-1, keepdim=True) + 1e-8)
-    torch.testing.assert_close(layer.attend(q, k, v), weights @ v)
 
 
 def test_the_kernel_approaches_the_softmax():
@@ -38,17 +25,6 @@ def test_directions_are_orthogonal_and_frozen(layer):
     torch.testing.assert_close(layer.w @ layer.w.T, 4 * torch.eye(4), atol=1e-5, rtol=0)
     assert layer.w.shape == (4, 8)
     assert not layer.w.requires_grad
-
-
-def test_values_are_the_residual(layer):
-    """With projection and feed-forward network at 0 the values come out as they are."""
-    with torch.no_grad():
-        for module in (layer.proj, layer.mlp[2]):
-            module.weight.zero_()
-            module.bias.zero_()
-    x = torch.randn(2, 5, 12)
-    values = layer.kqv(layer.norm1(x))[..., 16:]
-    torch.testing.assert_close(layer(x), values)
 
 
 def test_stays_in_float32_under_autocast(layer):

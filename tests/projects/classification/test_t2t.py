@@ -9,12 +9,6 @@ from projects.classification.t2t import T2TViT, sinusoid_table
 from tests.projects.classification.plain_t2t import plain_t2t
 
 SPLITS = [[3, 1, 1], [3, 2, 1], [3, 1, 1]]
-# Trained and all parameters of the official networks for 224 pixels and 1000 classes.
-OFFICIAL_SIZES = {
-    "t2t_vit_14": (188, 21_465_806, 21_545_550),
-    "t2t_vit_19": (243, 39_085_070, 39_177_422),
-    "t2t_vit_24": (298, 64_000_974, 64_105_934),
-}
 
 
 def randomised(network):
@@ -38,20 +32,11 @@ def test_is_the_papers_network(tiny, tokens, scale):
     torch.testing.assert_close(network(images).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", OFFICIAL_SIZES)
-def test_has_the_official_sizes(name):
+def test_the_official_network_has_these_frozen_parameters():
     with torch.device("meta"):
-        network = build_model(name).network
-    parameters = list(network.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    total = sum(p.numel() for p in parameters)
-    assert (len(network.state_dict()), trained, total) == OFFICIAL_SIZES[name]
+        network = build_model("t2t_vit_14").network
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
-    assert frozen == {
-        "pos_embed",
-        "tokens_to_token.attention1.w",
-        "tokens_to_token.attention2.w",
-    }
+    assert frozen == {"pos_embed", "tokens_to_token.attention1.w", "tokens_to_token.attention2.w"}
     assert network.pos_embed.shape[1] == 197
 
 
