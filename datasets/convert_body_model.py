@@ -10,6 +10,7 @@ SMPL's licence stays in force: what is written here may not be passed on.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("smpl", type=Path, help="SMPL's .pkl, or an .npz of its arrays")
-    parser.add_argument(
-        "--h36m-regressor", type=Path, help=f"default: {H36M_FILE} beside the SMPL file"
-    )
-    parser.add_argument(
-        "--mesh-downsampling", type=Path, help=f"default: {DOWNSAMPLING_FILE} beside the SMPL file"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="default: body/smpl_neutral.npz below the dataset root"
-    )
+    add = partial(parser.add_argument, type=Path)
+    add("smpl", help="SMPL's .pkl, or an .npz of its arrays")
+    add("--h36m-regressor", help=f"default: {H36M_FILE} beside the SMPL file")
+    add("--mesh-downsampling", help=f"default: {DOWNSAMPLING_FILE} beside the SMPL file")
+    add("--output", help="default: body/smpl_neutral.npz below the dataset root")
     arguments = parser.parse_args(argv)
     smpl = arguments.smpl.absolute()
     regressor = arguments.h36m_regressor or smpl.with_name(H36M_FILE)

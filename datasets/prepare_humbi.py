@@ -35,14 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.least_inside <= 1:
         raise UserError(f"--least-inside must be in (0, 1], got {arguments.least_inside}")
     source = (arguments.source or dataset_path("humbi")).absolute()
-    named = {
-        "--train-subjects": arguments.train_subjects,
-        "--test-subjects": arguments.test_subjects,
-    }
-    lists = [path and read_subjects(path.absolute(), option) for option, path in named.items()]
+    train, test = arguments.train_subjects, arguments.test_subjects
     index = prepare(
         source,
-        *lists,
+        train and read_subjects(train.absolute(), "--train-subjects"),
+        test and read_subjects(test.absolute(), "--test-subjects"),
         rules=Rules(least_inside=arguments.least_inside),
         num_workers=arguments.num_workers,
         seed=arguments.seed,

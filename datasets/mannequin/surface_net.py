@@ -43,12 +43,7 @@ def sample(solid: ImplicitSolid, cell: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossed_cells(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the cells that have corners inside and outside.
-
-    Returns:
-        the number of each cell (nx - 1, ny - 1, nz - 1) int64, -1 where there is none, and the
-        first corner (V, 3) of each numbered cell.
-    """
+    """Number the cells that have corners inside and outside, else -1; their first corners (V, 3)."""
     corners = sliding_window_view(inside, (2, 2, 2))
     crossed = corners.any(axis=(3, 4, 5)) & ~corners.all(axis=(3, 4, 5))
     number = np.full(crossed.shape, -1)

@@ -1,6 +1,5 @@
 """Image backbone of METRO: one feature map out of a timm network."""
 
-import difflib
 import re
 from typing import Any
 
@@ -8,6 +7,7 @@ import timm
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.errors import suggestion
 from projects.timm_network import create_timm_network
 
 # Families that were tried: the map that an HRNet classifies from, and the stages of a ResNet.
@@ -45,33 +45,24 @@ class Backbone(nn.Module):
         if not 1 <= num_stages <= NUM_STAGES or (self.is_hrnet and num_stages < NUM_STAGES):
             allowed = f"{NUM_STAGES} for HRNet" if self.is_hrnet else f"1 to {NUM_STAGES}"
             raise UserError(f"backbone_stages must be {allowed}, got {num_stages}")
-        parts: dict[str, Any] = (
-            {"num_classes": 0} if self.is_hrnet else stages_of_resnet(num_stages)
-        )
-        weights = OFFICIAL_WEIGHTS.get(name, name)
-        body: Any = create_timm_network(weights, pretrained, **parts)
-        self.stride: int = 32 if self.is_hrnet else body.feature_info.reduction()[-1]
-        self.num_channels: int = (
-            body.num_features if self.is_hrnet else body.feature_info.channels()[-1]
-        )
-        self.body = body
+        # timm counts a ResNet's stages from the stem.
+        resnet = {"features_only": True, "out_indices": (num_stages,)}
+        parts: dict[str, Any] = {"num_classes": 0} if self.is_hrnet else resnet
+        self.body: Any = create_timm_network(OFFICIAL_WEIGHTS.get(name, name), pretrained, **parts)
+        if self.is_hrnet:
+            self.stride, self.num_channels = 32, self.body.num_features
+        else:
+            stages = self.body.feature_info
+            self.stride, self.num_channels = stages.reduction()[-1], stages.channels()[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, H / stride, W / stride)."""
         return self.body.forward_features(images) if self.is_hrnet else self.body(images)[-1]
 
 
-def stages_of_resnet(num_stages: int) -> dict[str, Any]:
-    """timm's words for the output of a ResNet's stage; its outputs count from the stem."""
-    return {"features_only": True, "out_indices": (num_stages,)}
-
-
 def check_name(name: str) -> None:
     """Refuse what is not an HRNet or ResNet of timm."""
-    if NAME.fullmatch(name) and timm.is_model(name.split(".")[0]):
-        return
-    known = [model for model in timm.list_models() if NAME.fullmatch(model)]
-    nearest = difflib.get_close_matches(name, known, n=3) or ["hrnet_w64", "resnet50", "resnet18"]
-    raise UserError(
-        f"backbone must be an HRNet or ResNet of timm, such as {', '.join(nearest)}; got {name!r}"
-    )
+    if not (NAME.fullmatch(name) and timm.is_model(name.split(".")[0])):
+        known = [model for model in timm.list_models() if NAME.fullmatch(model)]
+        allowed = "backbone must be an HRNet or ResNet of timm, such as hrnet_w64"
+        raise UserError(f"{allowed}; got {name!r}{suggestion(name, known)}")

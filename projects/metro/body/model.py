@@ -74,12 +74,18 @@ class Body:
     coarse_faces: tuple[np.ndarray, np.ndarray]
 
     def h36m_joints(self, vertices: Array) -> Array:
-        """Human3.6M's joints (..., 17, 3) of meshes (..., V, 3), numpy or torch alike."""
-        return regress(self.h36m_regressor, vertices)
+        """Human3.6M's joints (..., 17, 3) of meshes (..., V, 3), numpy or torch alike.
+
+        A tensor's joints have its dtype and device, and its gradient.
+        """
+        if isinstance(vertices, Tensor):
+            regressor = torch.as_tensor(self.h36m_regressor).to(vertices)
+            return regressor @ vertices
+        return self.h36m_regressor @ vertices
 
     def joints(self, vertices: Array) -> Array:
         """METRO's joints (..., 14, 3) of meshes (..., V, 3), numpy or torch alike."""
-        return regress(self.h36m_regressor[list(JOINTS_FROM_H36M)], vertices)
+        return self.h36m_joints(vertices)[..., list(JOINTS_FROM_H36M), :]
 
     def template_pose(self) -> np.ndarray:
         """The template turned about x through its root joint, as METRO uses it: (V, 3) float64.
@@ -90,18 +96,6 @@ class Body:
         rotation = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
         root = self.joint_regressor[0] @ self.template  # (3,)
         return (self.template - root) @ rotation.T + root
-
-
-def regress(regressor: np.ndarray, vertices: Array) -> Array:
-    """Joints as weighted sums of vertices.
-
-    Args:
-        regressor: (J, V) weights.
-        vertices: (..., V, 3). A tensor's joints have its dtype and device, and its gradient.
-    """
-    if isinstance(vertices, Tensor):
-        return torch.as_tensor(regressor, dtype=vertices.dtype, device=vertices.device) @ vertices
-    return regressor @ vertices
 
 
 # ---- file ----------------------------------------------------------------------------------------

@@ -124,10 +124,8 @@ def read_coarse_meshes(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """METRO's coarse meshes: of each, vertices of the full mesh (V1,) and (V2,), and its faces.
 
-    Args:
-        path: ``mesh_downsampling.npz``. Of its arrays only ``D``, which chooses vertices, and
-            ``F``, the faces of all three meshes, are looked at.
-        full_faces: (13776, 3) SMPL's own.
+    Of the file's arrays only ``D``, which chooses vertices, and ``F``, the faces of all three
+    meshes, are looked at. ``full_faces`` (13776, 3) are SMPL's own.
 
     Raises:
         UserError: the file is missing, damaged, hostile, or does not choose vertices of SMPL's.

@@ -130,10 +130,7 @@ def joint_distances(path: Path, joints: Array) -> Array:
 def pixel_error(folder: Path, seeing: list[int], vertices: Array) -> float:
     """Largest distance in pixels between two ways to project a mesh, see ``Agreement``.
 
-    Args:
-        folder: the subject's body session.
-        seeing: ids of the cameras that have the mesh before them.
-        vertices: (V, 3) in world units.
+    ``seeing``: ids of the cameras that have the mesh's vertices (V, 3) before them.
     """
     if not (folder / PROJECTIONS).is_file():
         return float("nan")

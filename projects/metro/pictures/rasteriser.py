@@ -90,13 +90,7 @@ def homogeneous_samples(points: ArrayLike, K: ArrayLike, samples: int) -> np.nda
 def samples_around(
     corners: np.ndarray, faces: np.ndarray, height: int, width: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All samples in the bounding boxes of some faces, in groups.
-
-    Args:
-        corners: (F, 3, 3) homogeneous samples of all faces.
-        faces: (G,) those to look at, whose corners lie ahead.
-        height: rows of samples.
-        width: columns of samples.
+    """All samples in the bounding boxes of faces (G,), of which ``corners`` (F, 3, 3) lie ahead.
 
     Yields:
         face, column and row of about ``SAMPLES_AT_ONCE`` samples, int64.
@@ -114,11 +108,7 @@ def samples_around(
 
 
 def ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The integers from each ``first`` to its ``last``, one range after the other.
-
-    Returns:
-        the number of the range and the integer, both int64; a range may be empty.
-    """
+    """The integers from each ``first`` to its ``last``, with the range's number before them."""
     lengths = np.maximum(last - first + 1, 0)
     number = np.repeat(np.arange(len(lengths)), lengths)
     steps = np.arange(len(number)) - (np.cumsum(lengths) - lengths)[number]

@@ -180,6 +180,8 @@ def test_arrays_are_what_they_were(array, protocol):
 def test_sparse_matrices_become_dense(kind, protocol):
     array = np.array([[0, 2.0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 5]])
     np.testing.assert_array_equal(as_array(reread(kind(array), protocol), "file"), array)
+    repeated = sparse.csc_matrix((np.array([1.0, 2.0]), np.array([1, 1]), np.array([0, 2])), (3, 1))
+    assert as_array(reread(repeated), "file").tolist() == [[0], [3], [0]]
 
 
 def test_modules_of_old_and_new_numpy_and_scipy_are_known():
