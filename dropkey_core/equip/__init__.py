@@ -6,5 +6,6 @@ from dropkey_core.equip.apply import (
     set_drop_ratio,
     set_inference,
 )
+from dropkey_core.equip.check import check_dropkey
 
-__all__ = ["apply_dropkey", "remove_dropkey", "set_drop_ratio", "set_inference"]
+__all__ = ["apply_dropkey", "check_dropkey", "remove_dropkey", "set_drop_ratio", "set_inference"]

@@ -6,71 +6,45 @@ layer are. ``recognition`` says which modules are attention.
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
+import torch
 from torch import nn
 
 from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit, find_unit
-from dropkey_core.attention.schedule import LINEAR_DECREASING, Schedule, drop_ratios
-from dropkey_core.equip.depth import layers_of_stacks
+from dropkey_core.attention.schedule import (
+    LINEAR_DECREASING,
+    Schedule,
+    check_drop_ratio,
+    drop_ratios,
+)
+from dropkey_core.equip.depth import first_calls, layers_of_stacks
 from dropkey_core.equip.equipped import EquippedAttention, drops_keys, equip, unequip
-from dropkey_core.equip.recognition import LeftOut, find_attention
+from dropkey_core.equip.recognition import LeftOut, find_attention, why_not
+from dropkey_core.equip.report import DropKeyReport, EquippedSite, count, first_of, grouped
 
+# Name in the model and module -> whether it is meant.
 Select = Callable[[str, nn.Module], bool]
+Include = Select | Iterable[str | type[nn.Module]]
+# A ratio to be spread, the ratio of each layer, or name of the attention -> its ratio.
+DropRatio = float | Sequence[float] | Callable[[str], float]
 
-
-@dataclass(frozen=True)
-class EquippedSite:
-    """One attention module that drops keys.
-
-    Attributes:
-        name: its name in the model.
-        class_name: the name of its original class.
-        drop_ratio: probability that a query loses a key.
-        stack: name of the module whose layers share the schedule; "" is the model itself.
-    """
-
-    name: str
-    class_name: str
-    drop_ratio: float
-    stack: str
-
-
-@dataclass(frozen=True)
-class DropKeyReport:
-    """What drops keys now, and what does not though it looks like attention.
-
-    Attributes:
-        equipped: stack by stack, in depth order.
-        left_out: in the order of the model.
-    """
-
-    equipped: tuple[EquippedSite, ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    def __str__(self) -> str:
-        """Return a table, a line for each module."""
-        modules = _count(len(self.equipped), "attention module")
-        stacks = _count(len({site.stack for site in self.equipped}), "stack")
-        lines = [f"DropKey in {modules}, {stacks}"]
-        lines += _table(
-            (site.name or "(the model)", site.class_name, f"{site.drop_ratio:.4f}")
-            for site in self.equipped
-        )
-        if self.left_out:
-            lines += [f"Left out: {len(self.left_out)}", *_grouped(self.left_out)]
-        return "\n".join(lines)
+# Where attention keeps its place in the order of execution, if a run has told it.
+_PLACE = "_dropkey_place"
 
 
 def apply_dropkey(
     model: nn.Module,
-    drop_ratio: float | Sequence[float],
+    drop_ratio: DropRatio,
     schedule: str | Schedule = LINEAR_DECREASING,
     *,
     unit: str | Pattern | Unit = "key",
     select: Select | None = None,
+    include: Include = (),
+    example_inputs: Any = None,
 ) -> DropKeyReport:
     """Make the attention of a model drop keys while training; in place.
 
@@ -89,69 +63,80 @@ def apply_dropkey(
     Args:
         model: any module.
         drop_ratio: probability in [0, 1) that a query of a head loses a key; the largest of a
-            stack. Or a list, one ratio for each layer.
+            stack. Or a list, the ratio of each layer of every stack. Or a callable, name of the
+            attention -> its ratio; a list and a callable leave nothing to a schedule.
         schedule: how the ratio changes with depth, see ``drop_ratios``.
         unit: what is dropped, see ``drop_key_attention``.
         select: gets name and module of each attention found; only those for which it returns True
             are equipped, and only they count as layers. None: all.
+        include: modules to equip besides, which are not found to be attention: their names or
+            classes, or a callable that gets name and module of each module and returns True for
+            them. Every softmax over the last axis and every fused attention in them drops keys.
+        example_inputs: what the model is called with: a tuple of arguments, a dictionary of named
+            ones, or the only one. It is run once in evaluation mode, without gradients and without
+            a trace, and the layers of a stack are ordered as they run. None: as they were
+            registered, which is another order in U-Nets and some decoders.
 
     Returns:
         which modules drop keys now, and which were left out, with the reason; print it
 
     Warns:
-        UserWarning: something looks like attention and cannot be equipped.
+        UserWarning: something looks like attention and cannot be equipped; ``example_inputs`` did
+            not reach all attention.
 
     Raises:
-        ValueError: no attention to equip; unknown ``schedule`` or ``unit``; ``drop_ratio`` outside
-            [0, 1).
+        ValueError: no attention to equip; unknown ``schedule`` or ``unit``; a ratio outside
+            [0, 1); a list of ratios that fits no stack; ``include`` names what is not there or
+            cannot be equipped; the model cannot be run on ``example_inputs``.
     """
     find_unit(unit)  # refuses an unknown one before anything is changed
     found, lookalikes = find_attention(model)
-    is_selected = {
-        name: select is None or select(name, model.get_submodule(name))
-        for name in [*found, *(lookalike.name for lookalike in lookalikes)]
-    }
-    chosen = {name: module for name, module in found.items() if is_selected[name]}
-    skipped = [
-        LeftOut(name, _class_name(module), "select returned False")
+    included = _included(model, include)
+    kept = {name for name, module in found.items() if select is None or select(name, module)}
+    chosen = {n: m for n, m in model.named_modules() if n in kept or n in included}
+    refused = [
+        LeftOut(name, original_name(module), "select returned False")
         for name, module in found.items()
-        if not is_selected[name]
+        if name not in chosen
     ]
+    lookalikes = [lookalike for lookalike in lookalikes if lookalike.name not in chosen]
     if not chosen:
-        raise ValueError(_explain_nothing(model, [*skipped, *lookalikes]))
-    report = DropKeyReport(_spread(model, chosen, drop_ratio, schedule), (*skipped, *lookalikes))
-    for site in report.equipped:
+        raise ValueError(_explain_nothing(model, refused, lookalikes))
+    _refuse_nested(chosen, included)
+    places = _places(model, chosen, example_inputs)
+    sites = _spread(model, chosen, places, drop_ratio, schedule)
+    for site in sites:
         module = chosen[site.name]
-        kept = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
-        equip(module, site.drop_ratio, unit, **kept)
-    _warn_of([lookalike for lookalike in lookalikes if is_selected[lookalike.name]])
-    return report
+        stay = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
+        equip(module, site.drop_ratio, unit, **stay)
+        _set_place(module, places.get(site.name))
+    _warn_of([x for x in lookalikes if select is None or select(x.name, _at(model, x))])
+    return DropKeyReport(sites, (*refused, *lookalikes))
 
 
 def set_drop_ratio(
-    model: nn.Module,
-    drop_ratio: float | Sequence[float],
-    schedule: str | Schedule = LINEAR_DECREASING,
+    model: nn.Module, drop_ratio: DropRatio, schedule: str | Schedule = LINEAR_DECREASING
 ) -> DropKeyReport:
     """Spread another drop ratio over the attention that drops keys already.
 
     That is what ``apply_dropkey`` equipped and every ``MultiheadAttention`` of ours, in the same
-    order of depth.
+    order of depth. It may be called before each step of a training.
 
     Args:
         model: any module.
-        drop_ratio: probability in [0, 1) that a query of a head loses a key; the largest of a
-            stack. Or a list, one ratio for each layer.
+        drop_ratio: a ratio in [0, 1), a list or a callable, see ``apply_dropkey``.
         schedule: how the ratio changes with depth, see ``drop_ratios``.
 
     Returns:
         the modules and their ratios
 
     Raises:
-        ValueError: nothing drops keys; unknown ``schedule``; ``drop_ratio`` outside [0, 1).
+        ValueError: nothing drops keys; unknown ``schedule``; a ratio outside [0, 1); a list of
+            ratios that fits no stack.
     """
     modules = attention_that_drops(model)
-    report = DropKeyReport(_spread(model, modules, drop_ratio, schedule))
+    places = {n: vars(m)[_PLACE] for n, m in modules.items() if _PLACE in vars(m)}
+    report = DropKeyReport(_spread(model, modules, places, drop_ratio, schedule))
     for site in report.equipped:
         modules[site.name].drop_ratio = site.drop_ratio  # type: ignore[assignment]
     return report
@@ -166,8 +151,17 @@ def set_inference(model: nn.Module, inference: Inference | None) -> None:
             plain softmax.
 
     Raises:
-        ValueError: nothing drops keys.
+        ValueError: nothing drops keys; ``inference`` is a class or cannot be called.
     """
+    if isinstance(inference, type):
+        raise ValueError(
+            f"inference must be an object such as {inference.__name__}(), got the class"
+        )
+    if inference is not None and not callable(inference):
+        raise ValueError(
+            "inference must be None or a callable (logits, drop_ratio) -> weights such as "
+            f"Expected(), got {inference!r}"
+        )
     for module in attention_that_drops(model).values():
         module.inference = inference  # type: ignore[assignment]
 
@@ -183,6 +177,7 @@ def remove_dropkey(model: nn.Module) -> None:
     """
     for module in model.modules():
         unequip(module)
+        _set_place(module, None)
 
 
 def attention_that_drops(model: nn.Module) -> dict[str, nn.Module]:
@@ -202,24 +197,116 @@ def attention_that_drops(model: nn.Module) -> dict[str, nn.Module]:
     return modules
 
 
+def _included(model: nn.Module, include: Include) -> set[str]:
+    """Return the names of the modules that ``include`` means.
+
+    Raises:
+        ValueError: a name or class that is not there; a module that cannot be equipped.
+    """
+    modules = dict(model.named_modules())
+    if callable(include) and not isinstance(include, type):
+        names = {name for name, module in modules.items() if include(name, module)}
+    else:
+        listed = [include] if isinstance(include, str | type) else list(include)
+        meant = [{n for n, m in modules.items() if _is_meant(n, m, entry)} for entry in listed]
+        for entry, found in zip(listed, meant, strict=True):
+            if not found:
+                raise ValueError(
+                    "include must be names or classes of modules, or a callable (name, module) -> "
+                    f"bool; nothing in {type(model).__name__} is {entry!r}"
+                )
+        names = set().union(*meant)
+    for name in names:
+        if isinstance(modules[name], nn.MultiheadAttention | torch.jit.ScriptModule):
+            reason = why_not(modules[name])
+            if reason:
+                raise ValueError(f"include: {name} cannot be equipped: {reason}")
+    return names
+
+
+def _is_meant(name: str, module: nn.Module, entry: object) -> bool:
+    return isinstance(module, entry) if isinstance(entry, type) else name == entry
+
+
+def _refuse_nested(chosen: dict[str, nn.Module], included: set[str]) -> None:
+    """Refuse to equip a module and another one inside it, which would drop keys twice."""
+    for outer in included:
+        inner = [name for name in chosen if name != outer and _is_inside(name, outer)]
+        if inner:
+            raise ValueError(
+                f"include: {outer or 'the model'} has attention in it that is equipped, too: "
+                f"{first_of(inner)}; leave one of them out, with select=... or by its name"
+            )
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    return not outer or name.startswith(f"{outer}.")
+
+
+def _places(model: nn.Module, modules: Iterable[str], example_inputs: Any) -> dict[str, int]:
+    """Return the place of each attention in the order of execution, as far as a run tells it."""
+    if example_inputs is None:
+        return {}
+    places = {n: i for i, n in enumerate(first_calls(model, modules, example_inputs))}
+    missing = [name for name in modules if name not in places]
+    if missing:
+        warnings.warn(
+            f"example_inputs did not reach {count(len(missing), 'attention module')}, which count "
+            f"as the last ones of their stacks: {first_of(missing)}",
+            stacklevel=3,
+        )
+    return places
+
+
+def _set_place(module: nn.Module, place: int | None) -> None:
+    vars(module).pop(_PLACE, None)
+    if place is not None:
+        vars(module)[_PLACE] = place
+
+
 def _spread(
     model: nn.Module,
     modules: dict[str, nn.Module],
-    drop_ratio: float | Sequence[float],
+    places: dict[str, int],
+    drop_ratio: DropRatio,
     schedule: str | Schedule,
 ) -> tuple[EquippedSite, ...]:
     """Give every attention module the ratio of its layer, stack by stack."""
+    names = sorted(modules, key=lambda name: places.get(name, len(modules)))
     return tuple(
-        EquippedSite(name, _class_name(modules[name]), layer_ratio, stack)
-        for stack, layers in layers_of_stacks(model, modules).items()
-        for layer, layer_ratio in zip(
-            layers, drop_ratios(len(layers), drop_ratio, schedule), strict=True
-        )
-        for name in layer
+        EquippedSite(name, original_name(modules[name]), ratio, stack)
+        for stack, layers in layers_of_stacks(model, names).items()
+        for layer, ratios in zip(layers, _ratios(layers, drop_ratio, schedule, stack), strict=True)
+        for name, ratio in zip(layer, ratios, strict=True)
     )
 
 
-def _class_name(module: nn.Module) -> str:
+def _ratios(
+    layers: list[list[str]], drop_ratio: DropRatio, schedule: str | Schedule, stack: str
+) -> list[list[float]]:
+    """Return the ratio of each attention of each layer of a stack."""
+    if callable(drop_ratio):
+        if schedule != LINEAR_DECREASING:
+            raise ValueError(
+                f"schedule must be left out where drop_ratio is a callable, got {schedule!r}"
+            )
+        ratios = [[drop_ratio(name) for name in layer] for layer in layers]
+        for ratio in chain(*ratios):
+            check_drop_ratio(ratio)
+        return ratios
+    try:
+        spread = drop_ratios(len(layers), drop_ratio, schedule)
+    except ValueError as error:
+        raise ValueError(f"{error}" + (f" (stack {stack})" if stack else "")) from None
+    return [[ratio] * len(layer) for layer, ratio in zip(layers, spread, strict=True)]
+
+
+def _at(model: nn.Module, left_out: LeftOut) -> nn.Module:
+    return model.get_submodule(left_out.name)
+
+
+def original_name(module: nn.Module) -> str:
+    """Return the name of the class that a module had before it was equipped."""
     cls = module.original_class if isinstance(module, EquippedAttention) else type(module)
     return cls.__name__
 
@@ -228,36 +315,22 @@ def _warn_of(lookalikes: list[LeftOut]) -> None:
     if lookalikes:
         warnings.warn(
             "apply_dropkey left out what looks like attention, which select can do without this "
-            "warning:\n" + "\n".join(_grouped(lookalikes)),
+            "warning:\n" + "\n".join(grouped(lookalikes)),
             stacklevel=3,
         )
 
 
-def _explain_nothing(model: nn.Module, left_out: list[LeftOut]) -> str:
-    message = (
-        f"{type(model).__name__} has no attention to equip: looked for torch.nn.MultiheadAttention "
-        "and for classes that are called attention and whose code calls softmax or "
-        "scaled_dot_product_attention"
-    )
-    return "; left out: ".join([message, *(line.strip() for line in _grouped(left_out))])
-
-
-def _grouped(left_out: Iterable[LeftOut]) -> list[str]:
-    """Return a line for each class and reason, with the first name and how many more there are."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for out in left_out:
-        groups.setdefault((out.class_name, out.reason), []).append(out.name or "(the model)")
-    return _table(
-        (names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), class_name, reason)
-        for (class_name, reason), names in groups.items()
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    cells = list(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+def _explain_nothing(model: nn.Module, refused: list[LeftOut], lookalikes: list[LeftOut]) -> str:
+    name = type(model).__name__
+    others = "; ".join(line.strip() for line in grouped(lookalikes))
+    if refused:
+        message = f"select returned False for all attention of {name}: " + first_of(
+            [f"{site.name or 'the model'} ({site.class_name})" for site in refused]
+        )
+    else:
+        message = (
+            f"{name} has no attention to equip: looked for torch.nn.MultiheadAttention and for "
+            "classes that are called attention and whose code calls softmax or "
+            "scaled_dot_product_attention; name other modules with include=..."
+        )
+    return f"{message}; left out: {others}" if others else message
