@@ -7,6 +7,17 @@ import torch
 
 from projects.detr.build import build_model
 
+SMALL_BODY = {
+    "backbone": "resnet10",
+    "pretrained_backbone": False,
+    "num_queries": 5,
+    "embed_dim": 32,
+    "num_heads": 4,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "ffn_dim": 48,
+}
+
 
 @pytest.fixture
 def write_coco(tmp_path):
@@ -24,7 +35,7 @@ def write_coco(tmp_path):
                 {"id": 2, "image_id": 11, "category_id": 2, "bbox": [0, 0, 60, 40], "iscrowd": 1},
             ],
         }
-        document.update(changes)
+        document |= changes
         images = tmp_path / "images"
         images.mkdir(exist_ok=True)
         for name, shape in (("a.jpg", (40, 60, 3)), ("b.jpg", (50, 30, 3))):
@@ -41,11 +52,8 @@ def small_detr():
     """Builds a DETR of two layers and five queries with settled random weights."""
 
     def build(**changes):
-        sizes = {"embed_dim": 32, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
-        head = {"num_classes": 3, "num_queries": 5, "ffn_dim": 48}
-        backbone = {"backbone": "resnet10", "pretrained_backbone": False}
         torch.manual_seed(0)
-        return build_model(**{**sizes, **head, **backbone, **changes})
+        return build_model(**{**SMALL_BODY, "num_classes": 3, **changes})
 
     return build
 

@@ -11,6 +11,7 @@ from torch import nn
 from dropkey_core.engine import UserError
 from projects.detr import CocoEvaluator, DetrMapper, load_coco
 from projects.detr.coco import COCO_CATEGORY_IDS, read_categories
+from tests.projects.detr.conftest import SMALL_BODY
 
 INSTALLED = importlib.util.find_spec("detectron2") is not None
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="detectron2 is not installed")
@@ -31,16 +32,6 @@ if INSTALLED:
     from dropkey_core.detectron2 import with_instances
     from projects.detr.detectron2 import add_dropkey_detr_config, build_detector
 
-SIZES = {  # of conftest's small_detr
-    "embed_dim": 32,
-    "num_heads": 4,
-    "num_encoder_layers": 2,
-    "num_decoder_layers": 2,
-    "num_queries": 5,
-    "ffn_dim": 48,
-    "backbone": "resnet10",
-    "pretrained_backbone": False,
-}
 COCO_CATEGORIES = [{"id": n, "name": f"category {n}"} for n in sorted(COCO_CATEGORY_IDS)]
 
 
@@ -69,7 +60,7 @@ def cfg():
     cfg.MODEL.META_ARCHITECTURE = "build_dropkey_detr"
     cfg.MODEL.DEVICE = "cpu"
     cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 64
-    for name, value in {**SIZES, "num_classes": 3}.items():
+    for name, value in {**SMALL_BODY, "num_classes": 3}.items():
         cfg.MODEL.DROPKEY_DETR[name.upper()] = value
     return cfg
 
@@ -201,7 +192,7 @@ def test_their_mapper_and_ours_give_the_same_losses(write_coco, registered):
     ours = DetrMapper(training=True, min_sizes=[40], flip_probability=0, crop_probability=0)
     record = next(r for r in DatasetCatalog.get(name) if r["image_id"] == 11)
     torch.manual_seed(0)
-    model = build_detector(**SIZES, num_classes=2, dropout=0.0, drop_ratio=0.0)
+    model = build_detector(**SMALL_BODY, num_classes=2, dropout=0.0, drop_ratio=0.0)
     expected = model([ours(record)])
     for name, loss in model([theirs(record)]).items():
         torch.testing.assert_close(loss, expected[name], msg=name)
@@ -209,7 +200,7 @@ def test_their_mapper_and_ours_give_the_same_losses(write_coco, registered):
 
 def test_a_model_of_the_official_numbering_sees_cocos_80_classes():
     torch.manual_seed(0)
-    model = build_detector(**SIZES, num_classes=91).eval()
+    model = build_detector(**SMALL_BODY, num_classes=91).eval()
     nn.init.zeros_(model.class_embed.weight)
     model.class_embed.bias.data = torch.full((92,), -9.0).index_fill(0, torch.tensor([90]), 9.0)
     image = torch.zeros((3, 32, 32), dtype=torch.uint8)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from projects.qpic.build import build_model
+from tests.projects.detr.conftest import SMALL_BODY
 
 
 @pytest.fixture
@@ -57,11 +58,9 @@ def small_qpic():
     """Builds a QPIC of two layers and five queries with settled random weights."""
 
     def build(**changes):
-        sizes = {"embed_dim": 32, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
-        heads = {"num_object_classes": 3, "num_verb_classes": 4, "num_queries": 5, "ffn_dim": 48}
-        backbone = {"backbone": "resnet10", "pretrained_backbone": False}
+        heads = {"num_object_classes": 3, "num_verb_classes": 4}
         torch.manual_seed(0)
-        return build_model(**{**sizes, **heads, **backbone, **changes})
+        return build_model(**{**SMALL_BODY, **heads, **changes})
 
     return build
 
