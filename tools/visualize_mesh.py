@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--box", metavar="X,Y,SIDE", help="square around the person, in pixels of --images")
     add("--files", nargs="+", choices=KINDS, default=[], help="write each mesh so, too")
     add("--attention", action="store_true", help="draw which vertices a joint attends to instead")
-    add("--joint", default="R_Wrist", metavar="NAME", help="where the attention comes from")
+    add("--joint", default="L_Elbow", metavar="NAME", help="where the attention comes from")
     add("--compare", nargs="+", metavar="NAME=RUN", help="models whose attention to draw; no "
         "key=value may follow")  # fmt: skip
     return parse_with_overrides(parser, argv)

@@ -43,7 +43,7 @@ def sample(solid: ImplicitSolid, cell: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossed_cells(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the cells that have corners inside and outside, else -1; their first corners (V, 3)."""
+    """Numbers of the cells that the surface crosses, else -1; first corners (V, 3) of these."""
     corners = sliding_window_view(inside, (2, 2, 2))
     crossed = corners.any(axis=(3, 4, 5)) & ~corners.all(axis=(3, 4, 5))
     number = np.full(crossed.shape, -1)
