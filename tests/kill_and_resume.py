@@ -161,11 +161,9 @@ def be_the_tool(arguments: list[str], output: int, trigger: Trigger | None, numb
     code, own = 1, os.getpid()
 
     def hear(event: str, values: tuple) -> None:
-        if (
-            os.getpid() != own
-            or not values
-            or not trigger.happens(event, Path(str(values[0])).name)
-        ):
+        if event != trigger.event or os.getpid() != own:
+            return
+        if not trigger.happens(event, Path(str(values[0])).name):
             return
         if trigger.delay or trigger.again is not None:
             Thread(target=trigger.fire, args=(own, number), daemon=True).start()
@@ -291,7 +289,7 @@ def try_project(
         before, step = step, checkpoints_load(folder)
         check_end(story, step, number, folder, said)
         redone += max((story.last_step() or before or 0) - (step or 0), 0)
-        moments[f"{trigger.event} {trigger.pattern}"] += 1
+        moments[f"{trigger.event} {trigger.pattern}".replace("\\", "")] += 1
     return (
         f"{moments.total()} times {signal.Signals(number).name} at {dict(moments)}; {redone} steps "
         f"were done again; {lives} runs ended as the one left alone, to the last bit "

@@ -153,17 +153,7 @@ def section(target, **arguments):
     return OmegaConf.create({"_target_": f"{__name__}.{target.__name__}", **arguments})
 
 
-@pytest.fixture
-def this_module(monkeypatch):
-    """Targets of this file can be imported: pytest's importlib mode does not list it."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or type(sys)(__name__))
-    for target in (keep, refuse, crash):
-        monkeypatch.setattr(sys.modules[__name__], target.__name__, target, raising=False)
-
-
-def test_instantiate_passes_plain_values_and_injected_objects(this_module):
+def test_instantiate_passes_plain_values_and_injected_objects():
     given = object()
     inner = section(keep, numbers=[1, 2])
     made = instantiate(section(keep, inner=inner, table={"a": [1]}), "key", model=given)
@@ -173,7 +163,7 @@ def test_instantiate_passes_plain_values_and_injected_objects(this_module):
         assert not isinstance(value, DictConfig | ListConfig)
 
 
-def test_refused_value_is_the_users_error_and_a_crash_is_not(this_module):
+def test_refused_value_is_the_users_error_and_a_crash_is_not():
     with pytest.raises(UserError, match=r"^model: value must be in \[0, 1\), got 3$"):
         instantiate(section(refuse, value=3), "model")
     with pytest.raises(UserError, match=r"^model: value must be"):

@@ -5,13 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropkey_core.engine import (
-    ImageEvaluator,
-    UserError,
-    evaluation,
-    gather_objects,
-    run_evaluation,
-)
+from dropkey_core.engine import ImageEvaluator, UserError, evaluation, run_evaluation
 from dropkey_core.engine.evaluation import flatten_results
 
 
@@ -21,10 +15,6 @@ def test_results_are_flat_numbers():
     assert flat == {"bbox/AP": 0.5, "bbox/per_class/cat": 1.0}
     assert all(type(value) is float for value in flat.values())
     assert flatten_results({"t": {"x": torch.tensor(2.0), "v": torch.zeros(3)}}) == {"t/x": 2.0}
-
-
-def test_one_process_gathers_itself():
-    assert gather_objects({"a": 1}) == [{"a": 1}]
 
 
 class Recorder:

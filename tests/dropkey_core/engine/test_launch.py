@@ -4,7 +4,6 @@ What the launching process does with those that it has launched is tried with sh
 tests/tools/test_train_net.py and tests/distributed_check.py try it with the tool itself.
 """
 
-import csv
 import multiprocessing
 import os
 import shutil
@@ -12,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,12 +25,11 @@ from dropkey_core.engine import (
     load_config,
     read_checkpoint,
     replay_step,
-    train,
     trainer,
 )
-from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.launch import ending_together, watch
 from dropkey_core.engine.trainer import Trainer
+from tests.dropkey_core.engine.toy_run import after_calls, assert_same_run, curve, run, toy
 from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -87,44 +86,23 @@ def test_what_cannot_be_shared_is_told_before_any_step(main, override, message):
 
 def stopped(main, command):
     """Run the tool; process 1 alone gets SIGTERM in its third step."""
-    import toy_experiment
-
-    forward, calls = toy_experiment.ToyModel.forward, []
-
-    def counted(self, batch):
-        calls.append(1)
-        if len(calls) == 3 and rank_and_world_size()[0] == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, batch)
-
-    toy_experiment.ToyModel.forward = counted
-    return main(command)
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
+            after_calls(patch, toy("ToyModel"), "forward", 3, terminate)
+        return main(command)
 
 
 def test_two_processes_stop_and_go_on_to_the_last_bit(main, toy_folder):
     """With dropout, which differs between processes, and a loader's own processes."""
     toy = ["--config", "toy.yaml", "dataloader.train.num_workers=1"]
     parts = [*toy, "train.output_dir=parts"]
-    for function, arguments in (
-        (main, [[*toy, "train.output_dir=whole"]]),
-        (stopped, [main, parts]),
-    ):
-        assert [rank.value for rank in run_ranks(2, function, *arguments)] == [0, 0]
+    whole = run_ranks(2, main, [*toy, "train.output_dir=whole"])
+    assert [rank.value for rank in [*whole, *run_ranks(2, stopped, main, parts)]] == [0] * 4
     assert torch.load(toy_folder / "parts" / "last.pth", weights_only=True)["step"] == 3
     assert [rank.value for rank in run_ranks(2, main, [*parts, "--resume"])] == [0, 0]
-    runs = [toy_folder / name for name in ("whole", "parts")]
-    whole, resumed = (torch.load(run / "last.pth", weights_only=True) for run in runs)
-    assert whole["step"] == resumed["step"] == 12
-    for name, weight in whole["model"].items():
-        assert torch.equal(weight, resumed["model"][name]), name
-    curves = []
-    for run in runs:
-        with (run / "metrics.csv").open() as file:
-            curves.append(
-                [(row["step"], row["loss"], row["bbox/AP"]) for row in csv.DictReader(file)]
-            )
-    assert curves[0] == curves[1]
-    assert len(curves[0]) == 12
+    assert len(curve(toy_folder / "parts")) == 12
+    assert_same_run(toy_folder / "parts", toy_folder / "whole")
 
 
 def unequal(main, command):
@@ -157,50 +135,32 @@ def launching(commands, note, error=None):
         time.sleep(60)
 
 
-def launched_by(commands, note, error=None):
-    """Exit code of ``launching``, its messages, and seconds until it and its shells had ended."""
-    process = multiprocessing.get_context("fork").Process(
-        target=launching, args=(commands, note, error)
-    )
-    began = time.monotonic()
-    process.start()
-    process.join(timeout=30)
-    process.kill()
-    seconds = time.monotonic() - began
-    left = "not looked yet"
-    while left and time.monotonic() - began < 40:  # what was killed takes a moment to be gone
-        find = ["pgrep", "-f", "sleep 59.875"]
-        left = subprocess.run(find, capture_output=True, text=True).stdout
-    return process.exitcode, note.read_text(), seconds, left
-
-
 WAITS = "exec sleep 59.875"
 
 
-def test_the_launching_process_ends_with_the_code_of_the_one_that_fails(tmp_path):
-    code, told, seconds, left = launched_by([WAITS, "echo error: mine >&2; exit 2"], tmp_path / "1")
-    assert (code, told, left) == (2, "error: mine\n", "")
-    assert seconds < 10
-    code, told, seconds, left = launched_by(["kill -KILL $$", WAITS], tmp_path / "2")
-    assert (code, told, left) == (137, "error: process 1 was ended by SIGKILL\n", "")
-    assert seconds < 10
-
-
-def test_the_launching_process_fails_and_ends_the_others(tmp_path):
-    error = UserError("the disk is full")
-    code, told, seconds, left = launched_by([WAITS, WAITS], tmp_path / "1", error)
-    assert code == 1  # multiprocessing's for any exception: the watch has not made another of it
-    assert told.splitlines()[-1].endswith("UserError: the disk is full")
-    assert left == ""
-    assert seconds < 10
-
-
-def test_a_consequence_leaves_the_word_to_its_cause(tmp_path):
-    """The connection is gone half a second before the one that failed has ended."""
-    gone = RuntimeError("Connection closed by peer")
-    slow = "echo error: mine >&2; sleep 0.5; exit 2"
-    code, told, _, left = launched_by([WAITS, slow], tmp_path / "1", gone)
-    assert (code, told, left) == (2, "error: mine\n", "")
+@pytest.mark.parametrize(
+    ("commands", "error", "code", "told"),
+    [
+        ([WAITS, "echo error: mine >&2; exit 2"], None, 2, "error: mine\n"),
+        (["kill -KILL $$", WAITS], None, 137, "error: process 1 was ended by SIGKILL\n"),
+        # 1 is multiprocessing's for any exception: the watch has not made another of it
+        ([WAITS, WAITS], UserError("the disk is full"), 1, "UserError: the disk is full\n"),
+        # a consequence leaves the word to its cause, which ends half a second later
+        ([WAITS, "echo error: mine >&2; sleep 0.5; exit 2"], RuntimeError("Connection closed"), 2,
+         "error: mine\n"),
+    ],
+)  # fmt: skip
+def test_the_launching_process_ends_as_the_one_that_fails(tmp_path, commands, error, code, told):
+    note, context = tmp_path / "told", multiprocessing.get_context("fork")
+    process = context.Process(target=launching, args=(commands, note, error))
+    process.start()
+    process.join(timeout=10)
+    process.kill()
+    assert process.exitcode == code
+    assert note.read_text().endswith(told)
+    deadline = time.monotonic() + 10
+    while subprocess.run(["pgrep", "-f", "sleep 59.875"], capture_output=True).stdout:
+        assert time.monotonic() < deadline  # what was killed takes a moment to be gone
 
 
 def abandoned(pids):
@@ -269,39 +229,37 @@ def scaled_by(monkeypatch):
     return scale
 
 
-def run(*overrides, **arguments):
-    return train(load_config("toy.yaml", [*SETTINGS, *overrides]), **arguments)
+run_scaled = partial(run, *SETTINGS)
 
 
-def log(folder="output"):
-    with open(f"{folder}/metrics.csv") as file:  # noqa: PTH123
-        return list(csv.DictReader(file))
+def logged(name, folder="output"):
+    return [float(row[name]) for row in curve(Path(folder))]
 
 
 def test_overflow_leaves_out_a_step_and_halves_the_scale(on_a_cpu, scaled_by):
     scaled_by(1e4, 3)
-    run("train.checkpointer.period=1", "train.eval_period=0")
+    run_scaled("train.checkpointer.period=1", "train.eval_period=0")
     steps = [read_checkpoint(f"output/model_{number:07d}.pth") for number in range(12)]
     for name, weight in steps[2]["model"].items():
         assert torch.equal(weight, steps[3]["model"][name])  # left out
         assert not torch.equal(weight, steps[4]["model"][name])  # and on it goes
-    assert [float(row["loss_scale"]) for row in log()] == [2.0**16] * 3 + [2.0**15] * 9
-    assert [float(row["skipped_steps"]) for row in log()] == [0] * 3 + [1] * 9
+    assert logged("loss_scale") == [2.0**16] * 3 + [2.0**15] * 9
+    assert logged("skipped_steps") == [0] * 3 + [1] * 9
     # data and learning rate go on: 0.6667 of 12 steps are over after the ninth, as ever
-    assert [float(row["lr"]) for row in log()] == pytest.approx([1e-2] * 9 + [1e-3] * 3)
+    assert logged("lr") == pytest.approx([1e-2] * 9 + [1e-3] * 3)
     assert steps[11]["step"] == 12
 
 
 def test_scale_is_resumed(on_a_cpu, scaled_by):
     scaled_by(1e4, 3, 15)  # the fourth step, of either run
-    run("train.output_dir=whole")
+    run_scaled(output="whole")
     whole = read_checkpoint("whole/last.pth")
-    run("train.max_iter=6")
-    run(resume=True)
+    run_scaled("train.max_iter=6")
+    run_scaled(resume=True)
     resumed = read_checkpoint("output/last.pth")
     assert resumed["scaler"] == whole["scaler"]
     assert resumed["scaler"]["scale"] == 2.0**15
-    assert [row["skipped_steps"] for row in log()] == [row["skipped_steps"] for row in log("whole")]
+    assert logged("skipped_steps") == logged("skipped_steps", "whole")
 
 
 def test_overflow_in_the_forward_names_the_setting(on_a_cpu, monkeypatch):
@@ -315,7 +273,7 @@ def test_overflow_in_the_forward_names_the_setting(on_a_cpu, monkeypatch):
     monkeypatch.setattr(Trainer, "train_step", grown)
     message = r"step 2: the loss is not finite .*; try train.amp.enabled=false or a lower optimizer"
     with pytest.raises(UserError, match=message):
-        run()
+        run_scaled()
     failed = "output/failed_step_0000002.pth"
     with pytest.raises(UserError, match=r"step 2 of .* fails: first not finite is the output"):
         replay_step(load_config("toy.yaml", SETTINGS), failed)
@@ -328,19 +286,19 @@ def test_gradients_that_never_become_finite_end_the_run(on_a_cpu, scaled_by):
         "step 31: .* no gradients are finite, with the loss scaled by 3.05e-05 only; try train"
     )
     with pytest.raises(UserError, match=message):
-        run("train.max_iter=100", "train.eval_period=0")
-    assert float(log()[-1]["skipped_steps"]) == 30
+        run_scaled("train.max_iter=100", "train.eval_period=0")
+    assert logged("skipped_steps")[-1] == 30
 
 
 def test_nothing_is_told_without_a_scaler(toy_folder):
-    train(load_config("toy.yaml", ["train.max_iter=1"]))
-    assert "loss_scale" not in log()[0]
+    run("train.max_iter=1")
+    assert "loss_scale" not in curve(toy_folder / "output")[0]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_overflow_on_a_gpu(toy_folder, scaled_by):
     scaled_by(1e4, 3)
-    run("train.device=cuda", "train.eval_period=0")
-    assert [float(row["skipped_steps"]) for row in log()] == [0] * 3 + [1] * 9
-    assert [float(row["loss_scale"]) for row in log()] == [2.0**16] * 3 + [2.0**15] * 9
+    run_scaled("train.device=cuda", "train.eval_period=0")
+    assert logged("skipped_steps") == [0] * 3 + [1] * 9
+    assert logged("loss_scale") == [2.0**16] * 3 + [2.0**15] * 9

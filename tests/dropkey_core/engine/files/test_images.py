@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,15 +35,9 @@ def assert_colours(image, expected, tolerance=6):  # JPEG moves colours by a few
 
 @pytest.mark.parametrize(
     ("mode", "suffix"),
-    [
-        ("RGB", "jpg"),
-        ("CMYK", "jpg"),
-        ("RGB", "png"),
-        ("RGBA", "png"),
-        ("RGB", "bmp"),
-        ("P", "png"),
-    ],
-)
+    [*(("RGB", suffix) for suffix in ("jpg", "png", "bmp")), ("CMYK", "jpg"), ("RGBA", "png"),
+     ("P", "png")],
+)  # fmt: skip
 def test_every_colour_mode_becomes_the_same_rgb(tmp_path, mode, suffix):
     path = tmp_path / f"image.{suffix}"
     picture().convert(mode).save(path, **({"quality": 95} if suffix == "jpg" else {}))
@@ -113,23 +108,6 @@ def test_truncated_files_are_refused(tmp_path, suffix, share):
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image at all"])
-def test_other_files_are_refused(tmp_path, content):
-    path = tmp_path / "image.jpg"
-    path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=f"{path} cannot be read as an image of .*: cannot identify"
-    ):
-        read_image(path)
-
-
-def test_floating_point_pixels_are_refused(tmp_path):
-    path = tmp_path / "image.tiff"
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
-    with pytest.raises(UserError, match=f"{path} cannot be read .*: it has floating-point pixels"):
-        read_image(path)
-
-
 def png_chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(
         ">I", zlib.crc32(kind + content)
@@ -141,39 +119,52 @@ def png(width, height, *chunks):
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + png_chunk(b"IEND", b"")
 
 
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
 def huge_jpeg():
     """A JPEG of 8 x 8 pixels that claims 65,500 x 65,500."""
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG")
-    return file.getvalue().replace(b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03")
+    small = saved(Image.new("RGB", (8, 8)), "JPEG")
+    return small.replace(b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03")
 
 
-@pytest.mark.parametrize("content", [png(50_000, 50_000), huge_jpeg()], ids=["png", "jpeg"])
-def test_decompression_bombs_are_refused(tmp_path, content):
-    path = tmp_path / "image.png"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{path} cannot be read .*: Image size .* exceeds limit"):
-        read_image(path)
-
-
-@pytest.mark.parametrize(("kind", "start"), [(b"zTXt", b"a\0\0"), (b"iCCP", b"a\0\0")])
-def test_text_and_profiles_that_unpack_to_megabytes_are_refused(tmp_path, kind, start):
-    path = tmp_path / "image.png"
-    chunk = png_chunk(kind, start + zlib.compress(bytes(80 * 2**20)))
-    path.write_bytes(png(1, 1, chunk, png_chunk(b"IDAT", zlib.compress(bytes(4)))))
-    with pytest.raises(UserError, match=f"{path} cannot be read as an image"):
-        read_image(path)
-
-
-def test_jpegs_of_endless_scans_are_refused(tmp_path):
-    path = tmp_path / "image.jpg"
-    picture().save(path, progressive=True)
-    content = path.read_bytes()
+def endless_jpeg():
+    """A JPEG that goes over its pixels 300 times."""
+    content = saved(picture(), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
-    path.write_bytes(content[:-2] + content[last:-2] * 300 + content[-2:])
-    with pytest.raises(
-        UserError, match=f"{path} cannot be read .*: it has 3.. scans, 200 are allowed"
-    ):
+    return content[:-2] + content[last:-2] * 300 + content[-2:]
+
+
+def floating_point_tiff():
+    return saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")
+
+
+def unpacking(kind):
+    """A PNG whose text or profile unpacks to 80 megabytes."""
+    chunk = png_chunk(kind, b"a\0\0" + zlib.compress(bytes(80 * 2**20)))
+    return png(1, 1, chunk, png_chunk(b"IDAT", zlib.compress(bytes(4))))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: b"", "cannot identify"),
+        (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "cannot identify"),
+        (floating_point_tiff, "it has floating-point pixels"),
+        (partial(png, 50_000, 50_000), "Image size .* exceeds limit"),
+        (huge_jpeg, "Image size .* exceeds limit"),
+        (endless_jpeg, "it has 3.. scans, 200 are allowed"),
+        (partial(unpacking, b"zTXt"), ""),
+        (partial(unpacking, b"iCCP"), ""),
+    ],
+)
+def test_what_is_no_usual_image_is_refused(tmp_path, make, reason):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(make())
+    with pytest.raises(UserError, match=f"{path} cannot be read as an image of .*: {reason}"):
         read_image(path)
 
 
@@ -183,9 +174,6 @@ def test_formats_that_others_would_have_to_run_are_not_opened(tmp_path):
     with Image.open(path) as image:
         assert image.format == "EPS"  # PIL alone would
     with pytest.raises(UserError, match="cannot be read as an image of kind JPEG, PNG, WEBP, BMP"):
-        read_image(path)
-    path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    with pytest.raises(UserError, match="cannot identify image file"):
         read_image(path)
 
 
