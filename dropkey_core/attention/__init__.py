@@ -7,6 +7,7 @@ from dropkey_core.attention.alignment import (
     monte_carlo_attention,
     smoothing_coefficients,
 )
+from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.attention.functional import drop_key_attention, drop_key_softmax
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.attention.patterns import Block, Cross, Key, Window
@@ -18,6 +19,7 @@ __all__ = [
     "BeforeSoftmax",
     "Block",
     "Cross",
+    "DropKey",
     "Expected",
     "Key",
     "MonteCarlo",

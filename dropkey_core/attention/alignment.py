@@ -134,6 +134,9 @@ class Alignment(ABC):
 class Expected(Alignment):
     """Softmax in expectation over the masks of DropKey: ``expected_attention`` of logits.
 
+    ``torch.export`` keeps it as the operator ``dropkey::expected_softmax``. ONNX has none, so
+    ``torch.onnx.export`` refuses it by that name: set ``inference`` to None first.
+
     Args:
         nodes: of the integral, per octave; see ``expected_attention``.
 

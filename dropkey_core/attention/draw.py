@@ -16,7 +16,7 @@ Shapes: Lq, Lk = queries, keys; "..." = the axes before, such as batch and heads
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -98,6 +98,10 @@ class KeyDraw:
             self.drops_below,
         )
 
+    def first_keys(self, num_keys: int) -> "KeyDraw":
+        """Return the draw for that many of the keys only."""
+        return replace(self, columns=self.columns[: -(-num_keys // 4)], num_keys=num_keys)
+
     def mask(self, dtype: torch.dtype, scratch: "Scratch | None" = None) -> Tensor:
         """Make the additive mask (..., Lq, Lk): -inf where a key is dropped, else 0.
 
@@ -158,11 +162,10 @@ class Scratch:
     def empty(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return memory for a tensor of that shape; the same as last time under that name."""
         size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(size, dtype=dtype, device=self._device)
-            self._buffers[name] = buffer
-        return buffer[:size].view(shape)
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers.pop(name, None)  # before the larger one is made
+            self._buffers[name] = torch.empty(size, dtype=dtype, device=self._device)
+        return self._buffers[name][:size].view(shape)
 
 
 def _fold(words: Tensor, shifted: Tensor) -> None:

@@ -37,6 +37,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dropkey_core.attention.functional import drop_key_softmax
 
@@ -60,7 +61,7 @@ def expected_softmax(logits: Tensor, drop_ratio: float, nodes: int) -> Tensor:
     """Return the expectation of the softmax over keys that are dropped at random.
 
     A row that would lose all its keys loses none of them. An operator of torch, so that compiled
-    and exported models keep it as it is. Differentiable once.
+    and exported models keep it as it is. Differentiable once, in reverse or forward mode.
 
     Args:
         logits: (R, N), contiguous, float32 or float64; -inf = key that the row does not have.
@@ -70,7 +71,20 @@ def expected_softmax(logits: Tensor, drop_ratio: float, nodes: int) -> Tensor:
     Returns:
         (R, N) in the type of ``logits``; rows sum to 1, rows without keys are 0.
     """
-    return _expected_softmax(logits, drop_ratio, nodes)
+    if torch.compiler.is_compiling():
+        return _expected_softmax(logits, drop_ratio, nodes)
+    logits, tangent = forward_ad.unpack_dual(logits)
+    expected = _expected_softmax(logits, drop_ratio, nodes)
+    if tangent is None:
+        return expected
+    # torch's operators know nothing of forward mode. This one is the gradient of E[log sum_i d_i
+    # exp(logit_i)], so its own derivative is symmetric: what the backward pass multiplies with.
+    return forward_ad.make_dual(
+        expected,
+        _expected_softmax_backward(
+            tangent.contiguous(), logits.detach(), expected.detach(), drop_ratio, nodes
+        ),
+    )
 
 
 @torch.library.custom_op("dropkey::expected_softmax", mutates_args=())

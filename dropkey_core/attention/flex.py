@@ -28,21 +28,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dropkey_core.attention.masks import NEGLIGIBLE, check_mask_type
-from dropkey_core.attention.patterns import MaskDraw, Pattern
+from dropkey_core.attention.masks import NEGLIGIBLE, RESCUING_SHIFT, check_mask_type
+from dropkey_core.attention.patterns import SINGLE_KEYS, Key, MaskDraw
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-# What the logit of a dropped key is lowered by where a query might lose every key it may attend to.
-# The softmax does not see a shift that all its logits share, so such a query keeps them all. Beside
-# a key that is kept, a dropped one gets exp(-2048) = 0. With -inf, as the dense mask has it, such
-# queries would be nan or nothing, and finding them would take a pass of its own over all N x N.
-# Why 2048: the larger the shift, the coarser float32 beside it (2^-13 here, finer than half
-# precision is around 1); the smaller, the sooner a dropped logit shows again (here once it is 1,900
-# above all that are kept, where the softmax has long had one key only). A key with a bias far below
-# -2048, such as the smallest finite number, counts as one that the query may not attend to.
-RESCUING_SHIFT = 2048.0
 
 # Below this the dense mask is small and compiling is not worth it. Not measured yet.
 FEWEST_QUERIES, FEWEST_KEYS = 128, 512
@@ -81,10 +71,12 @@ def flex_drop_key_attention(
     key: Tensor,
     value: Tensor,
     drop_ratio: float,
-    seed: int,
+    seed: int | None,
     *,
+    pattern: Key = SINGLE_KEYS,
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
+    diagonal: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """DropKey attention (Eq. 12-14) that stores no (Lq, Lk) tensor; with gradients on CUDA only.
@@ -97,14 +89,16 @@ def flex_drop_key_attention(
 
     Args:
         query: (B, H, Lq, D), float32, float16 or bfloat16.
-        key: (B, H, Lk, D).
-        value: (B, H, Lk, Dv).
+        key: (B, H, Lk, D), or with a divisor of H as in ``flex_fits``.
+        value: (B, H, Lk, Dv), likewise.
         drop_ratio: probability in [0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends, see ``masks.draw_seed``; ignored in compiled
+        seed: 64 bits, on which alone the draw depends, see ``masks.draw_seed``; None in compiled
             code, as there.
+        pattern: which keys are never dropped.
         attn_mask: broadcasts to (B, H, Lq, Lk), and stays as small as it is; bool, True = may
             attend, or floating, added to the logits, without a gradient.
         key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
+        diagonal: query i may attend to the keys 0 ... i + diagonal only. None: to all.
         scale: factor on the dot products; default 1 / sqrt(D).
 
     Returns:
@@ -122,15 +116,23 @@ def flex_drop_key_attention(
         masks.append(padding[:, None, None, :])  # (B, 1, 1, Lk)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     shape = (*query.shape[:-1], key.shape[-2])
-    if torch.compiler.is_compiling():  # then this is a part of the caller's graph
+    rule = _Rule(
+        num_prefix_tokens=pattern.num_prefix_tokens,
+        spares_own=pattern.keep_self and shape[-2] == shape[-1],
+        diagonal=diagonal,
+        may_be_bare=seed is None
+        or bool(masks)
+        or diagonal is not None
+        or _may_be_bare(shape, drop_ratio),
+    )
+    if seed is None:  # then this is a part of the caller's graph
         words = _key_hash(shape, _drawn_settings(drop_ratio, query.device))
-        return _attend(query, key, value, words, masks, None, True, scale)
-    may_be_bare = bool(masks) or _may_be_bare(shape, drop_ratio)
+        return _attend(query, key, value, words, masks, None, rule, scale)
     settings = _settings(seed, drop_ratio, query.device)
     with torch._dynamo.config.patch(_SETTINGS_OF_DYNAMO):
         words = _compiled(_key_hash)(shape, settings)
         one_block = _one_block(query.device)
-        return _compiled(_attend)(query, key, value, words, masks, one_block, may_be_bare, scale)
+        return _compiled(_attend)(query, key, value, words, masks, one_block, rule, scale)
 
 
 def flex_fits(
@@ -149,8 +151,9 @@ def flex_fits(
 
     Args:
         query: (B, H, Lq, D).
-        key: (B, H, Lk, D).
-        value: (B, H, Lk, Dv).
+        key: (B, H, Lk, D), or with fewer heads, a divisor of H, of which each serves as many
+            successive heads of ``query``.
+        value: (B, H, Lk, Dv), with as many heads as ``key``.
         attn_mask: as for ``flex_drop_key_attention``.
         key_padding_mask: likewise.
     """
@@ -160,7 +163,9 @@ def flex_fits(
         and query.dtype in _DTYPES
         and query.dtype == key.dtype == value.dtype
         and query.dim() == 4
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[0] == key.shape[0]
+        and query.shape[1] % max(key.shape[1], 1) == 0
+        and key.shape[:2] == value.shape[:2]
         and query.shape[2] >= FEWEST_QUERIES
         and key.shape[2] >= FEWEST_KEYS
         and all(16 <= x.shape[3] <= 256 for x in (query, value))
@@ -172,19 +177,42 @@ def flex_fits(
 
 
 @dataclass(frozen=True)
-class HashedKey(Pattern):
+class HashedKey(Key):
     """Single keys as ``flex_drop_key_attention`` drops them under a seed: its reference.
 
     The same on every device, and each key with the ratio to within 2^-32.
     """
 
+    @classmethod
+    def like(cls, pattern: Key) -> "HashedKey":
+        """Return the one that drops what ``pattern`` does, which shares no draw."""
+        return cls(keep_self=pattern.keep_self, num_prefix_tokens=pattern.num_prefix_tokens)
+
     def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``; of shapes (B, H, Lq, Lk)."""
-        if torch.compiler.is_compiling():  # which has draws of its own, see ``draw_seed``
-            return draw.events(draw.shape, draw.drop_ratio)
+        if draw.seed is None:
+            return super().dropped(draw)
         words = _key_hash(draw.shape, _settings(draw.seed, draw.drop_ratio, draw.device))
         bits = _bits(words.factors[..., None], words.offsets[..., None], words.columns)
-        return bits < words.threshold
+        dropped = bits < words.threshold
+        self.spare(dropped, draw.shape)
+        return dropped
+
+
+class _Rule(NamedTuple):
+    """What the kernel has to know of the place of a query and a key.
+
+    Attributes:
+        num_prefix_tokens: keys that come first and are never dropped.
+        spares_own: whether query i never loses key i.
+        diagonal: query i may attend to the keys 0 ... i + diagonal. None: to all.
+        may_be_bare: whether a query may lose every key that it may attend to.
+    """
+
+    num_prefix_tokens: int
+    spares_own: bool
+    diagonal: int | None
+    may_be_bare: bool
 
 
 def _attend(
@@ -194,7 +222,7 @@ def _attend(
     words: KeyHash,
     masks: list[Tensor],
     block_mask: "BlockMask | None",
-    may_be_bare: bool,
+    rule: _Rule,
     scale: float,
 ) -> Tensor:
     """What is compiled. All that changes from call to call is in tensors."""
@@ -202,15 +230,29 @@ def _attend(
 
     factors, offsets, columns, threshold = words
     restrictions = [_restriction(mask) for mask in masks]
-    shift = RESCUING_SHIFT if may_be_bare else torch.inf
+    shift = RESCUING_SHIFT if rule.may_be_bare else torch.inf
 
     def modify(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         for restriction in restrictions:
             score = restriction(score, b, h, q, k)
-        bits = _bits(factors[b, h, q], offsets[b, h, q], columns[k])
-        return torch.where(bits < threshold, score - shift, score)
+        if rule.diagonal is not None:
+            score = torch.where(k <= q + rule.diagonal, score, -torch.inf)
+        dropped = _bits(factors[b, h, q], offsets[b, h, q], columns[k]) < threshold
+        if rule.num_prefix_tokens:
+            dropped = dropped & (k >= rule.num_prefix_tokens)
+        if rule.spares_own:
+            dropped = dropped & (q != k)
+        return torch.where(dropped, score - shift, score)
 
-    return flex_attention(query, key, value, score_mod=modify, block_mask=block_mask, scale=scale)
+    return flex_attention(
+        query,
+        key,
+        value,
+        score_mod=modify,
+        block_mask=block_mask,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 @cache

@@ -5,16 +5,18 @@ Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
 
 import math
 from collections.abc import Callable
-from typing import Literal, overload
+from functools import partial
+from typing import Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dropkey_core.attention.causal import add_causal, split_causal
 from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
 from dropkey_core.attention.masks import additive_mask, draw_seed
 from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
-from dropkey_core.attention.places import DROPKEY, DROPOUT, BeforeSoftmax, Unit, find_unit
+from dropkey_core.attention.places import DROPOUT, BeforeSoftmax, Unit, find_unit
 from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
 from dropkey_core.attention.schedule import check_drop_ratio
 
@@ -32,6 +34,8 @@ def drop_key_attention(
     unit: str | Pattern | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
+    is_causal: bool = ...,
+    enable_gqa: bool = ...,
     scale: float | None = ...,
     training: bool = ...,
     need_weights: Literal[False] = ...,
@@ -49,6 +53,8 @@ def drop_key_attention(
     unit: str | Pattern | Unit = ...,
     attn_mask: Tensor | None = ...,
     key_padding_mask: Tensor | None = ...,
+    is_causal: bool = ...,
+    enable_gqa: bool = ...,
     scale: float | None = ...,
     training: bool = ...,
     need_weights: Literal[True],
@@ -65,6 +71,8 @@ def drop_key_attention(
     unit: str | Pattern | Unit = "key",
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
     scale: float | None = None,
     training: bool = True,
     need_weights: bool = False,
@@ -105,8 +113,13 @@ def drop_key_attention(
         unit: what is dropped: a name of the table, a pattern, or a place with a pattern.
         attn_mask: (Lq, Lk) or (B, H, Lq, Lk), where axes of length 1 broadcast; as in
             ``scaled_dot_product_attention`` bool, True = may attend, or floating, added to the
-            logits.
+            logits, or a ``torch.nn.attention.bias.CausalBias``.
         key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
+        is_causal: query i may attend to the keys 0 ... i only, whatever Lq and Lk; without an
+            ``attn_mask``, as in ``scaled_dot_product_attention``. Fused on a CPU or an NVIDIA GPU
+            it takes no (Lq, Lk) mask.
+        enable_gqa: ``key`` and ``value`` may have fewer heads, a divisor of H; each serves as many
+            successive heads of ``query``, each of which loses keys of its own.
         scale: factor on the dot products; default 1 / sqrt(D).
         training: whether to drop anything.
         need_weights: return the weights too. They are then computed explicitly, at several times
@@ -121,42 +134,27 @@ def drop_key_attention(
 
     Raises:
         ValueError: a ``drop_ratio`` outside [0, 1), an unknown ``unit``, a mask of the wrong type,
+            ``attn_mask`` with ``is_causal``, a number of heads that does not fit, nested tensors,
             ``inference`` for a unit other than keys.
     """
     check_drop_ratio(drop_ratio)
     unit = find_unit(unit)
     query, key, value = _autocast(query, key, value)
+    _check_tensors(query, key, value, enable_gqa)
+    attn_mask, diagonal = split_causal(attn_mask, is_causal, query.shape[-2], key.shape[-2])
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    inputs = _Inputs(query, key, value, attn_mask, key_padding_mask, diagonal, enable_gqa, scale)
+
     ratio = drop_ratio if training else 0.0
-
-    masks = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask}
-    if ratio > 0.0 and unit == DROPKEY and flex_fits(query, key, value, **masks):
-        if not need_weights:
-            return flex_drop_key_attention(
-                query, key, value, ratio, draw_seed(), scale=scale, **masks
-            )
-        unit = BeforeSoftmax(HashedKey())  # so that the mask is the same, with weights or without
-    mask = additive_mask(attn_mask, key_padding_mask, query.dtype)
-
+    if ratio > 0.0 and isinstance(unit, BeforeSoftmax):
+        return _attend_to_kept_keys(inputs, unit, ratio, need_weights)
     is_aligned = inference is not None and not training and drop_ratio > 0.0
     is_fused = isinstance(unit, BeforeSoftmax) or unit == DROPOUT or ratio == 0.0
     if need_weights or is_aligned or not is_fused:
-        logits = (query * scale) @ key.transpose(-2, -1)
-        logits = logits if mask is None else logits + mask
-        weights = drop_key_softmax(
-            logits, drop_ratio, unit=unit, training=training, inference=inference
-        )
-        output = weights @ value.to(weights.dtype)
+        softmax = partial(drop_key_softmax, unit=unit, training=training, inference=inference)
+        output, weights = inputs.attend_explicitly(partial(softmax, drop_ratio=drop_ratio))
         return (output, weights) if need_weights else output
-
-    if ratio > 0.0 and isinstance(unit, BeforeSoftmax):
-        seed = draw_seed()
-        if unit == DROPKEY and recomputing_pays(query, key, value, mask):
-            return recomputed_attention(query, key, value, ratio, seed, allowed=mask, scale=scale)
-        shape = (*query.shape[:-1], key.shape[-2])
-        mask = unit.mask(MaskDraw(shape, ratio, seed, query.device), query.dtype, mask)
-    dropout = ratio if unit == DROPOUT else 0.0
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+    return inputs.attend(dropout=ratio)
 
 
 def drop_key_softmax(
@@ -189,6 +187,7 @@ def drop_key_softmax(
     """
     check_drop_ratio(drop_ratio)
     unit = find_unit(unit)
+    check_logits(logits)
     if drop_ratio == 0.0:
         return _softmax(logits)
     if not training:
@@ -196,16 +195,146 @@ def drop_key_softmax(
             _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
         )
     if isinstance(unit, BeforeSoftmax):
-        draw = MaskDraw(tuple(logits.shape), drop_ratio, draw_seed(), logits.device)
-        return _softmax(unit.mask(draw, logits.dtype, allowed=logits))
+        return _softmax_over_kept_keys(logits, drop_ratio, unit, draw_seed(logits.device))
     return unit.drop(_softmax(logits), drop_ratio)
 
 
+def check_logits(logits: Tensor) -> None:
+    """Raise a ``ValueError`` unless these are floating logits of a plain tensor."""
+    if logits.is_nested:
+        raise ValueError("logits must not be a nested tensor: pad them, with -inf for padding")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating, got {logits.dtype}")
+
+
+class _Inputs(NamedTuple):
+    """What attends to what: the arguments of ``drop_key_attention`` that say it.
+
+    Attributes:
+        diagonal: query i may attend to the keys 0 ... i + diagonal only. None: to all.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None
+    key_padding_mask: Tensor | None
+    diagonal: int | None
+    enable_gqa: bool
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logits, (B, H, Lq, Lk)."""
+        return *self.query.shape[:-1], self.key.shape[-2]
+
+    def mask(self) -> Tensor | None:
+        """Return the additive mask that broadcasts to ``shape``, but for the diagonal."""
+        return additive_mask(self.attn_mask, self.key_padding_mask, self.query.dtype)
+
+    def with_diagonal(self, mask: Tensor | None) -> Tensor | None:
+        """Return an additive mask with the diagonal in it; None if nothing is masked."""
+        return add_causal(mask, self.diagonal, (self.shape[-2], self.shape[-1]), like=self.query)
+
+    def attend(self, dropout: float = 0.0) -> Tensor:
+        """Attend by torch's fused kernels."""
+        mask = self.mask()
+        if mask is None and self.diagonal == 0:
+            return self.attend_under(None, dropout, is_causal=True)
+        return self.attend_under(self.with_diagonal(mask), dropout)
+
+    def attend_under(
+        self, mask: Tensor | None, dropout: float = 0.0, is_causal: bool = False
+    ) -> Tensor:
+        """Attend by torch's fused kernels under a mask in place of those given."""
+        return F.scaled_dot_product_attention(
+            self.query,
+            self.key,
+            self.value,
+            mask,
+            dropout,
+            is_causal,
+            scale=self.scale,
+            enable_gqa=self.enable_gqa,
+        )
+
+    def attend_explicitly(self, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the output, and the weights that ``softmax`` makes of the masked logits."""
+        logits = _per_group(self.query * self.scale, self.key.transpose(-2, -1))
+        mask = self.with_diagonal(self.mask())
+        weights = softmax(logits if mask is None else logits + mask)
+        return _per_group(weights, self.value.to(weights.dtype)), weights
+
+
+def _attend_to_kept_keys(
+    inputs: _Inputs, unit: BeforeSoftmax, drop_ratio: float, need_weights: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """DropKey, by the leanest of the ways that the inputs fit."""
+    query, key, value = inputs.query, inputs.key, inputs.value
+    masks = {"attn_mask": inputs.attn_mask, "key_padding_mask": inputs.key_padding_mask}
+    seed = draw_seed(query.device)
+    single = unit.pattern if type(unit.pattern) is Key and not unit.pattern.shared_over else None
+    if single is not None and _may_flex(seed) and flex_fits(query, key, value, **masks):
+        if not need_weights:
+            return flex_drop_key_attention(
+                query,
+                key,
+                value,
+                drop_ratio,
+                seed,
+                pattern=single,
+                diagonal=inputs.diagonal,
+                scale=inputs.scale,
+                **masks,
+            )
+        unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, with weights or without
+    if need_weights:
+        return inputs.attend_explicitly(
+            partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
+        )
+    allowed = inputs.mask()
+    if single is not None and seed is not None and recomputing_pays(query, key, value, allowed):
+        return recomputed_attention(
+            query,
+            key,
+            value,
+            drop_ratio,
+            seed,
+            pattern=single,
+            allowed=allowed,
+            diagonal=inputs.diagonal,
+            scale=inputs.scale,
+        )
+    draw = MaskDraw(inputs.shape, drop_ratio, seed, query.device)
+    return inputs.attend_under(unit.mask(draw, query.dtype, inputs.with_diagonal(allowed)))
+
+
+def _may_flex(seed: int | None) -> bool:
+    return seed is not None or torch.compiler.is_compiling()
+
+
+def _softmax_over_kept_keys(
+    logits: Tensor, drop_ratio: float, unit: BeforeSoftmax, seed: int | None
+) -> Tensor:
+    draw = MaskDraw(tuple(logits.shape), drop_ratio, seed, logits.device)
+    return _softmax(unit.mask(draw, logits.dtype, allowed=logits))
+
+
+def _per_group(x: Tensor, y: Tensor) -> Tensor:
+    """Multiply (..., H, M, K) by (..., G, K, N), where each of G serves H / G heads: no copies."""
+    heads, groups = (t.shape[-3] if t.dim() > 2 else 1 for t in (x, y))
+    if heads == groups or groups == 1:
+        return x @ y
+    joined = x.unflatten(-3, (groups, heads // groups)).flatten(-3, -2)  # (..., G, H / G * M, K)
+    return (joined @ y).reshape(*x.shape[:-1], y.shape[-1])
+
+
 def _align(logits: Tensor, drop_ratio: float, unit: Unit, inference: Inference) -> Tensor:
-    if not (isinstance(unit, BeforeSoftmax) and isinstance(unit.pattern, Key)):
+    pattern = unit.pattern if isinstance(unit, BeforeSoftmax) else None
+    if not isinstance(pattern, Key) or pattern.spares:
         raise ValueError(
             f"inference must be None for unit {unit}: only the expectation over dropped keys, unit "
-            f'"key", is known; got inference={inference}'
+            f'"key", is known, where any key may be dropped; got inference={inference}'
         )
     return inference(logits, drop_ratio)
 
@@ -218,13 +347,32 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.masked_fill(bare, 0.0).softmax(-1).masked_fill(bare, 0.0)
 
 
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+    if query.is_nested or key.is_nested or value.is_nested:
+        raise ValueError(
+            "query, key and value must not be nested tensors: pad them, by "
+            "torch.nested.to_padded_tensor, and say with key_padding_mask what is padding"
+        )
+    heads, *others = (x.shape[-3] if x.dim() > 2 else 1 for x in (query, key, value))
+    if enable_gqa and any(heads % max(other, 1) for other in others):
+        raise ValueError(
+            f"key and value must have numbers of heads that divide those of query, {heads}; got "
+            f"{others[0]} and {others[1]}"
+        )
+    if not enable_gqa and any(other not in (1, heads) and heads != 1 for other in others):
+        raise ValueError(
+            f"key and value must have as many heads as query, {heads}, got {others[0]} and "
+            f"{others[1]}: set enable_gqa=True if each shall serve several"
+        )
+
+
 def _autocast(*tensors: Tensor) -> list[Tensor]:
     """Cast as autocast casts the inputs of ``scaled_dot_product_attention``.
 
     Done up front because the mask is made in the type the kernel computes in.
     """
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]

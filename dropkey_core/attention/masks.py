@@ -6,38 +6,69 @@ Every mask made here is *additive*: 0 where a query may attend to a key, -inf wh
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dropkey_core.attention.draw import KeyDraw
 
+# Sets some entries of a drawn mask (..., Lq, Lk) to 0, in place.
+Spare = Callable[[Tensor], None]
+
 # Below this probability nobody looks for queries that lost all their keys.
 NEGLIGIBLE = 2.0**-40
 
+# What the logit of a dropped key is lowered by where a query might lose every key it may attend to.
+# The softmax does not see a shift that all its logits share, so such a query keeps them all. Beside
+# a key that is kept, a dropped one gets exp(-2048) = 0. With -inf, as the dense mask has it, such
+# queries would be nan or nothing, and finding them would take a pass of its own over all N x N.
+# Why 2048: the larger the shift, the coarser float32 beside it (2^-13 here, finer than half
+# precision is around 1); the smaller, the sooner a dropped logit shows again (here once it is 1,900
+# above all that are kept, where the softmax has long had one key only). A key with a bias far below
+# -2048, such as the smallest finite number, counts as one that the query may not attend to.
+RESCUING_SHIFT = 2048.0
 
-def draw_seed() -> int:
+
+def draw_seed(device: torch.device | None = None) -> int | None:
     """Draw 64 bits from torch's default CPU generator, whatever the device of the model.
 
     So ``torch.manual_seed`` governs every mask, activation checkpointing, which restores that
     generator, repeats it, and drawing never waits for an accelerator.
 
-    Code that torch compiles or exports has no use for a number, which would stay the same in every
-    call. It gets 0, and draws from the generator of the device instead, which torch follows.
+    None where there is no number to be had, or one that would stay the same in every call: in code
+    that torch compiles, exports or traces; in ``torch.vmap`` with ``randomness="different"``; for
+    fake tensors and those on "meta". What follows then draws from the generator of the device
+    instead, which torch follows, transforms or does without.
+
+    Args:
+        device: where the mask will be made. None: somewhere real.
     """
-    if torch.compiler.is_compiling():
-        return 0
-    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
+    if _is_traced() or (device is not None and device.type == "meta"):
+        return None
+    return value_of(torch.randint(-(2**63), 2**63 - 1, (), device="cpu"))
+
+
+def value_of(x: Tensor) -> int | None:
+    """Return the number in ``x``, of shape (); None if it has none: fake, traced, or many at once.
+
+    Those of ``torch.vmap`` have as many as there are samples.
+    """
+    try:
+        return int(x.item())
+    except RuntimeError:  # what each of them raises
+        return None
 
 
 def random_key_mask(
     shape: tuple[int, ...],
     drop_ratio: float,
-    seed: int,
+    seed: int | None,
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     allowed: Tensor | None = None,
+    spare: Spare | None = None,
 ) -> Tensor:
     """Draw which keys each query of each head loses (DropKey, Eq. 12-14).
 
@@ -48,37 +79,29 @@ def random_key_mask(
     Args:
         shape: (B, H, Lq, Lk); axes that share a draw may have length 1.
         drop_ratio: probability in [0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends (devices draw differently from one seed);
-            ignored in compiled code, see ``draw_seed``.
+        seed: 64 bits, on which alone the draw depends (devices draw differently from one seed).
+            None: drawn by the generator of the device, see ``draw_seed``.
         dtype: floating type of the mask.
         device: where the mask is made.
         allowed: additive mask or logits that broadcast with ``shape``, of that type: the keys a
             query may attend to at all. None: every key.
+        spare: sets the entries of the drawn mask that shall never be dropped to 0, in place.
 
     Returns:
         additive mask of that shape, with ``allowed`` merged in
     """
-    if torch.compiler.is_compiling():
-        return _compiled_key_mask(shape, drop_ratio, dtype, device, allowed)
-    generator = torch.Generator(device).manual_seed(seed)
-    mask = KeyDraw.sample(shape, drop_ratio, generator).mask(dtype)
-    return restrict(mask, allowed, may_be_bare=may_lose_all(shape, drop_ratio, allowed))
-
-
-def _compiled_key_mask(
-    shape: tuple[int, ...],
-    drop_ratio: float,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    allowed: Tensor | None,
-) -> Tensor:
-    """Draw with what a compiler understands: no generator, nothing that depends on values.
-
-    Each key is dropped with the right probability to within 2^-24. A pass over the mask more or
-    less is the compiler's business, so queries that lost every key are always looked for.
-    """
-    mask = _minus_inf_where(torch.rand(shape, device=device) < drop_ratio, dtype)
-    return restrict(mask, allowed, may_be_bare=True)
+    if seed is None:
+        # With what a compiler understands: no generator, nothing that depends on values. Each key
+        # is dropped with the right probability to within 2^-24.
+        mask = minus_inf_where(torch.rand(shape, device=device) < drop_ratio, dtype)
+        may_be_bare = True
+    else:
+        generator = torch.Generator(device).manual_seed(seed)
+        mask = KeyDraw.sample(shape, drop_ratio, generator).mask(dtype)
+        may_be_bare = may_lose_all(shape, drop_ratio, allowed)
+    if spare is not None:
+        spare(mask)
+    return restrict(mask, allowed, may_be_bare=may_be_bare)
 
 
 def restrict(mask: Tensor, allowed: Tensor | None, *, may_be_bare: bool) -> Tensor:
@@ -94,7 +117,7 @@ def restrict(mask: Tensor, allowed: Tensor | None, *, may_be_bare: bool) -> Tens
     """
     if allowed is not None:
         fits = torch.broadcast_shapes(mask.shape, allowed.shape) == mask.shape
-        mask = mask.add_(allowed) if fits else mask + allowed
+        mask = mask.add_(allowed) if fits and not _is_transformed() else mask + allowed
     if may_be_bare:
         bare = mask.detach().amax(-1, keepdim=True) == -torch.inf
         mask = torch.where(bare, 0.0 if allowed is None else allowed, mask)
@@ -112,7 +135,7 @@ def _fewest_allowed(allowed: Tensor) -> int:
     if allowed.device.type != "cpu":
         return 1  # counting would wait for the device
     counts = (allowed > -torch.inf).sum(-1)
-    return int(counts.masked_fill_(counts == 0, allowed.shape[-1]).min())
+    return value_of(counts.masked_fill_(counts == 0, allowed.shape[-1]).min()) or 0
 
 
 def additive_mask(
@@ -138,11 +161,11 @@ def additive_mask(
     mask = None
     if attn_mask is not None:
         is_bool = attn_mask.dtype == torch.bool
-        mask = _minus_inf_where(~attn_mask, dtype) if is_bool else attn_mask.to(dtype)
+        mask = minus_inf_where(~attn_mask, dtype) if is_bool else attn_mask.to(dtype)
     if key_padding_mask is not None and not _is_known_to_do_nothing(key_padding_mask):
         is_bool = key_padding_mask.dtype == torch.bool
         padding = (
-            _minus_inf_where(key_padding_mask, dtype) if is_bool else key_padding_mask.to(dtype)
+            minus_inf_where(key_padding_mask, dtype) if is_bool else key_padding_mask.to(dtype)
         )[:, None, None, :]  # (B, 1, 1, Lk)
         mask = padding if mask is None else mask + padding
     return mask
@@ -157,11 +180,20 @@ def check_mask_type(name: str, mask: Tensor | None) -> None:
 def _is_known_to_do_nothing(key_padding_mask: Tensor) -> bool:
     # Batches without padding are common and go faster without a mask. But a look at the values
     # would make an accelerator wait, and cannot be compiled.
-    if key_padding_mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if key_padding_mask.device.type != "cpu" or _is_traced():
         return False
-    return not bool(key_padding_mask.any())
+    return value_of(key_padding_mask.any()) == 0
 
 
-def _minus_inf_where(blocked: Tensor, dtype: torch.dtype) -> Tensor:
-    zeros = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
-    return zeros.masked_fill_(blocked, -torch.inf)
+def minus_inf_where(blocked: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the additive mask that has -inf where ``blocked``, a bool tensor, and else 0."""
+    return blocked.new_zeros(blocked.shape, dtype=dtype).masked_fill_(blocked, -torch.inf)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_transformed() -> bool:
+    """Tell whether torch.func is at work: what it gives may not be written into what is not its."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

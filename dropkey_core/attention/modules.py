@@ -4,11 +4,13 @@ Shapes: B = batch, L = tokens (Lq queries, Lk keys), E = embed_dim, H = num_head
 """
 
 from functools import partial
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dropkey_core.attention.drop_key import refuse_script
 from dropkey_core.attention.functional import Inference, drop_key_attention
 from dropkey_core.attention.masks import additive_mask
 from dropkey_core.attention.observation import Observe, Reweigh
@@ -174,6 +176,10 @@ class MultiheadAttention(nn.MultiheadAttention):
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
             f"drop_ratio={self.drop_ratio:g}, unit={self.unit!r}{dropout}"
         )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse ``torch.jit.script``, see ``refuse_script``."""
+        refuse_script(self)
 
     @property
     def _qkv_same_embed_dim(self) -> bool:

@@ -20,7 +20,9 @@ Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys; Lk = prefix tokens + h * w
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -38,14 +40,14 @@ class MaskDraw(NamedTuple):
         shape: (B, H, Lq, Lk), or any other that ends in (Lq, Lk). Axes that share a draw have
             length 1.
         drop_ratio: probability in (0, 1) that a query loses a key.
-        seed: 64 bits, on which alone the draw depends; ignored in compiled code, see
-            ``masks.draw_seed``.
+        seed: 64 bits, on which alone the draw depends. None: drawn by the generator of the device,
+            see ``masks.draw_seed``.
         device: where random numbers are made.
     """
 
     shape: tuple[int, ...]
     drop_ratio: float
-    seed: int
+    seed: int | None
     device: torch.device
 
     def events(self, shape: tuple[int, ...], probability: float) -> Tensor:
@@ -54,7 +56,7 @@ class MaskDraw(NamedTuple):
         Returns:
             bool tensor of that shape, True = it happens
         """
-        if torch.compiler.is_compiling():
+        if self.seed is None:
             return torch.rand(shape, device=self.device) < probability
         generator = torch.Generator(self.device).manual_seed(self.seed)
         return torch.rand(shape, generator=generator, device=self.device) < probability
@@ -87,8 +89,16 @@ class Pattern(ABC):
             bool, broadcasts to ``draw.shape``, True = lost
         """
 
-    def keep_probability(self, drop_ratio: float, num_keys: int) -> float | Tensor:
-        """Return how likely a key is to stay: one number, or (Lk,) float32 on the CPU."""
+    def keep_probability(
+        self, drop_ratio: float, num_keys: int, num_queries: int | None = None
+    ) -> float | Tensor:
+        """Return how likely a key is to stay: one number, or float32 (Lk,) or (Lq, Lk) on the CPU.
+
+        Args:
+            drop_ratio: probability in [0, 1) that a query loses a key.
+            num_keys: Lk.
+            num_queries: Lq. None: any other number than Lk.
+        """
         return 1.0 - drop_ratio
 
     def shared_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,11 +109,68 @@ class Pattern(ABC):
 
 @dataclass(frozen=True)
 class Key(Pattern):
-    """Single keys, each independent of the others."""
+    """Single keys, each independent of the others: the paper's DropKey, Eq. 12-13.
+
+    d_ij = -inf with probability ratio, else 0, for query i and key j. Keys that are never dropped
+    leave that probability as it is for the others.
+
+    Attributes:
+        keep_self: whether a query never loses its own key, d_ii = 0. That says something where
+            there are as many queries as keys; elsewhere, as in cross-attention, nothing.
+        num_prefix_tokens: keys that come first, such as class tokens, and are never dropped.
+
+    Raises:
+        ValueError: ``num_prefix_tokens`` no number from 0 on; ``keep_self`` with a draw that the
+            queries share.
+    """
+
+    keep_self: bool = field(default=False, kw_only=True)
+    num_prefix_tokens: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_whole(self, "num_prefix_tokens", 0, "")
+        if self.keep_self and "queries" in self.shared_over:
+            raise ValueError(
+                "keep_self must be False where all queries share a draw, since each has another "
+                f"key of its own; got {self}"
+            )
 
     def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``."""
-        return draw.events(draw.shape, draw.drop_ratio)
+        dropped = draw.events(draw.shape, draw.drop_ratio)
+        self.spare(dropped, draw.shape[-2:])
+        return dropped
+
+    def keep_probability(
+        self, drop_ratio: float, num_keys: int, num_queries: int | None = None
+    ) -> float | Tensor:
+        """Return how likely a key is to stay, see ``Pattern.keep_probability``."""
+        if not self.spares:
+            return 1.0 - drop_ratio
+        own = self.keep_self and num_queries == num_keys
+        losing = torch.full((num_keys, num_keys) if own else (1, num_keys), drop_ratio)
+        self.spare(losing, losing.shape)
+        return 1.0 - (losing if own else losing[0])
+
+    @property
+    def spares(self) -> bool:
+        """Whether there are keys that are never dropped."""
+        return self.keep_self or self.num_prefix_tokens > 0
+
+    def spare(self, drawn: Tensor, size: Sequence[int], first_query: int = 0) -> None:
+        """Set what is never dropped to 0, in place.
+
+        Args:
+            drawn: (..., R, K), R successive queries of all Lq and the first K of the Lk keys; 0 or
+                False = kept.
+            size: (Lq, Lk), or anything that ends in them.
+            first_query: which of the queries is the first one.
+        """
+        if self.num_prefix_tokens:
+            drawn[..., : self.num_prefix_tokens] = 0
+        if self.keep_self and size[-2] == size[-1]:
+            drawn.diagonal(first_query, -2, -1).zero_()
 
 
 @dataclass(frozen=True)
@@ -114,25 +181,35 @@ class Window(Pattern):
     little less than the ratio is lost.
 
     Attributes:
-        length: number of keys in a window, at least 1.
+        length: number of keys in a window, from 1 to all.
 
     Raises:
-        ValueError: ``length`` below 1.
+        ValueError: ``length`` no number from 1 on.
     """
 
     length: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1 key, got {self.length}")
+        _check_whole(self, "length", 1, " key")
 
     def dropped(self, draw: MaskDraw) -> Tensor:
-        """Draw, see ``Pattern.dropped``."""
+        """Draw, see ``Pattern.dropped``.
+
+        Raises:
+            ValueError: fewer keys than ``length``.
+        """
+        if self.length > draw.shape[-1]:
+            raise ValueError(
+                f"length must be at most the number of keys, {draw.shape[-1]}, got "
+                f"Window(length={self.length}); Window(length=3) drops three neighbours together"
+            )
         starts = draw.events(draw.shape, draw.drop_ratio / self.length)
         return spread_right(starts, self.length)
 
-    def keep_probability(self, drop_ratio: float, num_keys: int) -> Tensor:
+    def keep_probability(
+        self, drop_ratio: float, num_keys: int, num_queries: int | None = None
+    ) -> Tensor:
         """Return (Lk,): a key stays if none of the windows that reach it starts."""
         reaching = torch.arange(1, num_keys + 1).clamp(max=self.length)
         return (1.0 - drop_ratio / self.length) ** reaching
@@ -149,7 +226,8 @@ class GridPattern(Pattern):
         num_prefix_tokens: keys before the first patch; never dropped.
 
     Raises:
-        ValueError: ``size`` below 1, or ``num_prefix_tokens`` below 0.
+        ValueError: ``size`` no number from 1 on, ``num_prefix_tokens`` none from 0 on, or ``grid``
+            no two of them.
     """
 
     size: int
@@ -158,10 +236,10 @@ class GridPattern(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 patch, got {self.size}")
-        if self.num_prefix_tokens < 0:
-            raise ValueError(f"num_prefix_tokens must be at least 0, got {self.num_prefix_tokens}")
+        _check_whole(self, "size", 1, " patch")
+        _check_whole(self, "num_prefix_tokens", 0, "")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", _two_lengths(self))
 
     def dropped(self, draw: MaskDraw) -> Tensor:
         """Draw, see ``Pattern.dropped``.
@@ -174,7 +252,9 @@ class GridPattern(Pattern):
         seeds = draw.events(places, self.seed_probability(draw.drop_ratio, height, width))
         return F.pad(self.grow(seeds).flatten(-2), (self.num_prefix_tokens, 0))  # (..., Lq, Lk)
 
-    def keep_probability(self, drop_ratio: float, num_keys: int) -> Tensor:
+    def keep_probability(
+        self, drop_ratio: float, num_keys: int, num_queries: int | None = None
+    ) -> Tensor:
         """Return (Lk,): a patch stays if none of the seeds that reach it is thrown.
 
         Raises:
@@ -280,3 +360,38 @@ def spread_right(starts: Tensor, length: int) -> Tensor:
     for distance in range(1, min(length, starts.shape[-1])):
         reached = reached | F.pad(starts[..., :-distance], (distance, 0))
     return reached
+
+
+def _check_whole(pattern: Pattern, name: str, least: int, what: str) -> None:
+    """Refuse a setting that is no whole number of at least that many."""
+    value = getattr(pattern, name)
+    if not _is_whole(value) or value < least:
+        raise ValueError(
+            f"{name} must be at least {least}{what}, a whole number as in {_example(pattern)}, "
+            f"got {value!r}"
+        )
+
+
+def _two_lengths(pattern: GridPattern) -> tuple[int, int]:
+    grid = pattern.grid
+    lengths = tuple(grid) if isinstance(grid, Sequence) else ()  # a YAML has lists
+    if len(lengths) != 2 or not all(_is_whole(length) and length > 0 for length in lengths):
+        raise ValueError(
+            "grid must be two whole numbers (h, w), the patches in a column and in a row, as in "
+            f"{type(pattern).__name__}(size={pattern.size}, grid=(14, 14)), got {grid!r}"
+        )
+    return lengths
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _example(pattern: Pattern) -> str:
+    """Return how a pattern of that kind is made."""
+    settings = {"Key": "num_prefix_tokens=1", "Window": "length=3"}
+    return f"{type(pattern).__name__}({settings.get(type(pattern).__name__, 'size=2')})"
+
+
+# The paper's DropKey: any key may be dropped.
+SINGLE_KEYS = Key()

@@ -19,12 +19,13 @@ Shapes: (B, H, Lq, Lk) = batch, heads, queries, keys.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dropkey_core.attention.masks import draw_seed, random_key_mask, restrict
+from dropkey_core.attention.masks import draw_seed, minus_inf_where, random_key_mask, restrict
 from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 
 
@@ -57,11 +58,16 @@ class BeforeSoftmax:
         if type(self.pattern) is Key:  # whose random bits become the mask without a detour
             shape, drop_ratio, seed, device = draw
             return random_key_mask(
-                shape, drop_ratio, seed, dtype=dtype, device=device, allowed=allowed
+                shape,
+                drop_ratio,
+                seed,
+                dtype=dtype,
+                device=device,
+                allowed=allowed,
+                spare=partial(self.pattern.spare, size=shape),
             )
-        dropped = self.pattern.dropped(draw)
-        mask = torch.zeros(dropped.shape, dtype=dtype, device=draw.device)
-        return restrict(mask.masked_fill_(dropped, -torch.inf), allowed, may_be_bare=True)
+        mask = minus_inf_where(self.pattern.dropped(draw), dtype)
+        return restrict(mask, allowed, may_be_bare=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class AfterSoftmax:
         if self == DROPOUT:
             return F.dropout(weights, drop_ratio)
         kept = weights.masked_fill(_dropped(self.pattern, weights, drop_ratio), 0.0)
-        keep = self.pattern.keep_probability(drop_ratio, weights.shape[-1])
+        keep = self.pattern.keep_probability(drop_ratio, weights.shape[-1], weights.shape[-2])
         return kept / (keep.to(weights) if isinstance(keep, Tensor) else keep)
 
 
@@ -113,7 +119,8 @@ class Renormalised:
 
 def _dropped(pattern: Pattern, weights: Tensor, drop_ratio: float) -> Tensor:
     shape = pattern.shared_shape(tuple(weights.shape))
-    return pattern.dropped(MaskDraw(shape, drop_ratio, draw_seed(), weights.device))
+    seed = draw_seed(weights.device)
+    return pattern.dropped(MaskDraw(shape, drop_ratio, seed, weights.device))
 
 
 Unit = BeforeSoftmax | AfterSoftmax | Renormalised
@@ -137,11 +144,13 @@ def find_unit(unit: str | Pattern | Unit) -> Unit:
         return BeforeSoftmax(unit)
     if isinstance(unit, Unit):
         if not isinstance(unit.pattern, Pattern):
-            raise ValueError(f"pattern must be an object such as Block(3), got {unit.pattern!r}")
+            raise ValueError(
+                f"pattern must be an object such as Block(size=2), got {unit.pattern!r}"
+            )
         return unit
     if not isinstance(unit, str) or unit not in UNITS:
         raise ValueError(
-            f"unit must be one of {', '.join(UNITS)}, a pattern such as Block(3), or a place with "
-            f"a pattern such as AfterSoftmax(Block(3)); got {unit!r}"
+            f"unit must be one of {', '.join(UNITS)}, a pattern such as Block(size=2), or a place "
+            f"with a pattern such as AfterSoftmax(Block(size=2)); got {unit!r}"
         )
     return UNITS[unit]

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from dropkey_core.attention.causal import hidden_keys
 from dropkey_core.attention.draw import KeyDraw, Scratch
 from dropkey_core.attention.masks import may_lose_all, restrict
+from dropkey_core.attention.patterns import SINGLE_KEYS, Key
 
 # Up to this number of entries, 32 MiB of float32, a mask that is kept is faster, by a tenth of the
 # time of attention. Above, C libraries fetch its memory from the system anew in every call.
@@ -36,20 +38,20 @@ MANY_QUERIES = 768
 def recomputing_pays(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> bool:
     """Tell whether ``recomputed_attention`` can take these inputs, and is worth it.
 
-    That is on a CPU, outside of ``torch.compile``, for masks of more than ``SMALL_SIZE`` entries,
-    unless ``allowed`` is learned.
+    That is on a CPU, for masks of more than ``SMALL_SIZE`` entries, unless ``allowed`` is learned.
 
     Args:
         query: (B, H, Lq, D).
-        key: (B, H, Lk, D).
-        value: (B, H, Lk, Dv).
+        key: (B, H, Lk, D), or with a divisor of H, as in ``recomputed_attention``.
+        value: (B, H, Lk, Dv), likewise.
         allowed: as for ``recomputed_attention``.
     """
     return (
         query.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and query.dim() == 4
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[0] == key.shape[0]
+        and key.shape[:2] == value.shape[:2]
+        and query.shape[1] % max(key.shape[1], 1) == 0
         and math.prod(query.shape[:-1]) * key.shape[-2] > SMALL_SIZE
         and not (allowed is not None and allowed.requires_grad)
     )
@@ -62,7 +64,9 @@ def recomputed_attention(
     drop_ratio: float,
     seed: int,
     *,
+    pattern: Key = SINGLE_KEYS,
     allowed: Tensor | None = None,
+    diagonal: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """DropKey attention (Eq. 12-14) with the mask that ``random_key_mask`` makes of that seed.
@@ -71,12 +75,16 @@ def recomputed_attention(
 
     Args:
         query: (B, H, Lq, D), on a CPU.
-        key: (B, H, Lk, D).
-        value: (B, H, Lk, Dv).
+        key: (B, H, Lk, D); or with fewer heads, a divisor of H, of which each serves as many
+            successive heads of ``query``.
+        value: (B, H, Lk, Dv), with as many heads as ``key``.
         drop_ratio: probability in [0, 1) that a query loses a key.
         seed: 64 bits, on which alone the draw depends.
+        pattern: which keys are never dropped.
         allowed: additive mask of the type of ``query`` that broadcasts to (B, H, Lq, Lk) and needs
             no gradient: the keys a query may attend to at all. None: every key.
+        diagonal: query i may attend to the keys 0 ... i + diagonal only, see ``causal``. Later keys
+            cost neither memory nor time. None: to all.
         scale: factor on the dot products; default 1 / sqrt(D).
 
     Returns:
@@ -86,15 +94,20 @@ def recomputed_attention(
         RuntimeError: in the backward pass, if ``allowed`` was changed in between.
     """
     shape = (*query.shape[:-1], key.shape[-2])
-    mask = _RemadeMask(shape, drop_ratio, seed, query.dtype, allowed)
+    mask = _RemadeMask(shape, drop_ratio, seed, query.dtype, pattern, allowed, diagonal)
+    group = query.shape[1] // key.shape[1]
     sizes = _piece_sizes(shape, torch.get_num_threads())
+    num_groups = -(-sizes.heads // group)
+    head_sizes = num_groups * group, num_groups, num_groups
     batches = []
     for batch, q_b, k_b, v_b in _split(0, sizes.batch, query, key, value):
         heads = []
-        for head, q_h, k_h, v_h in _split(1, sizes.heads, q_b, k_b, v_b):
+        for head, q_h, k_h, v_h in _split(1, head_sizes, q_b, k_b, v_b):
             tokens = []
             for rows, q in _split(2, sizes.queries, q_h):
-                piece = _attend(q, k_h, v_h, mask, (batch, head, rows), scale)
+                where = batch, head, rows
+                k, v = (_first_tokens(x, mask.num_seen(rows)) for x in (k_h, v_h))
+                piece = _attend(q, k, v, mask, where, scale)
                 tokens.append(piece.transpose(1, 2))  # (B, Lq, H, Dv), as it lies in memory
             heads.append(_join(tokens, axis=1))
         batches.append(_join(heads, axis=2))
@@ -126,11 +139,21 @@ def _even(length: int, wanted: int) -> int:
     return -(-length // max(1, length // wanted))
 
 
-def _split(axis: int, size: int, *tensors: Tensor) -> Iterator[tuple]:
-    """Cut tensors into parts of that size; yield where each part lies, and the parts."""
-    parts = zip(*(x.split(size, axis) for x in tensors), strict=True)
+def _split(axis: int, sizes: int | tuple[int, ...], *tensors: Tensor) -> Iterator[tuple]:
+    """Cut tensors into parts, of one size or of sizes of their own.
+
+    Yields:
+        where the part of the first tensor lies, and the parts
+    """
+    sizes = sizes if isinstance(sizes, tuple) else (sizes,) * len(tensors)
+    parts = zip(*(x.split(size, axis) for x, size in zip(tensors, sizes, strict=True)), strict=True)
     for index, part in enumerate(parts):
-        yield slice(index * size, (index + 1) * size), *part
+        start = index * sizes[0]
+        yield slice(start, start + part[0].shape[axis]), *part
+
+
+def _first_tokens(x: Tensor, count: int) -> Tensor:
+    return x if count == x.shape[2] else x[:, :, :count]
 
 
 def _join(parts: list[Tensor], axis: int) -> Tensor:
@@ -146,7 +169,10 @@ def _attend(
     scale: float | None,
 ) -> Tensor:
     piece = mask.piece(where)
-    output = F.scaled_dot_product_attention(query, key, value, piece, scale=scale)
+    is_grouped = query.shape[1] != key.shape[1]
+    output = F.scaled_dot_product_attention(
+        query, key, value, piece, scale=scale, enable_gqa=is_grouped
+    )
     if output.grad_fn is not None and not _let_forget(output.grad_fn, lambda: mask.piece(where)):
         mask.let_go()
     return output
@@ -179,29 +205,64 @@ class _RemadeMask:
         drop_ratio: float,
         seed: int,
         dtype: torch.dtype,
+        pattern: Key,
         allowed: Tensor | None,
+        diagonal: int | None,
     ) -> None:
+        self.shape = shape
+        self.drop_ratio = drop_ratio
         self.draw = KeyDraw.sample(shape, drop_ratio, torch.Generator().manual_seed(seed))
         self.dtype = dtype
+        self.pattern = pattern
         self.allowed = None if allowed is None else allowed.expand(shape)
+        self.diagonal = diagonal
         self.may_lose_all = may_lose_all(shape, drop_ratio, allowed)
         self.version = _version(allowed)
         # By thread, since any may run the backward pass.
         self.scratch: dict[int, Scratch] = defaultdict(lambda: Scratch(torch.device("cpu")))
 
+    def num_seen(self, rows: slice) -> int:
+        """Return how many keys, from the first on, some of these queries may attend to; or 1."""
+        if self.diagonal is None:
+            return self.shape[-1]
+        return max(1, min(rows.stop + self.diagonal, self.shape[-1]))
+
     def piece(self, where: tuple[slice, slice, slice]) -> Tensor:
         """Make the part of it that lies at some batch entries, heads and queries.
 
-        It lasts until the same thread makes the next one, unless it is let go.
+        It has the keys that these queries may attend to, see ``num_seen``, and lasts until the same
+        thread makes the next one, unless it is let go.
         """
         if _version(self.allowed) != self.version:
             raise RuntimeError(
                 "the mask given to attention was changed in place before the backward pass, which "
                 "needs it again; change a clone of it"
             )
-        allowed = None if self.allowed is None else self.allowed[where]
-        mask = self.draw[where].mask(self.dtype, self.scratch[threading.get_ident()])
-        return restrict(mask, allowed, may_be_bare=self.may_lose_all)
+        rows, num_keys = where[2], self.num_seen(where[2])
+        draw = self.draw[where].first_keys(num_keys)
+        mask = draw.mask(self.dtype, self.scratch[threading.get_ident()])
+        self.pattern.spare(mask, self.shape, rows.start)
+        allowed = None if self.allowed is None else self.allowed[where][..., :num_keys]
+        if self.diagonal is None:
+            return restrict(mask, allowed, may_be_bare=self.may_lose_all)
+        return self._hide(mask, allowed, rows, self.diagonal)
+
+    def _hide(self, mask: Tensor, allowed: Tensor | None, rows: slice, diagonal: int) -> Tensor:
+        """Merge a piece with what is allowed and with the diagonal, in its own memory."""
+        *leading, num_queries, num_keys = mask.shape
+        last_seen = rows.start + diagonal  # by the first of the queries
+        first_hidden = min(max(last_seen + 1, 0), num_keys)
+        fewest = (*leading, num_queries, max(first_hidden, 1))
+        mask = restrict(mask, allowed, may_be_bare=False)
+        size = num_queries, num_keys - first_hidden
+        hidden = hidden_keys(size, last_seen - first_hidden, mask.device)
+        mask[..., first_hidden:].masked_fill_(hidden, -torch.inf)
+        if allowed is not None or may_lose_all(fewest, self.drop_ratio, None):
+            bare = (mask.amax(-1) == -torch.inf).nonzero(as_tuple=True)
+            open_to_them = mask.new_zeros(()) if allowed is None else allowed[bare]
+            seen = torch.arange(num_keys) <= bare[-1][:, None] + last_seen
+            mask[bare] = torch.where(seen, open_to_them, -torch.inf)
+        return mask
 
     def let_go(self) -> None:
         """Leave the memory of the last piece to whoever keeps that."""

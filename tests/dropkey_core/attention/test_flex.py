@@ -353,7 +353,7 @@ def test_it_is_a_part_of_compiled_code():
     torch._dynamo.reset()
     attend = torch.compile(
         lambda x, ratio: flex_drop_key_attention(
-            x, x, torch.eye(200).expand(2, 3, -1, -1), ratio, 0
+            x, x, torch.eye(200).expand(2, 3, -1, -1), ratio, None
         ),
         backend="eager",
         fullgraph=True,

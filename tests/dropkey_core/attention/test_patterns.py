@@ -200,10 +200,35 @@ def test_unknown_sharing_is_refused(bad):
         Key(shared_over=bad)
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="length must be at least 1 key, got 0"):
-        Window(0)
-    with pytest.raises(ValueError, match="size must be at least 1 patch, got 0"):
-        Block(0)
-    with pytest.raises(ValueError, match="num_prefix_tokens must be at least 0, got -1"):
-        Cross(1, num_prefix_tokens=-1)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Window(0), r"length must be at least 1 key, .* as in Window\(length=3\), got 0"),
+        (lambda: Window("3"), r"length must be at least 1 key, a whole number .*, got '3'"),
+        (lambda: Block(0), r"size must be at least 1 patch, .* as in Block\(size=2\), got 0"),
+        (lambda: Block(2.5), r"size must .* a whole number as in Block\(size=2\), got 2\.5"),
+        (lambda: Cross(True), r"size must .* a whole number as in Cross\(size=2\), got True"),
+        (lambda: Cross(1, num_prefix_tokens=-1), "num_prefix_tokens must be at least 0, .* got -1"),
+        (lambda: Key(num_prefix_tokens=1.0), r"num_prefix_tokens must .*, got 1\.0"),
+        (lambda: Block(3, grid=4), r"grid must be two .* Block\(size=3, grid=\(14, 14\)\), got 4"),
+        (lambda: Block(3, grid=(4, 0)), r"grid must be two whole numbers \(h, w\), .* \(4, 0\)"),
+        (lambda: Cross(3, grid=(4, 5, 6)), r"grid must be two .*, got \(4, 5, 6\)"),
+        (
+            lambda: Key(keep_self=True, shared_over=("queries",)),
+            "keep_self must be False where all queries share a draw",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_window_longer_than_the_keys_is_refused():
+    assert lost(Window(17), (1, 1, 2, 17)).shape == (1, 1, 2, 17)
+    with pytest.raises(ValueError, match=r"length must be at most the number of keys, 17, got .*9"):
+        lost(Window(99), (1, 1, 2, 17))
+
+
+def test_a_grid_may_be_a_list_as_a_yaml_has_it():
+    assert Block(2, grid=[3, 5]) == Block(2, grid=(3, 5))
