@@ -96,13 +96,6 @@ class Job:
         return f"{self.table.name}/{self.row.id}, seed {self.seed}"
 
     @property
-    def work(self) -> str:
-        """What it does, in words."""
-        if self.setup.measure:
-            return f"measuring the weights of {self.row.weights_of}"
-        return f"training to step {self.config.train.max_iter}"
-
-    @property
     def folder(self) -> Path:
         """Where it writes; an ordinary ``train.output_dir`` if it is a training."""
         return self.plan.folder(self.table) / self.row.id / f"seed{self.seed}"

@@ -28,11 +28,12 @@ PAGE = """<!doctype html>
 body {{max-width: 80rem; margin: 2rem auto; overflow-x: auto; font: 15px/1.5 sans-serif}}
 th, td {{padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right}}
 th {{text-align: left}}
-</style></head><body><h1>{title}</h1>{remarks}
+</style></head><body>
+<h1>{title}</h1>{before}
 <table>
 {rows}
-</table>
-<ul>{notes}</ul>{foot}<p><code>{command}</code></p></body></html>
+</table>{after}
+</body></html>
 """
 
 
@@ -60,27 +61,27 @@ def markdown(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
     rows = [head, ["---", *["---:"] * (len(head) - 2), "---"]]
     rows += [line if any(line[1:]) else [f"**{line[0]}**", *line[1:]] for line in body]
     drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
-    parts = [f"# {table.title}", *remarks(table, plan), "\n".join(drawn)]
-    parts += ["\n".join(f"* {note}" for note in said)] if (said := notes(lines)) else []
-    return "\n\n".join([*parts, OURS, f"Paper: {table.source}", f"`{command(table, plan)}`"]) + "\n"
+    before, after = texts(table, plan, lines)
+    return "\n\n".join([f"# {table.title}", *before, "\n".join(drawn), *after]) + "\n"
 
 
 def page(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
     """Return the same report as one HTML file that fetches nothing."""
-    (first, *heads), *body = cells(table, lines)
-    rows = ["".join(f"<th>{escape(text)}</th>" for text in (first, *heads))]
-    rows += [
-        f"<th>{escape(label)}</th>" + "".join(f"<td>{escape(text)}</td>" for text in numbers)
-        for label, *numbers in body
-    ]
-    return PAGE.format(
-        title=escape(table.title),
-        remarks="".join(f"<p>{escape(text)}</p>" for text in remarks(table, plan)),
-        rows="\n".join(f"<tr>{row}</tr>" for row in rows),
-        notes="".join(f"<li>{escape(note)}</li>" for note in notes(lines)),
-        foot="".join(f"<p>{escape(text)}</p>" for text in (OURS, f"Paper: {table.source}")),
-        command=escape(command(table, plan)),
+    head, *body = ([escape(text) for text in row] for row in cells(table, lines))
+    rows = ["".join(f"<th>{text}</th>" for text in head)]
+    rows += [f"<th>{row[0]}</th>" + "".join(f"<td>{text}</td>" for text in row[1:]) for row in body]
+    before, after = (
+        "".join(f"<p>{escape(text)}</p>" for text in part) for part in texts(table, plan, lines)
     )
+    drawn = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return PAGE.format(title=escape(table.title), before=before, rows=drawn, after=after)
+
+
+def texts(table: Table, plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[str]]:
+    """Return what a reader must know before the numbers, and what there is to say after them."""
+    before = [text for text in (table.scale_notes.get(plan.scale), *table.notes) if text]
+    made = f"Made by: {command(table, plan)}"
+    return before, [*notes(lines), OURS, f"Paper: {table.source}", made]
 
 
 def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
@@ -102,11 +103,6 @@ def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
             texts += [paper, ours] if has_paper else [ours]
         rows.append([*texts, line.state])
     return rows
-
-
-def remarks(table: Table, plan: Plan) -> list[str]:
-    """What a reader must know before the numbers."""
-    return [text for text in (table.scale_notes.get(plan.scale, ""), *table.notes) if text]
 
 
 def notes(lines: Sequence[Line]) -> list[str]:

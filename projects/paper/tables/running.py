@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig
 
@@ -89,7 +90,7 @@ def run_jobs(
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done", flush=True)
     try:
         for number, job in enumerate(waiting, 1):
-            print(f"[{number}/{len(waiting)}] {job.name}: {job.work}", flush=True)
+            print(f"[{number}/{len(waiting)}] {job.name}", flush=True)
             try:
                 said = run_job(job, num_gpus)
             except LeftAlone as reason:
@@ -155,8 +156,7 @@ def claim(folder: Path) -> Iterator[None]:
 def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
     """Train as :func:`~dropkey_core.engine.train` does with ``resume``, on several GPUs.
 
-    The engine starts the other processes by running the process's own command again. Therefore the
-    training gets a command of its own.
+    In a command of its own, which the engine runs again for each further process.
 
     Raises:
         UserError: the training failed; it has said why.
@@ -168,16 +168,15 @@ def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
     command = [sys.executable, str(TRAIN), "--config", str((folder / CONFIG).absolute())]
     command += ["--resume", "--num-gpus", str(num_gpus)]
     with StopRequests() as stop:
-        # In a session of its own a terminal's Ctrl-C reaches it once, by way of this process: the
+        # In a session of its own: a terminal's Ctrl-C reaches it by way of this process alone. A
         # second one would end it unsaved.
         process = subprocess.Popen(command, start_new_session=True)
         try:
-            passed_on = 0
-            while process.poll() is None:
-                if stop.received and not passed_on:
-                    passed_on = stop.received
-                    process.send_signal(passed_on)
+            while process.poll() is None and not stop.received:
                 time.sleep(0.5)
+            if stop.received:
+                process.send_signal(stop.received)
+            process.wait()
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -186,8 +185,5 @@ def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
         raise UserError(f"the training ended with exit code {process.returncode}, see above")
     state = read_checkpoint(folder / LAST)
     if state["step"] < config.train.max_iter:
-        raise UserError(
-            f"the training stopped after step {state['step']}; the same command goes on"
-        )
-    metrics: Metrics = state["metrics"]
-    return metrics
+        raise UserError(f"the training stopped after step {state['step']}; call again to go on")
+    return cast(Metrics, state["metrics"])

@@ -39,9 +39,9 @@ def test_paper_and_ours_side_by_side(table):
         "| absent | -0.250 | - | left out |",
         "",
     ]
-    assert "* others, absent: left out: not built" in text
+    assert "\n\nothers, absent: left out: not built\n\n" in text
     assert "Paper: a made-up paper." in text
-    assert "toys.yaml --rows none repeated absent`" in text
+    assert "toys.yaml --rows none repeated absent\n" in text
 
 
 def test_scale_is_said_before_the_numbers(table):

@@ -202,7 +202,7 @@ def test_failure_is_told(config, stand_in):
 def test_training_that_ended_early(config, stand_in):
     leave(config, 1)
     stand_in("sys.exit(0)")
-    with pytest.raises(UserError, match="stopped after step 1; the same command goes on"):
+    with pytest.raises(UserError, match="stopped after step 1; call again to go on"):
         train_in_processes(config, 2)
 
 
