@@ -4,6 +4,8 @@ from dropkey_core import attention, equip
 from dropkey_core.attention import *  # noqa: F403
 from dropkey_core.equip import *  # noqa: F403
 
-__all__: list[str] = []
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]
 __all__ += attention.__all__
 __all__ += equip.__all__
