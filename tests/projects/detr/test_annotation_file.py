@@ -58,73 +58,37 @@ def test_missing_file_names_path_setting_and_remedy(tmp_path, monkeypatch):
         read_annotation_file("coco/x.json")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"info": [\n  1,\n  ?]}', r"cannot be read as JSON: Expecting value: line 3 column 3"),
-        (b'{"images": [', "cannot be read as JSON"),
-        (b"\xff\xfe\x00", "is not a text file"),
-        (b'{"info": ' + b"[" * 100_000, "maximum recursion depth"),
-        (b'"\\ud800"', "surrogates not allowed"),
-        (b"[1, 2]", "Expected `object`, got `array`$"),
-        (b"{}", "Object missing required field `categories`$"),
-    ],
-)
-def test_other_files_are_refused(tmp_path, content, message):
+@pytest.mark.parametrize("content", [b'{"info": ' + b"[" * 100_000, b'"\\ud800"', b"[1, 2]", b"{}"])
+def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "annotations.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^{path}"):
         read_annotation_file(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": {}}, r"Expected `array`, got `object` - at `\$\.images`"),
         ({"images": [], "annotations": []}, r"length >= 1 - at `\$\.images`"),
         ({"categories": [], "annotations": []}, r"length >= 1 - at `\$\.categories`"),
-        ({"images": [IMAGE, 3]}, r"Expected `object`, got `int` - at `\$\.images\[1\]`"),
-        ({"images": [{**IMAGE, "id": "11"}]}, r"`int`, got `str` - at `\$\.images\[0\]\.id`"),
         ({"images": [{**IMAGE, "id": True}]}, r"`int`, got `bool` - at `\$\.images\[0\]\.id`"),
         ({"images": [{**IMAGE, "height": 0}]}, r"`int` >= 1 - at `\$\.images\[0\]\.height`"),
-        ({"images": [{"id": 1}]}, r"missing required field `file_name` - at `\$\.images\[0\]`"),
         ({"images": [IMAGE, IMAGE]}, "images has id 11 2 times"),
         ({"categories": CATEGORIES * 2}, "categories has id 7 2 times"),
         ({"annotations": annotation() * 2}, "annotations has id 1 2 times"),
-        (
-            {"annotations": annotation(category_id=9)},
-            "annotation 1 has unknown category_id 9;.* 2, 7",
-        ),
-        ({"annotations": annotation(image_id=9)}, "annotation 1 has unknown image_id 9;.* 5, 11"),
-        (
-            {"annotations": annotation(bbox=[1, 2, 3])},
-            r"length >= 4 - at .*\[0\]\.bbox`",
-        ),
-        ({"annotations": annotation(bbox=[1, 2, 3, "4"])}, r"got `str` - at .*\[0\]\.bbox\[3\]`"),
+        ({"annotations": annotation(category_id=9)}, "1 has unknown category_id 9;.* 2, 7"),
+        ({"annotations": annotation(image_id=9)}, "1 has unknown image_id 9;.* 5, 11"),
+        ({"annotations": annotation(bbox=[1, 2, 3])}, r"length >= 4 - at .*\[0\]\.bbox`"),
         ({"annotations": annotation(iscrowd=2)}, r"`float` <= 1\.0 - at .*\[0\]\.iscrowd`"),
         ({"annotations": annotation(iscrowd=0.5)}, r"multiple of 1\.0 - at .*\[0\]\.iscrowd`"),
-    ],
-)
-def test_unsound_content_is_refused_in_one_line(write_coco, changes, message):
-    _, path = write_coco(**changes)
-    with pytest.raises(UserError, match=message) as error:
-        read_annotation_file(path)
-    assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
         ({"images": [{**IMAGE, "width": 10**30}]}, r"`int` <= 9007199254740992 - at .*\.width`"),
         ({"annotations": annotation(bbox=[10**400, 0, 1, 1])}, r"`int` <= .* - at .*\.bbox\[0\]`"),
         ({"images": [{**IMAGE, "file_name": "\ud800.jpg"}]}, r"matching regex .*\.file_name`"),
         ({"images": [{**IMAGE, "file_name": "a\0.jpg"}]}, r"matching regex .*\.file_name`"),
-        ({"annotations": annotation(iscrowd="x" * 10**6)}, r"got `str` - at .*\.iscrowd`"),
     ],
 )
-def test_values_beyond_all_measure_are_refused_in_a_short_line(write_coco, changes, message):
+def test_unsound_content_is_refused_in_one_short_line(write_coco, changes, message):
     _, path = write_coco(**changes)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=f"^{path}.*{message}") as error:
         read_annotation_file(path)
-    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torchvision.ops import box_convert
 
 from dropkey_core.engine import UserError
 from projects.detr import DetrMapper
@@ -15,27 +16,20 @@ def record(tmp_path):
     return painted(tmp_path, 90, 120, [30, 20, 15, 45])
 
 
-def painted(folder, height, width, bbox, **extra):
+def painted(folder, height, width, bbox):
     x, y, box_width, box_height = bbox
     image = np.zeros((height, width, 3), np.uint8)
     image[y : y + box_height, x : x + box_width] = 255
     path = folder / "image.png"
     cv2.imwrite(str(path), image)
-    annotation = {"bbox": bbox, "bbox_mode": 1, "category_id": 4, "iscrowd": 0, **extra}
-    return {
-        "file_name": str(path),
-        "image_id": 3,
-        "height": height,
-        "width": width,
-        "annotations": [annotation],
-    }
+    annotation = {"bbox": bbox, "bbox_mode": 1, "category_id": 4, "iscrowd": 0}
+    record = {"file_name": str(path), "image_id": 3, "height": height, "width": width}
+    return {**record, "annotations": [annotation]}
 
 
 def with_boxes(record, *bboxes):
-    annotations = [
-        {"bbox": bbox, "bbox_mode": 1, "category_id": number, "iscrowd": 0}
-        for number, bbox in enumerate(bboxes)
-    ]
+    (one,) = record["annotations"]
+    annotations = [{**one, "bbox": bbox, "category_id": n} for n, bbox in enumerate(bboxes)]
     return {**record, "annotations": annotations}
 
 
@@ -51,10 +45,8 @@ def white_box(image):
 def pixels_xyxy(sample):
     """The sample's one box in pixels of its image."""
     height, width = sample["image"].shape[1:]
-    cx, cy, w, h = (
-        sample["boxes_cxcywh"][0] * torch.tensor([width, height, width, height])
-    ).tolist()
-    return torch.tensor([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    boxes_xyxy = box_convert(sample["boxes_cxcywh"], "cxcywh", "xyxy")
+    return boxes_xyxy[0] * torch.tensor([width, height, width, height])
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -82,11 +74,11 @@ def test_augmentations_of_all_kinds_occur(record):
     assert {0.3125, 0.6875} < {float(box[0]) for box in boxes}  # as it was, mirrored
 
 
-def test_without_augmentation_the_box_is_the_annotations(record):
-    mapper = DetrMapper(True, [90], flip_probability=0, crop_probability=0)
-    sample = mapper(record)
-    # (30 + 15 / 2) / 120, (20 + 45 / 2) / 90, 15 / 120, 45 / 90
-    expected = torch.tensor([[0.3125, 42.5 / 90, 0.125, 0.5]])
+@pytest.mark.parametrize(("flipped", "x"), [(0, 0.3125), (1, 1 - 0.3125)])
+def test_the_box_is_the_annotations_and_a_flip_mirrors_it(record, flipped, x):
+    sample = DetrMapper(True, [90], flip_probability=flipped, crop_probability=0)(record)
+    # x: (30 + 15 / 2) / 120, then (20 + 45 / 2) / 90, 15 / 120, 45 / 90
+    expected = torch.tensor([[x, 42.5 / 90, 0.125, 0.5]])
     torch.testing.assert_close(sample["boxes_cxcywh"], expected)
     assert sample["labels"].tolist() == [4]
     assert sample["labels"].dtype == torch.int64
@@ -97,28 +89,10 @@ def test_without_augmentation_the_box_is_the_annotations(record):
     }
 
 
-def test_a_flip_mirrors_the_box(record):
-    sample = DetrMapper(True, [90], flip_probability=1, crop_probability=0)(record)
-    expected = torch.tensor([[1 - 0.3125, 42.5 / 90, 0.125, 0.5]])
-    torch.testing.assert_close(sample["boxes_cxcywh"], expected)
-
-
-def test_a_tall_box_stays_tall(record):
-    boxes = DetrMapper(True, [90], flip_probability=1, crop_probability=0)(record)["boxes_cxcywh"]
-    width, height = (boxes[0, 2:] * torch.tensor([120, 90])).tolist()
-    assert (round(width), round(height)) == (15, 45)
-
-
 def test_a_crop_clips_boxes_and_drops_those_it_leaves_nothing_of(tmp_path):
     record = painted(tmp_path, 100, 100, [0, 0, 100, 50])
-    mapper = DetrMapper(
-        True,
-        [40],
-        flip_probability=0,
-        crop_probability=1,
-        crop_min_sizes=[100],
-        crop_range=[40, 40],
-    )
+    crop = {"crop_probability": 1, "crop_min_sizes": [100], "crop_range": [40, 40]}
+    mapper = DetrMapper(True, [40], flip_probability=0, **crop)
     kept = 0
     for seed in range(30):
         torch.manual_seed(seed)

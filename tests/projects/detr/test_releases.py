@@ -4,10 +4,8 @@ import re
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_weights
-from projects.detr.predictor import Detector
 from projects.detr.releases import RELEASES, OfficialWeights
 
 DC5 = OfficialWeights("DETR-DC5", "resnet50", dilation=True)
@@ -63,24 +61,17 @@ def test_a_release_of_the_other_stride_is_refused_under_any_name(write, detr, re
 
 @pytest.mark.parametrize("dilation", [False, True])
 def test_weights_that_say_nothing_of_it_are_loaded(write, detr, dilation):
-    assert load_weights(detr(dilation), write()).startswith("loaded ")
-    path = write(args=argparse.Namespace(lr=1e-4))
-    assert load_weights(detr(dilation), path).startswith("loaded ")
-    path = write(args={"dilation": not dilation})  # nobody's, so it says nothing
-    assert load_weights(detr(dilation), path).startswith("loaded ")
+    nobodys = {"dilation": not dilation}
+    for said in ({}, {"args": argparse.Namespace(lr=1e-4)}, {"args": nobodys}):
+        assert load_weights(detr(dilation), write(**said)).startswith("loaded ")
 
 
-@pytest.mark.parametrize(
-    ("dilation", "text"),
-    [
-        (True, f"with dilation, {STRIDE_16.partition(', ')[2]}"),
-        (False, f"without dilation, {STRIDE_32.partition(', ')[2]}"),
-    ],
-)
-def test_training_checkpoints_of_the_official_code_say_it_themselves(write, detr, dilation, text):
-    backbone = "resnet50" if dilation else "resnet101"
+@pytest.mark.parametrize(("release", "text"), [(DC5, STRIDE_16), (PLAIN, STRIDE_32)])
+def test_training_checkpoints_of_the_official_code_say_it_themselves(write, detr, release, text):
+    _, backbone, dilation = release
     path = write(args=argparse.Namespace(dilation=dilation, backbone=backbone, lr=1e-4))
-    with pytest.raises(UserError, match=re.escape(f"holds weights of a model {text}")):
+    kind = f"a model {'with' if dilation else 'without'} dilation, {text.partition(', ')[2]}"
+    with pytest.raises(UserError, match=re.escape(f"holds weights of {kind}")):
         load_weights(detr(not dilation), path)
     assert load_weights(detr(dilation), path).startswith("loaded ")
 
@@ -92,22 +83,6 @@ def test_a_fetched_release_is_refused_too(write, detr, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"^https://x\.org/detr\.pth \(from .*\) holds weights of"):
         load_weights(detr(False), "https://x.org/detr.pth")
-
-
-def test_pictures_refuse_it_too(write):
-    path = write(DC5)
-    sizes = {"num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "ffn_dim": 48}
-    model = {"_target_": "projects.detr.build_model", "backbone": "resnet10", "num_queries": 5}
-    mapper = {"_target_": "projects.detr.DetrMapper", "training": False}
-    config = OmegaConf.create(
-        {
-            "model": {**model, **sizes, "embed_dim": 32},
-            "dataloader": {"test": {"mapper": mapper}},
-            "train": {"device": "cpu"},
-        }
-    )
-    with pytest.raises(UserError, match=re.escape(STRIDE_16)):
-        Detector.load(config, str(path))
 
 
 def test_the_published_files_are_known_by_what_their_names_end_in():

@@ -21,13 +21,8 @@ def test_entries_become_indices_and_nothing_is_left_out(write_interactions):
     assert first["labels"] == [0, 1]
     assert first["boxes_xyxy"][0] == [5, 6, 5, 36]
     assert (first["image_id"], first["file_name"], first["height"]) == (0, "a.jpg", 40)
-    assert second == {
-        "file_name": "b.jpg",
-        "image_id": 1,
-        "boxes_xyxy": [],
-        "labels": [],
-        "hois": [],
-    }
+    nothing = {"boxes_xyxy": [], "labels": [], "hois": []}
+    assert second == {"file_name": "b.jpg", "image_id": 1, **nothing}
 
 
 def one_hoi(subject, object_, verb):
@@ -60,42 +55,14 @@ def test_what_is_wrong_names_file_image_and_entry(write_interactions, changes, m
     ("changes", "message"),
     [
         (one_hoi(0, True, 1), r"got `bool` - at `\$\[0\]\.hoi_annotation\[0\]\.object_id`"),
-        (
-            {"annotations": [{"bbox": [1, 2, 3], "category_id": 1}]},
-            r"length >= 4 - at `\$\[0\]\.annotations\[0\]\.bbox`",
-        ),
-        ({"annotations": [[1, 2, 3, 4]]}, r"got `array` - at `\$\[0\]\.annotations\[0\]`"),
-        ({"hoi_annotation": None}, r"got `null` - at `\$\[0\]\.hoi_annotation`"),
-        ({"hoi_annotation": [4]}, r"got `int` - at `\$\[0\]\.hoi_annotation\[0\]`"),
+        ({"annotations": [{"bbox": [1, 2, 3], "category_id": 1}]}, r"length >= 4 - .*\.bbox`"),
         ({"height": 0}, r"`int` >= 1 - at `\$\[0\]\.height`"),
-        ({"file_name": 7}, r"got `int` - at `\$\[0\]\.file_name`"),
+        ({"height": None}, r"Only one of `height` and `width` - at `\$\[0\]`"),
+        ({"images": {"images": []}}, "Expected `array`, got `object`"),
+        ({"images": []}, "Expected `array` of length >= 1"),
     ],
 )
-def test_another_type_names_file_and_place(write_interactions, changes, message):
+def test_another_structure_names_file_and_place(write_interactions, changes, message):
     paths = write_interactions(**changes)
     with pytest.raises(UserError, match=f"^{paths[1]}: .*{message}$"):
-        read(paths)
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"images": []}, "Expected `array`, got `object`"),
-        ([], "Expected `array` of length >= 1"),
-        (["a.jpg"], r"got `str` - at `\$\[0\]`"),
-        (
-            [{"file_name": "a", "width": 4, "annotations": [], "hoi_annotation": []}],
-            r"Only one of `height` and `width` - at `\$\[0\]`",
-        ),
-    ],
-)
-def test_another_structure_is_refused(write_interactions, document, message):
-    with pytest.raises(UserError, match=message):
-        read(write_interactions(images=document))
-
-
-def test_a_file_that_is_no_json_is_told(write_interactions):
-    paths = write_interactions()
-    paths[1].write_text(paths[1].read_text()[:-1])
-    with pytest.raises(UserError, match="cannot be read as JSON"):
         read(paths)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from torchvision.ops import box_convert
 
 from projects.qpic import QpicMapper
 
@@ -46,8 +46,8 @@ def seen(image, channel):
 
 def pixels_xyxy(boxes_cxcywh, image):
     height, width = image.shape[1:]
-    cx, cy, w, h = (boxes_cxcywh * torch.tensor([width, height, width, height])).tolist()
-    return torch.tensor([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    boxes_xyxy = box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+    return boxes_xyxy * torch.tensor([width, height, width, height])
 
 
 def test_one_row_per_pair_with_all_its_verbs(record):
@@ -64,16 +64,9 @@ def test_one_row_per_pair_with_all_its_verbs(record):
     assert sample["verb_labels"].dtype == torch.float32
     assert sample["image"].dtype == torch.uint8
     assert {type(value) for value in sample.values() if hasattr(value, "shape")} == {torch.Tensor}
-    assert {key: sample[key] for key in ("image_id", "height", "width")} == {
-        "image_id": 3,
-        "height": 90,
-        "width": 120,
-    }
-
-
-def test_without_jitter_the_pixels_are_the_files(record):
-    expected = torch.from_numpy(cv2.imread(record["file_name"])[..., ::-1].copy())
-    assert torch.equal(mapper(**STILL)(record)["image"].permute(1, 2, 0), expected)
+    assert (sample["image_id"], sample["height"], sample["width"]) == (3, 90, 120)
+    pixels = torch.from_numpy(cv2.imread(record["file_name"])[..., ::-1].copy())
+    assert torch.equal(sample["image"].permute(1, 2, 0), pixels)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -177,32 +170,3 @@ def test_default_classes_and_sizes_are_those_of_hico_det(record):
     assert set(sample["obj_labels"].tolist()) <= {DOG, 80}
     assert min(sample["image"].shape[1:]) >= 480
     assert min(QpicMapper(False)(record)["image"].shape[1:]) == 800
-
-
-def test_torchs_seed_governs_the_sample(record):
-    augment = mapper(min_sizes=[60, 90], crop_min_sizes=[70], crop_range=[40, 60])
-
-    def sample(seed):
-        torch.manual_seed(seed)
-        return augment(record)["image"]
-
-    assert torch.equal(sample(5), sample(5))
-    assert len({sample(seed).numpy().tobytes() for seed in range(12)}) > 6
-
-
-def test_settings_may_come_from_a_config(record):
-    config = OmegaConf.create({"min_sizes": [60], "crop_min_sizes": [70], "crop_range": [40, 60]})
-    assert min(mapper(**config)(record)["image"].shape[1:]) == 60
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"min_sizes": [0]}, r"sizes must be 1 pixel or more, got \[0\]"),
-        ({"crop_range": [9, 4]}, "crop_range must be .* got 9, 4"),
-        ({"colour_jitter": -1.0}, "non negative"),
-    ],
-)
-def test_impossible_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        mapper(**settings)
