@@ -34,9 +34,3 @@ def test_by_default_it_goes_below_the_dataset_root(script, tmp_path, monkeypatch
     monkeypatch.setenv("DROPKEY_DATASETS", str(tmp_path))
     assert script.main([]) == 0
     assert (tmp_path / "body" / "mannequin.npz").is_file()
-
-
-def test_a_damaged_file_is_told(script, tmp_path, capsys):
-    (tmp_path / "body.npz").write_bytes(b"PK")
-    assert script.main(["--output", str(tmp_path / "body.npz")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

@@ -81,15 +81,6 @@ def test_errors_are_one_line(prepare, source, tmp_path, monkeypatch, arguments, 
     assert err.count("\n") == 1
 
 
-def test_nothing_left_ends_with_two(prepare, source):
-    for path in source.rglob("intrinsic.txt"):
-        path.unlink()
-    status, out, err = prepare(source, "--num-workers", 0)
-    assert status == 2
-    assert "left out: 3 x cameras unusable" in out
-    assert err == f"error: nothing in {source} can be used; {source}/left_out.txt says why\n"
-
-
 # The script, with a third subject whose mesh takes for ever to be read.
 STUCK = """
 import multiprocessing, runpy, sys, time

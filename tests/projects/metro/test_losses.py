@@ -30,13 +30,6 @@ def test_projection_adds_the_shift_before_it_scales():
     assert weak_perspective(points, camera).tolist() == expected
 
 
-def test_3d_joints_worked_out():
-    predicted = torch.zeros(1, 14, 3)
-    predicted[0, 5] = torch.tensor([1.0, 2.0, 3.0])
-    found = joints_3d_loss(predicted, true_joints(1), all_of(1))
-    torch.testing.assert_close(found, torch.tensor(14.0 / (14 * 3)))
-
-
 def test_3d_joints_are_seen_from_the_mid_hip():
     predicted = torch.zeros(1, 14, 3)
     predicted[0, RIGHT_HIP, 0] = 2.0  # the mid-hip moves by 1: so do the 12 others, and both hips
@@ -46,10 +39,10 @@ def test_3d_joints_are_seen_from_the_mid_hip():
 
 def test_a_3d_joint_without_confidence_still_counts_in_the_mean():
     predicted, true = torch.zeros(1, 14, 3), true_joints(1)
-    predicted[0, 5], predicted[0, 6] = 1.0, 9.0
+    predicted[0, 5], predicted[0, 6] = torch.tensor([1.0, 2.0, 3.0]), 9.0
     true[0, 6, 3] = 0
     found = joints_3d_loss(predicted, true, all_of(1))
-    torch.testing.assert_close(found, torch.tensor(3.0 / (14 * 3)))
+    torch.testing.assert_close(found, torch.tensor(14.0 / (14 * 3)))
 
 
 def test_images_without_3d_do_not_count():
@@ -113,16 +106,11 @@ def targets():
 
 def test_every_term_with_its_weight(outputs, targets):
     found = MeshLoss()(outputs, targets)
-    expected = {
-        "loss_joints_3d": 1000
-        * joints_3d_loss(outputs["joint_tokens"], targets["joints_3d"], all_of(2)),
-        "loss_mesh_joints_3d": 1000
-        * joints_3d_loss(outputs["mesh_joints"], targets["joints_3d"], all_of(2)),
-        "loss_joints_2d": 100
-        * joints_2d_loss(outputs["joint_tokens"], outputs["camera"], targets["joints_2d"]),
-        "loss_mesh_joints_2d": 100
-        * joints_2d_loss(outputs["mesh_joints"], outputs["camera"], targets["joints_2d"]),
-    }
+    expected = {}
+    for name, joints in (("joints", "joint_tokens"), ("mesh_joints", "mesh_joints")):
+        in_space = joints_3d_loss(outputs[joints], targets["joints_3d"], all_of(2))
+        in_picture = joints_2d_loss(outputs[joints], outputs["camera"], targets["joints_2d"])
+        expected |= {f"loss_{name}_3d": 1000 * in_space, f"loss_{name}_2d": 100 * in_picture}
     names = ("loss_vertices", "loss_vertices_1", "loss_vertices_2")
     for name, mesh, true in zip(names, outputs["meshes"], targets["meshes"], strict=True):
         expected[name] = 33 * (mesh[1] - true[1]).abs().mean()

@@ -1,4 +1,4 @@
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -64,14 +64,7 @@ def test_the_template_is_the_body_with_its_root_turned(toy_body, model):
 
 
 def test_without_smplx_the_extra_is_named(toy_body, monkeypatch):
-    original = builtins.__import__
-
-    def without_smplx(name, *arguments, **keywords):
-        if name.startswith("smplx"):
-            raise ImportError(name)
-        return original(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without_smplx)
+    monkeypatch.setitem(sys.modules, "smplx.lbs", None)
     with pytest.raises(UserError, match=r"non-commercial.*pip install -e '\.\[mesh\]'"):
         BodyModel(toy_body)
 

@@ -87,7 +87,6 @@ def test_a_camera_of_zeros_is_one_that_is_not_there(body):
         ("extrinsic.txt", "0 7\n", "0 3\n", "extrinsic.txt, line 9: camera 3 is there twice"),
         ("extrinsic.txt", "0 7\n", "0 107\n", "line 9 is '0 107', but .* an id of 0 to 106"),
         ("extrinsic.txt", "0 7\n", "1 7\n", "line 9 is '1 7', but a camera begins with '0 <id>'"),
-        ("extrinsic.txt", "0 7\n", "0 -7\n", "line 9 is '0 -7', but a camera begins with"),
         ("intrinsic.txt", "0 800 240", "0 x 240", "line 6 is '0 x 240', not 3 numbers"),
         ("intrinsic.txt", "0 800 240", "0 800", "intrinsic.txt, line 6 is '0 800', not 3 numbers"),
     ],
@@ -106,21 +105,14 @@ def test_what_is_wrong_with_the_cameras_is_named(body, name, old, new, message):
         ("intrinsic.txt", "0 800 240", "0 -8 240", r"camera 3 has K \[\[900.*which is not"),
         ("extrinsic.txt", "-1 0 0", "-1 0.5 0", r"camera 7 has an R that is no rotation .* 0.5"),
         ("extrinsic.txt", "-1 0 0", "1 0 0", "camera 7 has an R that is no rotation"),
-        ("extrinsic.txt", TURNED, "1e200 1e200 0\n" * 3, "camera 7 has an R that is no rotation"),
         ("extrinsic.txt", "0 7\n", "0 8\n", "camera 7 is not in both intrinsic"),
     ],
 )
 def test_cameras_that_cannot_be_used_are_told(body, name, old, new, message):
     edit(body / name, old, new)
-    _, problems = read_cameras(body)
-    assert re.match(f"{body}: {message}", problems[0])
-
-
-def test_sound_cameras_are_kept_beside_broken_ones(body):
-    edit(body / "extrinsic.txt", "1 2 3", "1 2 inf")
     cameras, problems = read_cameras(body)
-    assert list(cameras) == [7]
-    assert problems == [f"{body}: camera 3 has a C that is not finite"]
+    assert re.match(f"{body}: {message}", problems[0])
+    assert list(cameras) == [7 if message.startswith("camera 3") else 3]  # the sound one is kept
 
 
 def test_a_file_far_too_large_is_not_read(body):
