@@ -44,10 +44,15 @@ def test_cost_keeps_leading_axes():
     torch.testing.assert_close(cost[1, 2], alone)
 
 
-def test_smallest_total_cost_wins_over_the_nearest():
-    # Query 0 is best for both objects; the total is smallest if it answers for object 1.
-    cost = torch.tensor([[1.0, 0.0], [2.0, 9.0]])[None, None]
-    images, queries, objects = assign(cost, [2])
+@pytest.mark.parametrize(
+    "cost",
+    [
+        [[1.0, 0.0], [2.0, 9.0]],  # query 0 is best for both, but the total smallest crosswise
+        [[3.0, 1.0, 2.0], [1.0, 9.0, 9.0]],  # more objects than queries: object 2 is left alone
+    ],
+)
+def test_smallest_total_cost_wins_over_the_nearest(cost):
+    images, queries, objects = assign(torch.tensor(cost)[None, None], [len(cost[0])])
     assert images.tolist() == [0, 0]
     assert queries.tolist() == [[0, 1]]
     assert objects.tolist() == [[1, 0]]
@@ -65,14 +70,6 @@ def test_images_and_layers_are_matched_apart():
     assert images.tolist() == [0, 2, 2]
     assert queries.tolist() == [[1, 0, 1], [0, 0, 1]]
     assert objects.tolist() == [[0, 2, 1], [0, 1, 2]]
-
-
-def test_more_objects_than_queries():
-    cost = torch.tensor([[3.0, 1.0, 2.0], [1.0, 9.0, 9.0]])[None, None]
-    images, queries, objects = assign(cost, [3])
-    assert images.tolist() == [0, 0]
-    assert queries.tolist() == [[0, 1]]
-    assert objects.tolist() == [[1, 0]]  # object 2 is left alone
 
 
 def test_no_object_at_all():
