@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from report import argument_parser, markdown_table, picture, positive, run_benchmark, save
-from timing import Measurement, Results, measure
+from timing import Measurement, measure
 
 from dropkey_core.attention.alignment import Expected, MonteCarlo
 from dropkey_core.attention.schedule import check_drop_ratio
@@ -44,20 +44,11 @@ EXACT = {1: torch.float32, 2: torch.float64, 3: torch.float64}
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of one kind and what is dropped of them.
-
-    Args:
-        num_keys: N, keys in a row.
-        spikiness: factor on normal logits.
-        drop_ratio: probability in (0, 1) that a key is dropped.
-    """
+    """Rows of ``num_keys`` keys, logits ``spikiness`` times normal, and what is dropped of them."""
 
     num_keys: int
     spikiness: float
     drop_ratio: float
-
-    def __str__(self) -> str:
-        return f"{self.num_keys} keys, {self.spikiness:g} * normal, drop ratio {self.drop_ratio:g}"
 
 
 def over_all_masks(logits: Tensor, drop_ratio: float) -> Tensor:
@@ -102,16 +93,13 @@ def methods(
 def benchmark_alignment(
     num_keys: int, drop_ratios: Sequence[float], samples: Sequence[int], repeats: int = 5
 ) -> dict[Case, dict[str, Measurement]]:
-    """Measure all methods on rows of ``FEW_KEYS`` and of ``num_keys`` keys.
+    """Measure all methods on rows of ``FEW_KEYS`` and of ``num_keys`` keys; an item is a row.
 
     Args:
         num_keys: keys of the long rows.
         drop_ratios: in (0, 1).
         samples: numbers of masks for Monte Carlo.
         repeats: turns of each method.
-
-    Returns:
-        measurements by case and method; an item is a row
     """
     cases = [
         Case(keys, spikiness, drop_ratio)
@@ -141,15 +129,8 @@ def table(results: dict[Case, dict[str, Measurement]]) -> str:
         cells = (
             f"{m.worst_error:.0e}, {1e6 * m.seconds_per_item:,.0f} µs" for m in measured.values()
         )
-        rows.append(
-            (
-                f"{case.num_keys}",
-                f"{case.spikiness:g} * normal",
-                f"{case.drop_ratio:g}",
-                *cells,
-                f"{exact.speed_over(most_masks):.0f}x",
-            )
-        )
+        kind = (f"{case.num_keys}", f"{case.spikiness:g} * normal", f"{case.drop_ratio:g}")
+        rows.append((*kind, *cells, f"{exact.speed_over(most_masks):.0f}x"))
     names = next(iter(results.values()))
     return markdown_table(["keys", "logits", "ratio", *names, "speed"], rows, num_text_columns=0)
 
@@ -183,15 +164,14 @@ def plot(results: dict[Case, dict[str, Measurement]]) -> "Figure":
     return figure
 
 
-def run(arguments: argparse.Namespace) -> Results:
+def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     results = benchmark_alignment(
         arguments.num_keys, arguments.ratios, sorted(arguments.samples), arguments.repeats
     )
     print(table(results))
     if arguments.plot:
-        save(arguments.plot, plot(results).savefig)
-    return {str(case): measured for case, measured in results.items()}
+        save(arguments.plot, plot(results))
 
 
 def drop_ratio(text: str) -> float:

@@ -2,7 +2,7 @@
 """Benchmark of attention: time and memory of DropKey, dropout and plain attention side by side.
 
 tools/benchmark/attention.py --threads 2
-tools/benchmark/attention.py --shapes detr vit --json output/attention.json --plot attention.svg
+tools/benchmark/attention.py --shapes detr vit --plot attention.svg
 tools/benchmark/attention.py --device cuda --dtype bfloat16
 
 The floor is torch's fused attention without any dropping. Contenders get the same queries, keys and
@@ -44,15 +44,7 @@ Calls = dict[str, tuple[Callable[[], Tensor], Sequence[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Self-attention of one layer.
-
-    Args:
-        model: whose it is.
-        batch: number of sequences B.
-        heads: number of heads H.
-        tokens: number of tokens N, queries and keys alike.
-        head_dim: width D of a head.
-    """
+    """Self-attention of one layer of a ``model``: B sequences, H heads, N tokens, D = head_dim."""
 
     model: str
     batch: int
@@ -89,11 +81,7 @@ OURS = "DropKey, this library"
 def algorithm_1(query: Tensor, key: Tensor, value: Tensor, drop_ratio: float) -> Tensor:
     """DropKey attention as the paper prints it (arXiv 2208.02646, Algorithm 1).
 
-    Args:
-        query: (B, H, N, D) for batch, heads, tokens, head_dim.
-        key: (B, H, N, D).
-        value: (B, H, N, D).
-        drop_ratio: probability that a query loses a key.
+    Queries, keys and values are (B, H, N, D); a query loses a key with probability ``drop_ratio``.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     ratios = torch.ones_like(logits) * drop_ratio
@@ -177,12 +165,9 @@ def gradients(
 def benchmark_attention(
     shapes: Mapping[str, AttentionShape], repeats: int = 5, like: Tensor | None = None
 ) -> tuple[Results, Results]:
-    """Measure all contenders, then all modules, at each shape.
+    """Measure all contenders, then all modules, ``repeats`` times at each shape.
 
-    Args:
-        shapes: by name.
-        repeats: turns of each contender.
-        like: of the type and device to be measured. None: float32 on the CPU.
+    The tensors have the type and the device of ``like`` (None: float32 on the CPU).
 
     Returns:
         forward passes that backward passes could follow, and forward and backward passes; by shape
@@ -254,7 +239,7 @@ def plot(training: Results) -> "Figure":
     return figure
 
 
-def run(arguments: argparse.Namespace) -> Results:
+def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     default = "float32" if arguments.device == CPU else "bfloat16"
     like = torch.empty(0, device=arguments.device, dtype=getattr(torch, arguments.dtype or default))
@@ -262,10 +247,7 @@ def run(arguments: argparse.Namespace) -> Results:
     forward, training = benchmark_attention(shapes, arguments.repeats, like)
     print(table(forward, training))
     if arguments.plot:
-        save(arguments.plot, plot(training).savefig)
-    return {f"{job}, forward": measured for job, measured in forward.items()} | {
-        f"{job}, forward + backward": measured for job, measured in training.items()
-    }
+        save(arguments.plot, plot(training))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from checkout import file_of_checkout, load_file
 from report import argument_parser, positive, run_benchmark, speed_table
-from timing import Measurement, Results, Step, measure
+from timing import Measurement, Step, measure
 
 from projects.qpic.evaluation import HicoDetEvaluator
 from projects.qpic.ground_truth import Triplet
@@ -51,15 +51,7 @@ OFFICIAL_NAMES = {
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A ground truth and predictions for all of its images.
-
-    Args:
-        ground_truth: by image id, for ``HicoDetEvaluator``.
-        predictions: one per image, in the same order.
-        validity: (V, C) bool.
-        rare: rare triplets.
-        non_rare: the others.
-    """
+    """Arguments of ``HicoDetEvaluator``, and a prediction for each image of its ground truth."""
 
     ground_truth: dict[int, dict[str, Any]]
     predictions: list[dict[str, Tensor]]
@@ -68,18 +60,13 @@ class EvaluationTask:
     non_rare: list[Triplet]
 
 
-def generated_task(num_images: int, num_pairs: int, seed: int = 0) -> EvaluationTask:
+def generated_task(num_images: int) -> EvaluationTask:
     """Generate a task of HICO-DET's size: 80 object classes, 117 verbs, 600 triplets, 138 rare.
 
     Half of the predicted pairs are moved copies of annotated ones, often with the right object;
     their verbs have higher scores than the others', which are noise.
-
-    Args:
-        num_images: of the test set.
-        num_pairs: predicted pairs of each image.
-        seed: equal ones give the same task.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     validity = generated_validity(rng)
     triplets = [
         (PERSON, int(obj), int(verb)) for verb, obj in rng.permutation(np.argwhere(validity))
@@ -88,7 +75,7 @@ def generated_task(num_images: int, num_pairs: int, seed: int = 0) -> Evaluation
     for image_id in range(num_images):
         annotations = generated_annotations(rng, triplets)
         ground_truth[image_id] = annotations
-        predictions.append(generated_predictions(rng, annotations, num_pairs))
+        predictions.append(generated_predictions(rng, annotations))
     return EvaluationTask(
         ground_truth, predictions, validity, triplets[:NUM_RARE], triplets[NUM_RARE:]
     )
@@ -118,7 +105,7 @@ def generated_annotations(rng: np.random.Generator, triplets: list[Triplet]) -> 
 
 
 def generated_predictions(
-    rng: np.random.Generator, annotations: Mapping[str, Any], num_pairs: int
+    rng: np.random.Generator, annotations: Mapping[str, Any], num_pairs: int = NUM_PAIRS
 ) -> dict[str, Tensor]:
     """Pairs as a model predicts them, the first half near annotated ones."""
     boxes, labels, hois = (annotations[name] for name in ("boxes_xyxy", "labels", "hois"))
@@ -139,12 +126,7 @@ def generated_predictions(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluator makes of a task.
-
-    Args:
-        numbers: of the Default setting by name, see ``HicoDetEvaluator.evaluate``.
-        right: for each triplet true (True) and false positives, by falling score.
-    """
+    """Numbers of the Default setting, and true (True) and false positives by falling score."""
 
     numbers: dict[str, float]
     right: dict[Triplet, np.ndarray]
@@ -153,20 +135,11 @@ class Outcome:
 def benchmark_evaluators(
     num_images: int, repeats: int, reference: str | None = None
 ) -> dict[str, Measurement]:
-    """Measure the evaluators on generated predictions, from the first image to the last number.
+    """Measure the evaluators on generated predictions; each ``result`` is an ``Outcome``.
 
-    Args:
-        num_images: of the generated test set.
-        repeats: turns of each.
-        reference: folder of a checkout of QPIC, whose evaluator is measured too.
-
-    Returns:
-        measurements by evaluator, QPIC's first; each ``result`` is an ``Outcome``
-
-    Raises:
-        UserError: if ``reference`` is no checkout of QPIC.
+    With ``reference``, a folder, QPIC's evaluator comes first; a UserError if it is no checkout.
     """
-    task = generated_task(num_images, NUM_PAIRS)
+    task = generated_task(num_images)
     steps: dict[str, Step] = {OURS: partial(outcome_of_ours, task)}
     if reference is not None:
         file = file_of_checkout(reference, "hitachi-rd-cv/qpic", "datasets/hico_eval.py")
@@ -235,14 +208,12 @@ def differences(ours: Outcome, official: Outcome) -> str:
     )
 
 
-def run(arguments: argparse.Namespace) -> Results:
+def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     measured = benchmark_evaluators(arguments.images, arguments.repeats, arguments.reference)
-    results = {"evaluation": measured}
-    print(speed_table(results))
+    print(speed_table({"evaluation": measured}))
     if OFFICIAL in measured:
         print(f"\n{differences(measured[OURS].result, measured[OFFICIAL].result)}")
-    return results
 
 
 def main(argv: list[str] | None = None) -> int:

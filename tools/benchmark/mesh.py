@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from checkout import file_of_checkout, load_file
 from report import argument_parser, run_benchmark, speed_table
-from timing import Measurement, Results, measure
+from timing import Measurement, measure
 
 from projects.metro.body.model import read_body
 from projects.metro.body.skeleton import JOINTS
@@ -45,17 +45,10 @@ Align = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def benchmark_alignment(repeats: int, reference: str | None = None) -> dict[str, Measurement]:
-    """Measure Procrustes alignment on generated joints.
+    """Measure Procrustes alignment; each ``result`` is the aligned joints (n, 14, 3) in metres.
 
-    Args:
-        repeats: turns of each.
-        reference: folder of a checkout of METRO, whose loop over skeletons is measured too.
-
-    Returns:
-        measurements, METRO's first; each ``result`` is the aligned joints (n, 14, 3) in metres
-
-    Raises:
-        UserError: if ``reference`` is no checkout of METRO.
+    With ``reference``, a folder, METRO's loop over skeletons comes first; a UserError if it is no
+    checkout.
     """
     contenders: dict[str, Align] = {OURS: aligned_by_ours}
     if reference is not None:
@@ -82,12 +75,7 @@ def generated_joints(num_skeletons: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def benchmark_evaluator(body: str, repeats: int) -> dict[str, Measurement]:
-    """Measure the evaluator on generated meshes, from the first batch to the last number.
-
-    Args:
-        body: file of a body model, see ``MeshEvaluator``.
-        repeats: turns.
-    """
+    """Measure the evaluator on generated meshes of a body model's file."""
     evaluator = MeshEvaluator(body)
     generator = torch.Generator().manual_seed(0)
     shape = (2, BATCH_SIZE, evaluator.num_vertices, 3)
@@ -120,12 +108,7 @@ def benchmark_evaluator(body: str, repeats: int) -> dict[str, Measurement]:
 
 
 def benchmark_drawing(body: str, repeats: int) -> dict[str, Measurement]:
-    """Measure how long pictures of a mesh take, seen from all around.
-
-    Args:
-        body: file of a body model; its template fills most of the picture's height.
-        repeats: turns.
-    """
+    """Measure how long pictures of a body model's template take, seen from all around."""
     arrays = read_body(body)
     mesh = arrays.template_pose()
     mesh = mesh - (mesh.min(axis=0) + mesh.max(axis=0)) / 2
@@ -143,7 +126,7 @@ def benchmark_drawing(body: str, repeats: int) -> dict[str, Measurement]:
     return measure({"render": step}, NUM_VIEWS, repeats)
 
 
-def run(arguments: argparse.Namespace) -> Results:
+def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
     aligned = benchmark_alignment(arguments.repeats, arguments.reference)
     results = {"alignment": aligned}
@@ -154,7 +137,6 @@ def run(arguments: argparse.Namespace) -> Results:
     if OFFICIAL in aligned:
         difference = np.abs(aligned[OURS].result - aligned[OFFICIAL].result).max()
         print(f"\nlargest difference: {difference:.1e} m")
-    return results
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,11 +40,7 @@ WITHOUT_DATA = ("model.num_classes=91", "model.pretrained_backbone=false")
 
 
 def benchmark_models(arguments: argparse.Namespace) -> Results:
-    """Measure training step and inference of a config's model and its variants.
-
-    Raises:
-        UserError: for whatever is wrong with the config or the reference.
-    """
+    """Measure training step and inference of a config's model and its variants."""
     plain = Path(arguments.config).name
     models: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
     for name, changes in {plain: [], **{change: [change] for change in arguments.compare}}.items():
@@ -68,11 +64,7 @@ def benchmark_models(arguments: argparse.Namespace) -> Results:
 
 
 def benchmark_loader(arguments: argparse.Namespace) -> Results:
-    """Measure the way from image files to normalised training images.
-
-    Raises:
-        UserError: for whatever is wrong with the config, the dataset or the reference.
-    """
+    """Measure the way from image files to normalised training images."""
     config = load_config(arguments.config, [*WITHOUT_DATA, *arguments.overrides])
     section = config.dataloader.train
     records = instantiate(section.dataset, "dataloader.train.dataset")
@@ -93,15 +85,7 @@ def benchmark_loader(arguments: argparse.Namespace) -> Results:
 def random_samples(
     batch_size: int, height: int, width: int, num_classes: int, num_objects: int = 7
 ) -> list[dict[str, Any]]:
-    """Training samples of noise, with as many objects as an image of COCO has on average.
-
-    Args:
-        batch_size: number of samples.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        num_classes: labels are below it.
-        num_objects: in each image.
-    """
+    """Training samples of noise, with as many objects as an image of COCO has on average."""
     generator = torch.Generator().manual_seed(0)
 
     def sample() -> dict[str, Any]:
@@ -142,11 +126,10 @@ def load(prepare: Callable[[dict[str, Any]], Any], records: Sequence[dict[str, A
         prepare(record)
 
 
-def run(arguments: argparse.Namespace) -> Results:
+def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    results = benchmark_loader(arguments) if arguments.loader else benchmark_models(arguments)
-    print(speed_table(results))
-    return results
+    benchmark = benchmark_loader if arguments.loader else benchmark_models
+    print(speed_table(benchmark(arguments)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,10 +1,9 @@
-"""Benchmark command line: the common options, Markdown tables, and the JSON file of all times."""
+"""Benchmark command line: the common options, and tables in Markdown."""
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from timing import Results
@@ -12,46 +11,38 @@ from timing import Results
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.files.atomic_write import writing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of ``--threads``, ``--repeats`` and ``--json``; a benchmark adds its own."""
+    """Return a parser of ``--threads`` and ``--repeats``; a benchmark adds its own."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="on the CPU")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="turns of each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single time there")
     return parser
 
 
 def run_benchmark(
     parser: argparse.ArgumentParser,
-    benchmark: Callable[[argparse.Namespace], Results],
+    benchmark: Callable[[argparse.Namespace], None],
     argv: Sequence[str] | None,
 ) -> int:
-    """Run a benchmark as a command.
+    """Run a benchmark, which prints what it measured, as a command; return the exit code.
 
     Args:
         parser: from ``argument_parser``.
-        benchmark: measures, prints and returns what it measured.
+        benchmark: gets the arguments that were parsed.
         argv: the command line; None: that of the process.
-
-    Returns:
-        the exit code: 0, or 2 for a user's error
     """
     arguments = parser.parse_intermixed_args(argv)
-
-    def command() -> None:
-        if arguments.threads:
-            torch.set_num_threads(arguments.threads)
-        results = benchmark(arguments)
-        if arguments.json:
-            text = json.dumps(as_plain_values(results), indent=1)
-            save(arguments.json, lambda path: path.write_text(text))
-
-    return exit_code(command)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return exit_code(lambda: benchmark(arguments))
 
 
 def positive(text: str) -> int:
@@ -77,15 +68,11 @@ def picture(text: str) -> Path:
     return Path(text)
 
 
-def save(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` write a file, in a new folder if need be.
-
-    Raises:
-        UserError: the system refuses.
-    """
+def save(path: Path, figure: "Figure") -> None:
+    """Write a figure, in a new folder if need be; a UserError where the system refuses."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+        figure.savefig(path)
 
 
 def markdown_table(
@@ -108,21 +95,3 @@ def speed_table(results: Results) -> str:
             rows.append((job, name, per_second, measured.memory_text, speed))
     head = ["job", "contender", "per second", "memory, MiB", "speed"]
     return markdown_table(head, rows, num_text_columns=2)
-
-
-def as_plain_values(results: Results) -> list[dict[str, Any]]:
-    """One dictionary per job and contender, with every single time, for a JSON file."""
-    return [
-        {
-            "job": job,
-            "contender": name,
-            "items": measured.items,
-            "seconds": measured.seconds,
-            "seconds_per_item": measured.seconds_per_item,
-            "speed_over_first": measured.speed_over(next(iter(contenders.values()))),
-            "peak_memory_bytes": measured.peak_memory,
-            "worst_error": measured.worst_error,
-        }
-        for job, contenders in results.items()
-        for name, measured in contenders.items()
-    ]

@@ -1,7 +1,5 @@
 """The references and the bookkeeping of the alignment benchmark."""
 
-import json
-
 import alignment as benchmark
 import pytest
 import torch
@@ -96,18 +94,13 @@ def test_plot_has_a_panel_per_length_and_ratio(results):
     assert [m.worst_error for m in drawn[3:]] == masks.get_ydata().tolist()
 
 
-def test_one_command_makes_table_json_and_plot(tmp_path, capsys):
+def test_one_command_makes_table_and_plot(tmp_path, capsys):
     small = ["--num-keys", "20", "--samples", "30", "10", "--ratios", "0.5", "--repeats", "1"]
-    files = ["--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "d.png")]
-    assert benchmark.main([*small, *files]) == 0
+    assert benchmark.main([*small, "--plot", str(tmp_path / "d.png")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("| keys | logits | ratio | exact, 1 node, float32 |")
+    assert "| 10 masks | 30 masks |" in out[0]
     assert len(out) == 2 + 2 * 3
-    rows = json.loads((tmp_path / "b.json").read_text())
-    assert len(rows) == 2 * 3 * 5
-    assert [row["contender"] for row in rows[3:5]] == ["10 masks", "30 masks"]
-    assert rows[0]["job"] == "12 keys, 1 * normal, drop ratio 0.5"
-    assert 0 < rows[0]["worst_error"] < 3e-5
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
 
 
