@@ -1,4 +1,4 @@
-"""A few files in HUMBI's layout to test with."""
+"""A few files in HUMBI's layout, and an index, to test with."""
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from projects.metro.humbi.files import (
     write_keypoints,
     write_vertices,
 )
+from projects.metro.humbi.index import LAYOUT, stored
 
 HEIGHT, WIDTH = 90, 160
 K = np.array([[100.0, 0, 80], [0, 100, 45], [0, 0, 1]])
@@ -25,6 +26,25 @@ CAMERAS = {
     12: Camera(K, np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]]), np.array([-5.0, 0, 0])),
 }
 SCALE = 1.25
+
+
+def index_of(subject):
+    """An index of made-up numbers: one subject, three cameras, two frames, four views."""
+    generator = np.random.default_rng(subject)
+    sizes, arrays = {"S": 1, "N": 3, "M": 2, "L": 4}, {}
+    for name, (kind, dimensions) in LAYOUT.items():
+        shape = [sizes.get(size, size) for size in dimensions]
+        arrays[name] = generator.uniform(1, 2, shape) if kind == "f" else np.zeros(shape, int)
+    arrays |= {
+        "subject_ids": [subject],
+        "subject_folders": [f"Body_1_8/subject_{subject}/body"],
+        "camera_ids": [0, 5, 106],
+        "frame_numbers": [1, 31],
+        "view_frames": [0, 0, 1, 1],
+        "view_cameras": [0, 2, 1, 2],
+        "image_sizes": np.full((4, 2), [100, 200]),
+    }
+    return stored(arrays)
 
 
 def vertices_of(subject, frame, num_vertices):

@@ -39,11 +39,11 @@ def with_confidence(joints):
 def meshes(toy_body):
     """Different meshes of the toy body, (n, 60, 3) float32."""
 
-    def make(count, noise=0.05, seed=0):
+    def make(count, seed=0):
         generator = np.random.default_rng(seed)
         turns = Rotation.random(count, random_state=seed).as_matrix()
         vertices = toy_body.template @ turns.transpose(0, 2, 1)
-        vertices += generator.normal(scale=noise, size=vertices.shape)
+        vertices += generator.normal(scale=0.05, size=vertices.shape)
         return torch.tensor(vertices, dtype=torch.float32)
 
     return make

@@ -5,28 +5,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from dropkey_core.engine import UserError
-from projects.metro.humbi.index import LAYOUT, joined, read_index, stored, write_index
-
-SIZES = {"S": 1, "N": 3, "M": 2, "L": 4}
-
-
-def index_of(subject, seed=0):
-    """One subject with three cameras, two frames and four views."""
-    generator = np.random.default_rng(seed)
-    arrays = {}
-    for name, (kind, dimensions) in LAYOUT.items():
-        shape = [SIZES.get(size, size) for size in dimensions]
-        arrays[name] = generator.uniform(1, 2, shape) if kind == "f" else np.zeros(shape, int)
-    arrays |= {
-        "subject_ids": [subject],
-        "subject_folders": [f"Body_1_8/subject_{subject}/body"],
-        "camera_ids": [0, 5, 106],
-        "frame_numbers": [1, 31],
-        "view_frames": [0, 0, 1, 1],
-        "view_cameras": [0, 2, 1, 2],
-        "image_sizes": np.full((4, 2), 100),
-    }
-    return stored(arrays)
+from projects.metro.humbi.index import LAYOUT, joined, read_index, write_index
+from tests.projects.metro.humbi_set import index_of
 
 
 def assert_same(found, expected):
@@ -52,15 +32,15 @@ def test_pictures_have_derived_names():
 
 
 def test_joined_tables_point_to_their_own_rows():
-    whole = joined([index_of(3), index_of(7, seed=1)])
+    whole = joined([index_of(3), index_of(7)])
     assert whole.subject_ids.tolist() == [3, 7]
     assert whole.camera_subjects.tolist() == [0, 0, 0, 1, 1, 1]
     assert whole.frame_subjects.tolist() == [0, 0, 1, 1]
     assert whole.view_frames.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert whole.view_cameras.tolist() == [0, 2, 1, 2, 3, 5, 4, 5]
     assert whole.file_name(6) == "Body_1_8/subject_7/body/00000031/image/image0000005.jpg"
-    assert_array_equal(whole.K[4], index_of(7, seed=1).K[1])
-    assert_array_equal(whole.poses[3], index_of(7, seed=1).poses[1])
+    assert_array_equal(whole.K[4], index_of(7).K[1])
+    assert_array_equal(whole.poses[3], index_of(7).poses[1])
 
 
 def changed(name, value, position=0):

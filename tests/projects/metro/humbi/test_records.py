@@ -4,27 +4,9 @@ import numpy as np
 import pytest
 
 from dropkey_core.engine import UserError, build_test_loader
-from projects.metro.humbi.index import LAYOUT, joined, stored, write_index
+from projects.metro.humbi.index import joined, write_index
 from projects.metro.humbi.records import load_humbi, read_subjects, write_subjects
-
-SIZES = {"S": 1, "N": 1, "M": 3, "L": 3}
-
-
-def index_of(subject):
-    """One subject, seen by one camera in three frames."""
-    arrays = {}
-    for name, (kind, dimensions) in LAYOUT.items():
-        shape = [SIZES.get(size, size) for size in dimensions]
-        arrays[name] = np.full(shape, subject + 0.5) if kind == "f" else np.zeros(shape, int)
-    arrays |= {
-        "subject_ids": [subject],
-        "subject_folders": [f"Body_1_8/subject_{subject}/body"],
-        "camera_ids": [9],
-        "frame_numbers": [1, 2, 4],
-        "view_frames": [0, 1, 2],
-        "image_sizes": np.full((3, 2), [100, 200]),
-    }
-    return stored(arrays)
+from tests.projects.metro.humbi_set import index_of
 
 
 @pytest.fixture
@@ -41,35 +23,32 @@ def load(folder, *subjects):
 
 def test_the_views_of_the_chosen_subjects(folder):
     records = load(folder, 7, 2)
-    assert [(one["subject"], one["frame"]) for one in records] == [
-        *[(2, 1), (2, 2), (2, 4)],
-        *[(7, 1), (7, 2), (7, 4)],
+    views = [(1, 0), (1, 106), (31, 5), (31, 106)]
+    assert [(one["subject"], one["frame"], one["camera"]) for one in records] == [
+        *((2, *view) for view in views),
+        *((7, *view) for view in views),
     ]
-    assert [one["image_id"] for one in records] == [0, 1, 2, 6, 7, 8]
-    assert [one["image_id"] for one in records[1:4]] == [1, 2, 6]
+    assert [one["image_id"] for one in records] == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert [one["image_id"] for one in records[3:5]] == [3, 8]
     with pytest.raises(IndexError):
-        records[6]
-
-
-def test_a_record(folder):
-    record = load(folder, 5)[2]
-    assert (
-        record["file_name"] == f"{folder}/Body_1_8/subject_5/body/00000004/image/image0000009.jpg"
-    )
-    assert (record["camera"], record["height"], record["width"]) == (9, 100, 200)
-    assert record["box_side"] == record["scale"] == 5.5
-    shapes = {"centre": (2,), "K": (3, 3), "R": (3, 3), "C": (3,), "translation": (3,)}
-    shapes |= {"pose": (72,), "betas": (10,)}
-    for name, shape in shapes.items():
-        assert np.array_equal(record[name], np.full(shape, 5.5))
-        assert record[name].dtype == (np.float64 if name in "KRC" else np.float32)
+        records[8]
 
 
 def test_a_record_is_the_callers_to_change(folder):
-    records = load(folder, 5)
-    records[0]["K"][:] = 0
-    records[0]["pose"][:] = 0
-    assert records[0]["K"].min() == records[0]["pose"].min() == 5.5
+    records, index = load(folder, 5), index_of(5)
+    picture = f"{folder}/Body_1_8/subject_5/body/00000031/image/image0000005.jpg"
+    for _ in range(2):
+        record = records[2]  # frame 31, the second; camera 5, the second
+        assert record["file_name"] == picture
+        assert (record["camera"], record["height"], record["width"]) == (5, 100, 200)
+        assert record["box_side"] == index.box_sides[2] and record["scale"] == index.scales[1]
+        expected = {"centre": index.centres[2], "translation": index.translations[1]}
+        expected |= {"pose": index.poses[1], "betas": index.betas[1]}
+        expected |= {name: getattr(index, name)[1] for name in "KRC"}
+        for name, array in expected.items():
+            assert np.array_equal(record[name], array)
+            assert record[name].dtype == (np.float64 if name in "KRC" else np.float32)
+            record[name][:] = 0
 
 
 def test_paths_start_at_the_dataset_root(folder, monkeypatch):
@@ -83,7 +62,7 @@ def test_the_loader_reads_it_as_it_is(folder):
     """No record is made before it is asked for, and a loader process can be sent the whole."""
     records = load(folder, 2, 7)
     loader = build_test_loader(pickle.loads(pickle.dumps(records)), dict, 4, num_workers=0)
-    assert [[one["frame"] for one in batch] for batch in loader] == [[1, 2, 4, 1], [2, 4]]
+    assert [[one["frame"] for one in batch] for batch in loader] == [[1, 1, 31, 31], [1, 1, 31, 31]]
 
 
 def test_a_subject_that_is_not_there_is_named(folder):
@@ -116,11 +95,11 @@ def test_a_missing_list_is_named(tmp_path):
 def test_pictures_that_are_links_out_of_the_set_are_refused(folder, tmp_path_factory):
     records = load(folder, 5)
     disk = tmp_path_factory.mktemp("disk")
-    picture = disk / "subject_5/body/00000001/image/image0000009.jpg"
+    picture = disk / "subject_5/body/00000001/image/image0000000.jpg"
     picture.parent.mkdir(parents=True)
     (folder / "Body_1_8").symlink_to(disk)
     records = load(folder, 5)
-    assert records[0]["file_name"].endswith("image0000009.jpg")
+    assert records[0]["file_name"].endswith("image0000000.jpg")
     picture.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"image0000009\.jpg leads to /dev/zero, which is neither"):
+    with pytest.raises(UserError, match=r"image0000000\.jpg leads to /dev/zero, which is neither"):
         records[0]
