@@ -1,7 +1,6 @@
 import contextlib
 import io
 import json
-import logging
 import math
 
 import numpy as np
@@ -130,28 +129,6 @@ def test_finding_nothing_gives_zeros(noisy_set, tmp_path, caplog):
     assert json.loads((tmp_path / RESULTS_FILE).read_text()) == []
     # Image 100 has no objects, and was not processed.
     assert "1 of the 12 images" in caplog.text
-
-
-def test_images_not_processed_count_and_are_told(noisy_set, caplog):
-    annotations, predictions = noisy_set
-    evaluator = CocoEvaluator(annotations)
-    process(evaluator, predictions[:5])
-    with caplog.at_level(logging.WARNING):
-        some = evaluator.evaluate()["bbox"]["AR100"]
-    assert "7 of the 12 images" in caplog.text
-    process(evaluator, predictions[5:])
-    assert evaluator.evaluate()["bbox"]["AR100"] > some
-
-
-def test_an_image_processed_twice_counts_once_and_reset_forgets(noisy_set):
-    annotations, predictions = noisy_set
-    evaluator = CocoEvaluator(annotations)
-    process(evaluator, predictions)
-    once = evaluator.evaluate()
-    process(evaluator, predictions[:4])
-    assert evaluator.evaluate() == once
-    evaluator.reset()
-    assert evaluator.evaluate()["bbox"]["AP"] == 0
 
 
 def test_predictions_that_are_not_finite_are_left_out(write_coco, tmp_path):

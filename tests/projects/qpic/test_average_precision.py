@@ -37,14 +37,6 @@ def test_as_a_plain_stable_sort(levels, limit, part):
     assert np.array_equal(scores, before)
 
 
-def test_impossible_verbs_fill_up_with_score_0():
-    scores = np.array([[0.5, 0.9], [0.7, 0.2]])
-    possible = np.array([[True, False]])
-    cells, chosen = strongest_interactions(scores, np.array([0, 0]), possible, 3)
-    assert cells.tolist() == [2, 0, 1]
-    assert chosen.tolist() == [0.7, 0.5, 0]
-
-
 def test_no_pairs():
     nothing = np.zeros((0, 5)), np.zeros(0, int), np.ones((3, 5), bool), 100
     assert [len(values) for values in strongest_interactions(*nothing)] == [0, 0]
@@ -134,12 +126,6 @@ def test_of_equally_good_ones_the_first_is_found():
     truths = [(1, lower, lower), (1, higher, higher)]
     assert find([(1, box, box), only_higher], truths) == [True, True]
     assert find([(1, box, box), only_higher], truths[::-1]) == [True, False]
-
-
-def test_the_second_of_two_in_the_same_places_is_found_by_nobody():
-    box = [0, 0, 9, 9]
-    truths = [(1, box, box), (1, box, box)]  # by other boxes of the image, so no copies
-    assert find([(1, box, box), (1, box, box)], truths) == [True, False]
 
 
 def test_a_copy_is_found_in_the_place_of_its_first_listing():

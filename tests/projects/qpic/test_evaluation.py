@@ -8,11 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluator import (
-    EvaluationTask,
-    generated_predictions,
-    generated_task,
-)
+from evaluator import EvaluationTask, generated_predictions, generated_task
 
 from dropkey_core.engine import UserError
 from projects.qpic.evaluation import RESULTS_FILE, HicoDetEvaluator, build_evaluator
@@ -93,15 +89,13 @@ def test_known_object_leaves_out_images_without_the_object():
     }
     kite = (MAN, TOY, KITE, [0.6, 0])
     person = (MAN, WOMAN, PERSON)
-    results = results_of(
-        ground_truth,
-        {
-            0: output(kite, (*person, [0, 0.9])),
-            1: output((MAN, TOY, KITE, [0.8, 0])),
-            2: output((*person, [0, 0.5])),
-            3: output((*person, [0, 0.7])),
-        },
-    )
+    outputs = {
+        0: output(kite, (*person, [0, 0.9])),
+        1: output((MAN, TOY, KITE, [0.8, 0])),
+        2: output((*person, [0, 0.5])),
+        3: output((*person, [0, 0.7])),
+    }
+    results = results_of(ground_truth, outputs)
     held = results[PERSON, KITE, HOLD]
     assert held.right.tolist() == [False, True]
     assert (held.ap, held.ap_known_object) == pytest.approx((1 / 2, 1))
@@ -138,30 +132,6 @@ def test_means_over_the_triplets_of_each_list(capsys, caplog):
 # --- quirks and edges
 
 
-def test_images_without_boxes_count_by_the_book_alone():
-    ground_truth = {0: holds_kite(), 1: image(np.zeros((0, 4)), [], [])}
-    outputs = {
-        0: output((MAN, TOY, KITE, [0.5, 0])),
-        1: output((MAN, TOY, KITE, [0.9, 0])),
-    }
-    (result,) = results_of(ground_truth, outputs).values()
-    assert (result.right.tolist(), result.ap) == ([True], pytest.approx(1))
-    (result,) = results_of(ground_truth, outputs, official_quirks=False).values()
-    assert (result.right.tolist(), result.ap) == ([False, True], pytest.approx(1 / 2))
-    assert result.ap_known_object == pytest.approx(1)
-
-
-def test_an_interaction_listed_twice_counts_twice_officially():
-    twice = image([MAN, TOY], [PERSON, KITE], [(0, 1, HOLD), (0, 1, HOLD)])
-    outputs = {0: output(*[(MAN, TOY, KITE, [0.9, 0])] * 2)}
-    (result,) = results_of({0: twice}, outputs).values()
-    assert (result.num_truths, result.right.tolist()) == (2, [True, False])
-    assert result.ap == pytest.approx(6 / 11)
-    (result,) = results_of({0: twice}, outputs, official_quirks=False).values()
-    assert (result.num_truths, result.right.tolist()) == (1, [True, False])
-    assert result.ap == pytest.approx(1)
-
-
 @pytest.mark.parametrize(("quirks", "points"), [(True, 3), (False, 4)])
 def test_a_recall_of_3_in_10(quirks, points):
     ground_truth = {number: holds_kite() for number in range(10)}
@@ -172,33 +142,9 @@ def test_a_recall_of_3_in_10(quirks, points):
 
 def test_equal_scores_count_in_the_order_of_the_images_not_of_processing():
     ground_truth = {7: holds_kite(), 3: holds_kite()}
-    outputs = {
-        3: output((FAR, TOY, KITE, [0.5, 0])),
-        7: output((MAN, TOY, KITE, [0.5, 0])),
-    }
+    outputs = {n: output((man, TOY, KITE, [0.5, 0])) for n, man in ((3, FAR), (7, MAN))}
     (result,) = results_of(ground_truth, outputs).values()
     assert result.right.tolist() == [True, False]
-
-
-def test_only_the_hundred_strongest_of_an_image_count():
-    pairs = [(FAR, TOY, KITE, [0.9, 0.8])] * 50 + [(MAN, TOY, KITE, [0.5, 0])]
-    (result,) = results_of({0: holds_kite()}, {0: output(*pairs)}).values()
-    assert result.right.tolist() == [False] * 50
-    pairs[0] = (FAR, TOY, KITE, [0.9, 0.4])
-    (result,) = results_of({0: holds_kite()}, {0: output(*pairs)}).values()
-    assert result.right.tolist() == [False] * 50 + [True]
-
-
-def test_impossible_combinations_have_score_0_and_scores_stay_as_they_are():
-    validity = VALIDITY.copy()
-    validity[HOLD, KITE] = False
-    evaluator = HicoDetEvaluator({0: holds_kite()}, validity, [], [])
-    prediction = output((MAN, TOY, KITE, [0.9, 0.8]))
-    evaluator.process([{"image_id": 0}], [prediction])
-    (result,) = evaluator.results_of(evaluator.gather())
-    assert result.scores.tolist() == [0]
-    assert result.right.tolist() == [True]
-    assert prediction["verb_scores"].tolist() == [pytest.approx([0.9, 0.8])]
 
 
 def test_interactions_without_object_are_left_out_and_counted(caplog):
@@ -223,15 +169,6 @@ def test_images_not_processed_count_and_are_told(caplog):
     (result,) = results_of(ground_truth, {0: output((MAN, TOY, KITE, [0.9, 0]))}).values()
     assert result.max_recall == 0.5
     assert "1 of the 2 images of the ground truth were not processed" in caplog.text
-
-
-def test_an_image_processed_twice_counts_once_and_reset_forgets():
-    evaluator = evaluator_of({0: holds_kite()})
-    found = output((MAN, TOY, KITE, [0.9, 0]))
-    evaluator.process([{"image_id": 0}, {"image_id": 0}], [found, found])
-    assert evaluator.results_of(evaluator.gather())[0].right.tolist() == [True]
-    evaluator.reset()
-    assert evaluator.results_of(evaluator.gather())[0].right.tolist() == []
 
 
 def test_half_precision_and_gradients():
@@ -260,14 +197,10 @@ def with_oddities(task):
     ground_truth = {number: dict(image) for number, image in task.ground_truth.items()}
     predictions = [dict(prediction) for prediction in task.predictions]
     for number in range(0, len(ground_truth), 5):
-        image = ground_truth[number]
-        image["hois"] = np.concatenate([image["hois"], image["hois"][:1], [[0, -1, 3]]])
-    ground_truth[3] = image_without = {
-        "boxes_xyxy": np.zeros((0, 4)),
-        "labels": np.zeros(0, np.int64),
-        "hois": np.zeros((0, 3), np.int64),
-    }
-    ground_truth[7] = {**ground_truth[7], "hois": image_without["hois"]}
+        hois = ground_truth[number]["hois"]
+        ground_truth[number]["hois"] = np.concatenate([hois, hois[:1], [[0, -1, 3]]])
+    ground_truth[3] = image(np.zeros((0, 4)), [], np.zeros((0, 3), np.int64))
+    ground_truth[7] = {**ground_truth[7], "hois": ground_truth[3]["hois"]}
     predictions[4] = {name: value[:0] for name, value in predictions[4].items()}
     for prediction in predictions[::2]:
         prediction["verb_scores"] = (prediction["verb_scores"] * 8).round() / 8
@@ -284,13 +217,10 @@ def assert_as_plain(task, official_quirks):
         number: {name: np.asarray(value).tolist() for name, value in image.items()}
         for number, image in task.ground_truth.items()
     }
+    sets = (task.validity, task.rare, task.non_rare)
+    subject_label = task.rare[0][0]
     evaluator = HicoDetEvaluator(
-        ground_truth,
-        task.validity,
-        task.rare,
-        task.non_rare,
-        subject_label=task.rare[0][0],
-        official_quirks=official_quirks,
+        ground_truth, *sets, subject_label=subject_label, official_quirks=official_quirks
     )
     ids = list(ground_truth)
     evaluator.process([{"image_id": number} for number in ids[::-1]], predictions[::-1])
@@ -299,7 +229,7 @@ def assert_as_plain(task, official_quirks):
         ground_truth,
         dict(zip(ids, [{n: v.tolist() for n, v in p.items()} for p in predictions], strict=True)),
         task.validity.tolist(),
-        evaluator.subject_label,
+        subject_label,
         official_quirks,
     )
     assert results.keys() == ap["default"].keys()
@@ -384,22 +314,17 @@ def test_as_the_plain_protocol_on_real_annotations(official_quirks):
 def test_built_from_files_it_writes_a_result_for_every_triplet(write_interactions, tmp_path):
     _, annotations, classes = write_interactions()
     evaluator = build_evaluator(annotations, classes, output_dir=tmp_path / "out")
-    names = json.loads(classes.read_text())
-    num_verbs = len(names["verbs"])
-    scores = [0.1] * num_verbs
-    scores[1] = 0.9
-    label = [entry["id"] for entry in names["objects"]].index(18)
-    prediction = output(([5, 6, 25, 36], [20, 10, 50, 30], label, scores), num_verbs=num_verbs)
-    evaluator.process([{"image_id": 0}, {"image_id": 1}], [prediction, output(num_verbs=num_verbs)])
-    metrics = evaluator.evaluate()
-    assert metrics["hoi"]["mAP_full"] == pytest.approx(1)
+    pair = ([5, 6, 25, 36], [20, 10, 50, 30], 1, [0.1, 0.9, 0.1])
+    outputs = [output(pair, num_verbs=3), output(num_verbs=3)]
+    evaluator.process([{"image_id": 0}, {"image_id": 1}], outputs)
+    assert evaluator.evaluate()["hoi"]["mAP_full"] == pytest.approx(1)
     rows = json.loads((tmp_path / "out" / RESULTS_FILE).read_text())
     assert len(rows) == 2
     assert rows[0] == {
         "subject": "person",
-        "object": names["objects"][label]["name"],
-        "verb": names["verbs"][[v["id"] for v in names["verbs"]].index(2)]["name"],
-        "rare": rows[0]["rare"],
+        "object": "dog",
+        "verb": "wash",
+        "rare": True,
         "interactions": 1,
         "predictions": 1,
         "true_positives": 1,
@@ -413,48 +338,21 @@ def test_built_from_files_it_writes_a_result_for_every_triplet(write_interaction
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "value", "message"),
     [
-        (
-            {"verb_scores": [[0.1, 0.2], [0.3, math.nan]]},
-            "image 4, pair 1: verb_scores holds nan in column 1",
-        ),
-        (
-            {"verb_scores": [[0.1, math.inf], [0.3, 0.1]]},
-            "image 4, pair 0: verb_scores holds inf in column 1",
-        ),
-        (
-            {"obj_boxes": [TOY, [0, 0, math.nan, 5]]},
-            "image 4, pair 1: sub_boxes and obj_boxes holds nan in column 6",
-        ),
-        (
-            {"obj_labels": [KITE, 3]},
-            "image 4: obj_labels holds 1 to 3, the ground truth has 3 objects; "
-            "set model.num_object_classes to 3",
-        ),
-        (
-            {"obj_labels": [-1, KITE]},
-            "image 4: obj_labels holds -1 to 1, the ground truth has 3 objects; "
-            "set model.num_object_classes to 3",
-        ),
-        (
-            {"verb_scores": [[0.1] * 3] * 2},
-            "image 4: the model has 3 verbs, the ground truth 2; set model.num_verb_classes to 2",
-        ),
+        ("verb_scores", [[0.1, 0.2], [0.3, math.nan]], "pair 1: verb_scores holds nan in column 1"),
+        ("verb_scores", [[0.1, math.inf], [0.3, 0.1]], "pair 0: verb_scores holds inf in column 1"),
+        ("obj_boxes", [TOY, [0, 0, math.nan, 5]], "pair 1: .*boxes holds nan in column 6"),
+        ("obj_labels", [KITE, 3], "holds 1 to 3, .* 3 objects; set model.num_object_classes to 3"),
+        ("obj_labels", [-1, KITE], "obj_labels holds -1 to 1, the ground truth has 3 objects"),
+        ("verb_scores", [[0.1] * 3] * 2, "3 verbs, .* truth 2; set model.num_verb_classes to 2"),
     ],
 )
-def test_bad_predictions_are_named(changes, message):
+def test_bad_predictions_are_named(name, value, message):
     evaluator = evaluator_of({4: holds_kite()})
-    prediction = output(*[(MAN, TOY, KITE, [0.9, 0.8])] * 2)
-    prediction |= {name: torch.tensor(value) for name, value in changes.items()}
-    with pytest.raises(UserError) as error:
+    prediction = output(*[(MAN, TOY, KITE, [0.9, 0.8])] * 2) | {name: torch.tensor(value)}
+    with pytest.raises(UserError, match=f"^image 4.*{message}"):
         evaluator.process([{"image_id": 4}], [prediction])
-    assert str(error.value) == message
-
-
-def test_unknown_images_are_refused():
-    with pytest.raises(UserError, match="image_id 5 is not in the ground truth"):
-        evaluator_of({4: holds_kite()}).process([{"image_id": 5}], [output()])
 
 
 def test_subjects_of_another_class_are_not_what_is_predicted():
