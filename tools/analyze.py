@@ -63,25 +63,16 @@ def add_study(commands, name: str, num_images: int | None = None) -> argparse.Ar
     add("--weights", metavar="FILE", help="a checkpoint; default: the run's best or last")
     add("--set", nargs="+", default=[], metavar="key=value", help="changes to the YAML")
     what = "at most so many of the test set, chosen at random, always the same; default: "
-    add(
-        "--num-images",
-        type=int,
-        default=num_images,
-        metavar="N",
-        help=what + str(num_images or "all"),
-    )
+    what += str(num_images or "all")
+    add("--num-images", type=int, default=num_images, metavar="N", help=what)
     add("--output", type=Path, default=Path("output/analysis"), metavar="FOLDER")
     return study
 
 
 def add_query(study: argparse.ArgumentParser) -> None:
     """Add the choice between the class token and all tokens."""
-    study.add_argument(
-        "--query",
-        choices=("class", "all"),
-        default="class",
-        help="whose attention: the class token's, or that of all queries",
-    )
+    what = "whose attention: the class token's, or that of all queries"
+    study.add_argument("--query", choices=("class", "all"), default="class", help=what)
 
 
 def run(arguments: argparse.Namespace) -> None:

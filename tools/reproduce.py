@@ -12,12 +12,6 @@ Stop it at any time: the same command goes on. The same command in another termi
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from projects.paper.tables import Plan
-    from projects.paper.tables.job import Job
-    from projects.paper.tables.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,50 +41,38 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    from dropkey_core.engine import UserError
-    from projects.paper.tables import Plan, check_jobs, commands, listing, plan_jobs, read_table
+    """Do what the command line says.
 
-    plan = Plan(
-        arguments.scale,
-        arguments.output,
-        tuple(arguments.rows),
-        tuple(arguments.seeds),
-        tuple(arguments.overrides),
-    )
-    table = read_table(arguments.table)
-    jobs = plan_jobs(table, plan)
+    Raises:
+        UserError: something is wrong, or jobs failed (the others are done).
+        TrainingStopped: after Ctrl-C or SIGTERM; the same command goes on.
+    """
+    from dropkey_core.engine import UserError
+    from projects.paper import tables
+
+    chosen = (arguments.rows, arguments.seeds, arguments.overrides)
+    plan = tables.Plan(arguments.scale, arguments.output, *map(tuple, chosen))
+    table = tables.read_table(arguments.table)
+    jobs = tables.plan_jobs(table, plan)
     if arguments.list or arguments.commands:
         for job in jobs:
             if arguments.overrides and job.seed == jobs[0].seed:
                 job.settings()  # refuses a wrong override
-        print(
-            commands(table, plan, arguments.num_gpus)
-            if arguments.commands
-            else listing(table, plan)
-        )
+        listed = tables.listing(table, plan)
+        print(tables.commands(table, plan, arguments.num_gpus) if arguments.commands else listed)
         try:
-            check_jobs([job for job in jobs if job.record()])
+            tables.check_jobs([job for job in jobs if job.record()])
         except UserError as outdated:
             print(f"beware: {outdated.one_line()}", file=sys.stderr)
-    else:
-        check_jobs(jobs, arguments.overwrite and not arguments.report)
-        report(table, plan, [] if arguments.report else jobs, arguments.num_gpus)
-
-
-def report(table: "Table", plan: "Plan", jobs: "list[Job]", num_gpus: int | None) -> None:
-    """Run jobs; renew the reports after each of them, and say at the end where they are.
-
-    Raises:
-        UserError: jobs failed (the others are done), or a folder cannot be written to.
-        TrainingStopped: after Ctrl-C or SIGTERM; the same command goes on.
-    """
-    from dropkey_core.engine.errors import UserError
-    from projects.paper.tables import run_jobs, write_reports
-
-    failed = run_jobs(jobs, num_gpus, lambda: write_reports(table, plan)) if jobs else {}
-    written = write_reports(table, plan)
-    if jobs:
+        return
+    tables.check_jobs(jobs, arguments.overwrite and not arguments.report)
+    failed = {}
+    if not arguments.report:
+        failed = tables.run_jobs(
+            jobs, arguments.num_gpus, lambda: tables.write_reports(table, plan)
+        )
+    written = tables.write_reports(table, plan)
+    if not arguments.report:
         print(written[0].read_text(encoding="utf-8"))
     print("\n".join(map(str, written)), flush=True)
     for name, reason in failed.items():

@@ -18,11 +18,7 @@ from projects.detr.detr import Detr
 
 
 def import_from(checkout: str, module: str) -> ModuleType:
-    """Import one of the official modules (``main``, ``models``, ``datasets.coco``, ...).
-
-    Raises:
-        UserError: if ``checkout`` is no checkout of the official DETR.
-    """
+    """Import one of the official modules (``main``, ``models``, ``datasets.coco``, ...)."""
     file = file_of_checkout(checkout, "facebookresearch/detr", "models/detr.py")
     folder = str(file.parents[1])
     if folder not in sys.path:
@@ -79,11 +75,7 @@ class OfficialDetr(nn.Module):
 
 
 class OfficialOptimizer(torch.optim.AdamW):
-    """The official recipe's optimizer and gradient clipping, as its training loop runs them.
-
-    Args:
-        model: its ``backbone`` learns ten times as slowly.
-    """
+    """The official recipe's optimizer and gradient clipping, as its training loop runs them."""
 
     def __init__(self, model: nn.Module) -> None:
         groups = param_groups(model, 1e-4, {"backbone": 0.1})
