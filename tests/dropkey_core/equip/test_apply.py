@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from dropkey_core.attention.alignment import Expected
 from dropkey_core.attention.masks import draw_seed, random_key_mask
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.equip.apply import (
@@ -282,16 +284,51 @@ def test_hooks_instances_and_names_stay():
     assert "DropKeySelfAttention(\n  drop_ratio=0.25, unit='key'" in repr(model.blocks[0].attn)
 
 
-def test_bad_arguments_change_nothing():
-    model, _ = model_and_input()
-    for arguments, text in [
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
         ({"drop_ratio": 1.5}, r"drop_ratio must be in \[0, 1\), got 1.5"),
-        ({"drop_ratio": 0.3, "schedule": "up"}, "schedule must be one of .* got 'up'"),
-        ({"drop_ratio": 0.3, "unit": "row"}, "unit must be one of .* got 'row'"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            apply_dropkey(model, **arguments)
+        ({"drop_ratio": "0.1"}, r"drop_ratio must be a number in \[0, 1\), got '0.1'"),
+        ({"drop_ratio": [0.1, 0.2]}, "one ratio for each of 3 layers, got 2"),
+        ({"drop_ratio": lambda name: float(name[7])}, r"drop_ratio must be in \[0, 1\), got 1.0"),
+        ({"drop_ratio": lambda name: 0.1, "schedule": "cosine"}, "schedule must be left out"),
+        ({"schedule": "up"}, "schedule must be one of .* got 'up'"),
+        ({"unit": "row"}, "unit must be one of .* got 'row'"),
+        ({"include": ["blocks.3"]}, "include must be names or classes .* Model is 'blocks.3'"),
+        ({"include": [nn.Linear, nn.Conv2d]}, "nothing in Model is <class .*Conv2d'>"),
+        ({"include": "blocks.1"}, "blocks.1 has attention in it .* too: blocks.1.attn; leave"),
+        ({"example_inputs": "text"}, "Model cannot be run on example_inputs: .*; give a tuple"),
+    ],
+)
+def test_bad_arguments_change_nothing(arguments, text):
+    model, _ = model_and_input()
+    with pytest.raises(ValueError, match=text):
+        apply_dropkey(model, **{"drop_ratio": 0.3} | arguments)
     assert all(type(block.attn) is SelfAttention for block in model.blocks)
+
+
+@pytest.mark.parametrize(
+    ("inference", "text"),
+    [
+        ("expected", r"inference must be None or a callable .* Expected\(\), got 'expected'"),
+        (Expected, r"inference must be an object such as Expected\(\), got the class"),
+    ],
+)
+def test_inference_that_cannot_be_called_is_refused(inference, text):
+    model, _ = model_and_input()
+    apply_dropkey(model, 0.3)
+    with pytest.raises(ValueError, match=text):
+        set_inference(model, inference)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda report: report(1), lambda report: report.train(), lambda r: r.parameters()]
+)
+def test_a_report_that_is_used_as_a_model_says_what_it_is(use):
+    report = apply_dropkey(Model(), 0.3)
+    with pytest.raises((AttributeError, TypeError), match="a report, not a model: .* in place"):
+        use(report)
+    assert copy.deepcopy(report) == pickle.loads(pickle.dumps(report)) == report
 
 
 def test_a_model_without_attention_is_refused_with_what_was_looked_for():
@@ -306,11 +343,103 @@ def test_a_model_without_attention_is_refused_with_what_was_looked_for():
             function(Model())
 
 
+def attend(x):
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+class Mixer(nn.Module):
+    """Attention that nothing in its class tells."""
+
+    def __init__(self, function=attend):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "include",
+    ["mixer", ["mixer"], Mixer, [Mixer], lambda name, module: isinstance(module, Mixer)],
+)
+def test_include_equips_what_is_not_found(include):
+    model = Model(depth=1)
+    model.mixer = Mixer()
+    report = apply_dropkey(model, 0.4, select=lambda name, module: name != "mixer", include=include)
+    assert [site.name for site in report.equipped] == ["blocks.0.attn", "mixer"]
+    x = torch.randn(2, 2, 30, 4)
+    torch.manual_seed(3)
+    mask = random_key_mask((2, 2, 30, 30), model.mixer.drop_ratio, draw_seed())
+    expected = (x @ x.mT / 2 + mask).softmax(-1) @ x
+    torch.testing.assert_close(seeded(model.mixer, x), expected)
+    remove_dropkey(model)
+    assert type(model.mixer) is Mixer
+
+
+def test_include_alone_is_enough_and_does_not_take_what_breaks():
+    class Other(nn.MultiheadAttention):
+        def forward(self, x):
+            return x
+
+    model = Mixer()
+    assert len(apply_dropkey(model, 0.4, include=[""]).equipped) == 1
+    with pytest.raises(ValueError, match="include: 0 cannot be equipped: it overrides forward"):
+        apply_dropkey(nn.Sequential(Other(WIDTH, HEADS)), 0.3, include="0")
+
+
+class Backwards(nn.Module):
+    """Runs its blocks from the last to the first, and one of them never."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(SelfAttention()) for _ in range(4))
+
+    def forward(self, x):
+        for block in reversed(self.blocks[:3]):
+            x = block(x)
+        return x
+
+
+def test_example_inputs_order_the_layers_also_for_the_next_ratio():
+    model = Backwards()
+    x = torch.randn(2, 5, WIDTH)
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match="did not reach 1 attention module, .* blocks.3.attn"):
+        report = apply_dropkey(model, 0.8, example_inputs=x)
+    assert torch.equal(torch.rand(1), seeded(torch.rand, 1))
+    assert [site.name for site in report.equipped] == [f"blocks.{i}.attn" for i in (2, 1, 0, 3)]
+    assert ratios(model) == pytest.approx([0.4, 0.6, 0.8, 0.2])
+    set_drop_ratio(copy.deepcopy(model), 0.4)
+    set_drop_ratio(model, 0.4)
+    assert ratios(model) == pytest.approx([0.2, 0.3, 0.4, 0.1])
+    apply_dropkey(model, 0.8)
+    assert ratios(model) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    remove_dropkey(model)
+    assert all(vars(b.attn).keys() == vars(SelfAttention()).keys() for b in model.blocks)
+
+
+@pytest.mark.parametrize(
+    ("drop_ratio", "schedule"),
+    [
+        ([0.3, 0.0, 0.1], {}),
+        (lambda name: {"0": 0.3, "1": 0.0, "2": 0.1}[name[7]], {}),
+        (0.3, {"schedule": lambda layer, num_layers: (1.0, 0.0, 1 / num_layers)[layer]}),
+    ],
+)
+def test_ratios_of_your_own(drop_ratio, schedule):
+    model, _ = model_and_input()
+    apply_dropkey(model, drop_ratio, **schedule)
+    assert ratios(model) == pytest.approx([0.3, 0.0, 0.1])
+    set_drop_ratio(model, 0.0)
+    set_drop_ratio(model, drop_ratio, **schedule)
+    assert ratios(model) == pytest.approx([0.3, 0.0, 0.1])
+
+
 class HiddenAttention(nn.Module):
     """Says softmax and computes it otherwise, as classes with an optional kernel do."""
 
     def forward(self, x):
-        return x if x.dim() else x.softmax(-1)
+        return x + 1 if x.dim() else x.softmax(-1)
 
 
 class QueryAxisAttention(nn.Module):
@@ -471,6 +600,38 @@ def test_compiled_by_inductor(compiler, fused):
     model, x = model_and_input(fused=fused)
     apply_dropkey(model, 0.5)
     check_compiled(model, compiler(model, fullgraph=True), x)
+
+
+class WeightsAttention(nn.Module):
+    """Equal logits, and values that make the output show the weights."""
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, torch.eye(x.shape[-2]).expand(2, 3, -1, -1))
+
+
+class Weights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(WeightsAttention() for _ in range(2))
+
+    def forward(self, x):
+        return [layer(x) for layer in self.layers]
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_a_ratio_that_changes_over_steps_is_obeyed_when_compiled(compiler, start):
+    """Compiled anew once for changing numbers, and once more where it starts at 0."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    model = Weights()
+    apply_dropkey(model, start)
+    step = compiler(model, backend=counter, fullgraph=True)
+    for drop_ratio in (start, 0.2, 0.4, 0.3, 0.1, 0.5):
+        set_drop_ratio(model, drop_ratio)
+        first, last = ((weights == 0).double().mean() for weights in step(torch.zeros(2, 3, 80, 4)))
+        assert abs(first - drop_ratio) < 0.015  # of 38,400 keys: 6 standard deviations
+        assert abs(last - drop_ratio / 2) < 0.015
+    assert counter.frame_count <= (3 if start == 0.0 else 2)
 
 
 def test_compiled_attention_that_cannot_be_intercepted_is_an_error(compiler):
