@@ -22,19 +22,12 @@ LONGEST_OFFSET = 0.07  # metres from the bone; trunks are wider, but do not get 
 
 @dataclass(frozen=True)
 class Bend:
-    """What a joint's bending does.
+    """What a joint's bending does."""
 
-    Attributes:
-        fill: share of the distance from the bone that is added all round, at 90 degrees.
-        hinge: the same, on the outer side of a joint that bends to one side only.
-        side: where its bone turns to, on both sides of the body; only for hinges.
-        muscle: metres by which the middle of the bone above swells on the inner side.
-    """
-
-    fill: float
-    hinge: float = 0.0
-    side: tuple[float, float, float] = (0, 0, 0)
-    muscle: float = 0.0
+    fill: float  # share of the distance from the bone that is added all round, at 90 degrees
+    hinge: float = 0.0  # the same, on the outer side of a joint that bends to one side only
+    side: tuple[float, float, float] = (0, 0, 0)  # where a hinge's bone turns to, left and right
+    muscle: float = 0.0  # metres by which the middle of the bone above swells on the inner side
 
 
 BENDS = {

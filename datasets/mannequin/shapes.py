@@ -15,17 +15,11 @@ from projects.metro.body.skeleton import SMPL_JOINTS
 
 @dataclass(frozen=True)
 class RestPose:
-    """What the shapes depend on.
+    """What the shapes depend on."""
 
-    Attributes:
-        points: (V, 3) vertices.
-        joints: (24, 3) SMPL's.
-        weights: (V, 24) skinning weights.
-    """
-
-    points: np.ndarray
-    joints: np.ndarray
-    weights: np.ndarray
+    points: np.ndarray  # (V, 3) vertices
+    joints: np.ndarray  # (24, 3) SMPL's
+    weights: np.ndarray  # (V, 24) skinning weights
 
     def share(self, *names: str) -> np.ndarray:
         """How much (V,) vertices belong to joints, by their names without the side."""

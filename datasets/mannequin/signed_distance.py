@@ -16,15 +16,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ImplicitSolid:
-    """Something with an inside.
+    """Something with an inside."""
 
-    Attributes:
-        bounds: lowest and highest corner (2, 3) of a box around it.
-        distance: gives the signed distances (n,) of points (n, 3).
-    """
-
-    bounds: np.ndarray
-    distance: Callable[[np.ndarray], np.ndarray]
+    bounds: np.ndarray  # lowest and highest corner (2, 3) of a box around it
+    distance: Callable[[np.ndarray], np.ndarray]  # signed distances (n,) of points (n, 3)
 
 
 def loft(axis: int, rows: Sequence[Sequence[float]], caps: tuple[float, float]) -> ImplicitSolid:

@@ -56,25 +56,15 @@ NUM_SHOWN = 5  # names that an error lists
 
 
 class Sizes(NamedTuple):
-    """What the shapes of official weights tell of the network.
+    """What the shapes of official weights tell of the network."""
 
-    Attributes:
-        vertices: V, V1, V2.
-        num_cells: L.
-        input_dims: width of the tokens that enter each block.
-        embed_dims: width of each block's layers.
-        ffn_dim: hidden width of the feed-forward networks.
-        num_layers: layers of a block.
-        backbone: its name for ``Backbone``.
-    """
-
-    vertices: tuple[int, ...]
-    num_cells: int
-    input_dims: tuple[int, ...]
-    embed_dims: tuple[int, ...]
+    vertices: tuple[int, ...]  # V, V1, V2
+    num_cells: int  # L
+    input_dims: tuple[int, ...]  # width of the tokens that enter each block
+    embed_dims: tuple[int, ...]  # width of each block's layers
     ffn_dim: int
-    num_layers: int
-    backbone: str
+    num_layers: int  # of a block
+    backbone: str  # its name for ``Backbone``
 
 
 def metro_from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

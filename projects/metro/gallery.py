@@ -101,9 +101,9 @@ def draw_attention_gallery(
         models: config and checkpoint by name; the images are those of the first one's test set.
         joint: one of ``JOINTS``.
         output: see ``draw_gallery``, as the following.
-        images: any images instead.
-        square: around the person on them.
-        num_images: draw at most so many, spread evenly.
+        images: instead of the test set's.
+        square: around the person.
+        num_images: at most.
 
     Raises:
         UserError: an unknown joint; see ``draw_gallery``.

@@ -16,11 +16,7 @@ from projects.metro.body.skeleton import root_relative
 
 
 def weak_perspective(points: Tensor, camera: Tensor) -> Tensor:
-    """Where points appear to a weak-perspective camera.
-
-    Args:
-        points: (B, J, 3) in metres.
-        camera: (B, 3) scale s, and shift tx, ty in metres.
+    """Where points (B, J, 3) in metres appear to a weak-perspective camera (B, 3): s, tx, ty.
 
     Returns:
         (B, J, 2) in [-1, 1] of the crop: s (x + tx), s (y + ty).
@@ -42,14 +38,13 @@ def mean_or_zero(errors: Tensor) -> Tensor:
 def joints_3d_loss(joints: Tensor, true_joints: Tensor, has_joints_3d: Tensor) -> Tensor:
     """Mean squared distance per coordinate between joints, both relative to their mid-hip.
 
+    It is a scalar, 0 where no image counts.
+
     Args:
         joints: (B, J, 3) in metres.
         true_joints: (B, J, 4): x, y, z and the confidence, by which a joint's error is multiplied.
             A joint of confidence 0 still counts in the mean, as in the official code.
         has_joints_3d: (B,) bool, True = the image counts.
-
-    Returns:
-        a scalar; 0 where no image counts.
     """
     joints, true_joints = joints[has_joints_3d], true_joints[has_joints_3d]
     true_joints, confidence = true_joints.split([3, 1], dim=-1)
@@ -58,7 +53,7 @@ def joints_3d_loss(joints: Tensor, true_joints: Tensor, has_joints_3d: Tensor) -
 
 
 def joints_2d_loss(joints: Tensor, camera: Tensor, true_joints: Tensor) -> Tensor:
-    """Mean squared distance per coordinate between joints in the picture.
+    """Mean squared distance per coordinate between joints in the picture, a scalar.
 
     All images count, whatever is known about them, as in the official code: only the confidence
     decides.
@@ -67,24 +62,16 @@ def joints_2d_loss(joints: Tensor, camera: Tensor, true_joints: Tensor) -> Tenso
         joints: (B, J, 3) in metres.
         camera: (B, 3), see ``weak_perspective``.
         true_joints: (B, J, 3): x, y in [-1, 1] of the crop, and the confidence.
-
-    Returns:
-        a scalar.
     """
     true_joints, confidence = true_joints.split([2, 1], dim=-1)
     return (confidence * (weak_perspective(joints, camera) - true_joints).square()).mean()
 
 
 def vertices_loss(vertices: Tensor, true_vertices: Tensor, has_mesh: Tensor) -> Tensor:
-    """Mean absolute distance per coordinate between meshes, which are not aligned.
+    """Mean absolute distance per coordinate between meshes (B, V, 3), which are not aligned.
 
-    Args:
-        vertices: (B, V, 3) in metres.
-        true_vertices: (B, V, 3), the origin at the mesh's own pelvis.
-        has_mesh: (B,) bool, True = the image counts.
-
-    Returns:
-        a scalar; 0 where no image counts.
+    It is a scalar, 0 where no image counts: ``has_mesh`` (B,) bool, True = it does. The origin of
+    the true ones is their own pelvis.
     """
     return mean_or_zero((vertices[has_mesh] - true_vertices[has_mesh]).abs())
 

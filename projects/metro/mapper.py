@@ -29,19 +29,12 @@ NAMES = ("file_name", "image_id", "subject", "frame", "camera")  # of a record, 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw of METRO's augmentation; the default changes nothing.
+    """One draw of METRO's augmentation; the default changes nothing."""
 
-    Attributes:
-        mirrored: left to right, after the turn.
-        colours: (3,) factors of red, green and blue.
-        degrees: turn about the box's centre, counter-clockwise.
-        zoom: the box's side is multiplied by it.
-    """
-
-    mirrored: bool = False
-    colours: tuple[float, ...] = (1.0, 1.0, 1.0)
-    degrees: float = 0.0
-    zoom: float = 1.0
+    mirrored: bool = False  # left to right, after the turn
+    colours: tuple[float, ...] = (1.0, 1.0, 1.0)  # factors of red, green and blue
+    degrees: float = 0.0  # turn about the box's centre, counter-clockwise
+    zoom: float = 1.0  # the box's side is multiplied by it
 
 
 class MetroMapper:

@@ -11,18 +11,10 @@ MASK_VALUE = 0.01  # of every channel of a masked token, its place in the templa
 
 
 def draw_masked(num_images: int, num_tokens: int, max_ratio: float) -> Tensor:
-    """Choose the tokens to mask, anew for every image.
+    """Choose the tokens to mask, anew for every image: (B, N) bool on the CPU, True = masked.
 
-    Their number is floor(u * max_ratio * num_tokens) with u uniform in [0, 1): up to
-    ``max_ratio``, half of that on average. Which ones is equally likely.
-
-    Args:
-        num_images: B.
-        num_tokens: N.
-        max_ratio: bound on the part of the tokens that is masked, in [0, 1].
-
-    Returns:
-        (B, N) bool on the CPU, True = masked.
+    Their number is floor(u * max_ratio * N) with u uniform in [0, 1): up to ``max_ratio``, half of
+    that on average. Which ones is equally likely.
     """
     counts = (torch.rand(num_images, 1) * max_ratio * num_tokens).floor()
     ranks = torch.rand(num_images, num_tokens).argsort(dim=1).argsort(dim=1)

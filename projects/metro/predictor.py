@@ -24,17 +24,11 @@ Square = tuple[float, float, float]  # x and y of the upper left corner and the 
 
 @dataclass(frozen=True)
 class BodyEstimator:
-    """A trained METRO in eval mode with all that it takes to use it.
-
-    Attributes:
-        model: the network.
-        body: whose mesh it recovers.
-        config: of the model and of the test set.
-    """
+    """A trained METRO in eval mode with all that it takes to use it."""
 
     model: Metro
-    body: Body
-    config: DictConfig
+    body: Body  # whose mesh it recovers
+    config: DictConfig  # of the model and of the test set
 
     @classmethod
     def load(cls, config: DictConfig, weights: str) -> "BodyEstimator":

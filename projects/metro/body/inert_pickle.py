@@ -37,10 +37,8 @@ NUMBER_TYPE = re.compile(r"f[248]|[iu][1248]|b1")
 class Inert:
     """What stands for a class or function that a pickle names, and for the result of its call.
 
-    Attributes:
-        name: "module.name".
-        arguments: of the call; None for the class or function itself.
-        state: what the object's ``__setstate__`` would have got; None where there was none.
+    ``arguments`` of the call are None for the class or function itself; ``state`` is what the
+    object's ``__setstate__`` would have got, or None.
     """
 
     __slots__ = ("arguments", "name", "state")

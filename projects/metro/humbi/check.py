@@ -31,21 +31,15 @@ KEYPOINTS = (11, 10, 9, 12, 13, 14, 4, 3, 2, 5, 6, 7)
 
 
 class Agreement(NamedTuple):
-    """What a frame's files say of the same things.
+    """What a frame's files say of the same things."""
 
-    Attributes:
-        path: of the frame's mesh.
-        mesh_error: largest distance in mm between a vertex of the file and of the body model with
-            the index's parameters.
-        joint_distances: (n,) in mm, how far the keypoints that were found lie from the mesh's
-            joints. Both define joints in their own way: some centimetres are usual.
-        pixel_error: largest distance in pixels between the mesh projected by project.txt and by
-            intrinsic.txt and extrinsic.txt; NaN without the first.
-    """
-
-    path: Path
-    mesh_error: float
+    path: Path  # of the frame's mesh
+    mesh_error: float  # largest distance in mm between vertices of the file and of the body model
+    # (n,) in mm, how far keypoints that were found lie from the mesh's joints. Both define joints
+    # in their own way: some centimetres are usual.
     joint_distances: Array
+    # Largest distance in pixels between the mesh projected by project.txt and by intrinsic.txt and
+    # extrinsic.txt; NaN without the first.
     pixel_error: float
 
 
@@ -63,8 +57,8 @@ def check_meshes(
         source: the set's folder.
         index: its index.
         body: the body model's .npz.
-        count: how many frames to look at, or all if there are fewer.
-        seed: of the draw.
+        count: how many frames to look at, or all if there are fewer, drawn with ``seed``.
+        seed: see ``count``.
         say: takes the lines.
 
     Raises:

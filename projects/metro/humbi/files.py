@@ -40,17 +40,11 @@ Lines = list[tuple[int, str]]  # with their numbers
 
 @dataclass(frozen=True)
 class Camera:
-    """One calibrated camera.
+    """One calibrated camera."""
 
-    Attributes:
-        K: (3, 3), from camera axes to pixels.
-        R: (3, 3) rotation, from world to camera axes.
-        C: (3,) its centre, in world units.
-    """
-
-    K: Array
-    R: Array
-    C: Array
+    K: Array  # (3, 3), from camera axes to pixels
+    R: Array  # (3, 3) rotation, from world to camera axes
+    C: Array  # (3,) its centre, in world units
 
     def projection(self) -> Array:
         """M = K R [I | -C], (3, 4): from a homogeneous world point to a homogeneous pixel."""
@@ -59,19 +53,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Fit:
-    """SMPL fitted to one frame: vertices = scale * SMPL(pose, betas) + translation.
+    """SMPL fitted to one frame: vertices = scale * SMPL(pose, betas) + translation."""
 
-    Attributes:
-        scale: world units per metre.
-        translation: (3,) world units, added after scaling.
-        pose: (72,) axis-angle in radians, the root's first.
-        betas: (10,) shape.
-    """
-
-    scale: float
-    translation: Array
-    pose: Array
-    betas: Array
+    scale: float  # world units per metre
+    translation: Array  # (3,) world units, added after scaling
+    pose: Array  # (72,) axis-angle in radians, the root's first
+    betas: Array  # (10,) shape
 
 
 # ---- where things lie ----------------------------------------------------------------------------

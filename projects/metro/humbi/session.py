@@ -35,19 +35,13 @@ PADDING = 64  # bytes that a camera may have put after it, all zero
 
 @dataclass(frozen=True)
 class Rules:
-    """What is kept.
+    """What is kept."""
 
-    Attributes:
-        num_vertices: rows of a mesh.
-        least_inside: a view is left out if a smaller share of the mesh's vertices is in the
-            picture.
-        box_factor: the square box is so many times as wide as the mesh on the picture; METRO's for
-            3DPW.
-    """
-
-    num_vertices: int = NUM_VERTICES
-    least_inside: float = 0.5
-    box_factor: float = 1.2
+    num_vertices: int = NUM_VERTICES  # rows of a mesh
+    least_inside: float = (
+        0.5  # share of the mesh's vertices in the picture, or the view is left out
+    )
+    box_factor: float = 1.2  # how much wider than the mesh the square box is; METRO's for 3DPW
 
 
 class Problem(NamedTuple):

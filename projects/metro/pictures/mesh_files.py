@@ -32,19 +32,12 @@ p.text {bottom: 12px}
 
 @dataclass(frozen=True)
 class ColouredMesh:
-    """A mesh with colours.
-
-    Attributes:
-        name: a few words.
-        vertices: (V, 3) metres on camera axes: x right, y down, z forward.
-        faces: (F, 3) vertices of each face, counter-clockwise seen from outside.
-        colours: RGB, 0 to 255: (3,) of the mesh or (V, 3) uint8 of its vertices.
-    """
+    """A mesh with colours and a name of a few words."""
 
     name: str
-    vertices: np.ndarray
-    faces: np.ndarray
-    colours: ArrayLike
+    vertices: np.ndarray  # (V, 3) metres on camera axes: x right, y down, z forward
+    faces: np.ndarray  # (F, 3) vertices of each face, counter-clockwise seen from outside
+    colours: ArrayLike  # RGB, 0 to 255: (3,) of the mesh or (V, 3) uint8 of its vertices
 
 
 def import_trimesh() -> ModuleType:
@@ -115,11 +108,7 @@ def make_matt(mesh: Any, brightness: float = 1.0, glow: float = 0.0) -> None:
     """Give a trimesh.Trimesh what GLB needs so that viewers show its colours and shade it smoothly.
 
     Without a material it would be of metal, dark where nothing is around to be mirrored.
-
-    Args:
-        mesh: with colours of its vertices.
-        brightness: factor of the colours.
-        glow: light that the mesh gives off by itself, everywhere, in [0, 1].
+    ``brightness`` is a factor of its colours, ``glow`` light that it gives off itself, in [0, 1].
     """
     level = round(255 * brightness)
     mesh.visual.material = import_trimesh().visual.material.PBRMaterial(

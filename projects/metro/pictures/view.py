@@ -28,15 +28,10 @@ QUARTER_TURN = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
 
 @dataclass(frozen=True)
 class View:
-    """A mesh and the camera that shows it on the crop.
+    """A mesh and the camera that shows it on the crop."""
 
-    Attributes:
-        points: (V, 3) metres on the camera's axes.
-        K: (3, 3) from them to pixels of the crop.
-    """
-
-    points: np.ndarray
-    K: np.ndarray
+    points: np.ndarray  # (V, 3) metres on the camera's axes
+    K: np.ndarray  # (3, 3) from them to pixels of the crop
 
     def enlarged(self, size: int, new_size: int) -> "View":
         """The same view on a crop of ``new_size`` instead of ``size`` pixels."""

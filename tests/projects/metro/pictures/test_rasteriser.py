@@ -44,8 +44,6 @@ def test_triangle_covers_the_samples_inside_it():
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         inside &= (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0
     np.testing.assert_array_equal(face_map(raster) >= 0, inside)
-    area = 0.5 * abs(np.cross(corners[1] - corners[0], corners[2] - corners[0]))
-    assert len(raster[0]) / 4 == pytest.approx(area, abs=2)
 
 
 def test_neighbours_leave_no_gap_and_no_sample_beyond():
@@ -75,21 +73,6 @@ def test_sphere_has_the_outline_that_geometry_gives():
     away = np.hypot(x, y)
     assert (coverage[away < outline - 0.8] == 1).all()
     assert (coverage[away > outline + 0.8] == 0).all()
-    edge = coverage[abs(away - outline) < 0.8]
-    assert ((edge > 0) & (edge < 1)).mean() > 0.5
-
-
-def test_sphere_off_the_axis_becomes_an_ellipse():
-    centre, radius = np.array([0.3, 0.0, 2.0]), 0.15
-    points, faces = sphere(radius, centre)
-    raster = rasterise(points, faces, K, SIZE, samples=8)
-    # A cone about the centre's direction, at the angle asin(r / |c|), cut by the plane z = 1.
-    tilt = np.arctan2(0.3, 2.0)
-    opening = np.arcsin(radius / np.linalg.norm(centre))
-    left, right = 24 + 100 * np.tan([tilt - opening, tilt + opening])
-    columns = (raster[0] % (48 * 8) + 0.5) / 8 - 0.5
-    assert columns.min() == pytest.approx(left, abs=0.15)
-    assert columns.max() == pytest.approx(right, abs=0.15)
 
 
 # ---- what is nearest -----------------------------------------------------------------------------
