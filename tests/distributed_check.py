@@ -11,7 +11,6 @@ Prints a line for each and ends with 1 if one of them is not as it should be. No
 which check the same with forked processes.
 """
 
-import csv
 import os
 import re
 import shutil
@@ -24,13 +23,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.dropkey_core.engine.toy_run import assert_same_run, curve  # noqa: E402
+
 TOOL = str(ROOT / "tools" / "train_net.py")
 TOY = ["--config", "toy.yaml"]
 PATIENCE_S = 240  # of this script; a machine with few cores starts processes slowly
-TIMING = ("images_per_second", "memory_mb")
 FAULTY = ["model._target_=toy_faults.FaultyModel"]
 failures = []
 
@@ -74,24 +74,25 @@ def faults(folder):
     """Let every process fail in every place."""
     mapper = "dataloader.train.mapper"
     evaluator = "dataloader.evaluator"
+    broken_mapper = f"{mapper}._target_=toy_faults.FaultyMapper"
+    broken_evaluator = f"{evaluator}._target_=toy_faults.FaultyEvaluator"
     cases = []
     for rank in range(3):
         told = f"error: rank {rank} of 3: " if rank else "error: "
-        cases += [
-            (f"mapper of rank {rank}", [f"{mapper}._target_=toy_faults.FaultyMapper",
-              f"{mapper}.rank={rank}"], 2, told + ".*is truncated"),
-            (f"loss of rank {rank}", [*FAULTY, "model.fault=loss", f"model.rank={rank}"], 2,
-             told + ".*not finite"),
-            (f"bug in rank {rank}", [*FAULTY, "model.fault=bug", f"model.rank={rank}"], 1,
-             "a mistake in the code"),
-            (f"SIGKILL of rank {rank}", [*FAULTY, "model.fault=killed", f"model.rank={rank}"],
-             137 if rank else -9, f"process {rank} was ended by SIGKILL" if rank else ""),
-            (f"evaluator of rank {rank}", [f"{evaluator}._target_=toy_faults.FaultyEvaluator",
-              f"{evaluator}.rank={rank}"], 2, told + "there are no images"),
+        model = [*FAULTY, f"model.rank={rank}"]
+        killed = (137, f"process {rank} was ended by SIGKILL") if rank else (-9, "")
+        of_rank = [
+            ("mapper of rank", [broken_mapper, f"{mapper}.rank={rank}"], 2, f"{told}.*is trunc"),
+            ("loss of rank", [*model, "model.fault=loss"], 2, f"{told}.*not finite"),
+            ("bug in rank", [*model, "model.fault=bug"], 1, "a mistake in the code"),
+            ("SIGKILL of rank", [*model, "model.fault=killed"], *killed),
+            ("evaluator of rank", [broken_evaluator, f"{evaluator}.rank={rank}"], 2,
+             f"{told}there are no images"),
         ]  # fmt: skip
+        cases += [(f"{what} {rank}", *case) for what, *case in of_rank]
     cases += [
-        ("results of rank 0", [f"{evaluator}._target_=toy_faults.FaultyEvaluator",
-         f"{evaluator}.rank=0", f"{evaluator}.at_end=true"], 2, "error: no space is left"),
+        ("results of rank 0", [broken_evaluator, f"{evaluator}.rank=0",
+         f"{evaluator}.at_end=true"], 2, "error: no space is left"),
         ("saving", [*FAULTY, "model.fault=folder", "model.rank=0"], 2, "error: cannot write"),
         ("too few records", ["dataset.size=2"], 2, "error: .* has 2 records, too few for 3"),
         ("batch of 4 for 3", ["dataloader.train.total_batch_size=4"], 2, "error: .* shared by 3"),
@@ -119,32 +120,22 @@ def faults(folder):
 
 
 def processes_of_group(group):
-    """Processes that are left of a group, after the two seconds that orphans may take to notice."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        found = subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True)
-        if not found.stdout.split():
-            return []
+    """Processes that are left of a group, after the seconds that orphans may take to notice."""
+    left, deadline = ["not looked yet"], time.monotonic() + 15
+    while left and time.monotonic() < deadline:
         time.sleep(0.5)
-    return found.stdout.split()
+        found = subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True)
+        left = found.stdout.split()
+    return left
 
 
-def curve(folder):
-    """Logged rows without speed and memory."""
-    with (folder / "output" / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
-
-
-def same_weights(folder, other):
-    """Whether two runs have the same weights and optimizer to the last bit."""
-    first, second = (
-        torch.load(path / "output" / "last.pth", weights_only=True) for path in (folder, other)
-    )
-    weights = all(torch.equal(w, second["model"][name]) for name, w in first["model"].items())
-    states = zip(
-        first["optimizer"]["state"].values(), second["optimizer"]["state"].values(), strict=True
-    )
-    return weights and all(torch.equal(a["exp_avg_sq"], b["exp_avg_sq"]) for a, b in states)
+def same_run(folder, other):
+    """Whether two runs are the same to the last bit."""
+    try:
+        assert_same_run(folder / "output", other / "output")
+    except AssertionError:
+        return False
+    return True
 
 
 def signals(folder):
@@ -168,9 +159,9 @@ def signals(folder):
         ended_with, _, err = finish(process)
         seconds = time.time() - sent
         left = processes_of_group(process.pid)
-        steps = len(curve(where))
+        steps = len(curve(where / "output"))
         resumed = finish(start(where, *slow, "--resume"))[0]
-        same = curve(where) == curve(whole) and same_weights(where, whole)
+        same = same_run(where, whole)
         good = ended_with == code and resumed == 0 and same and not left and 3 <= steps < 12
         seen = (
             f"exit {ended_with} {seconds:.1f} s after it; resumed after step {steps}: equal {same}"
@@ -178,8 +169,9 @@ def signals(folder):
         tell(name, good and "Traceback" not in err, seen, err)
 
 
-def close(rows, others):
-    """Whether two curves agree to float tolerance."""
+def close(folder, other):
+    """Whether the curves of two runs agree to float tolerance."""
+    rows, others = curve(folder / "output"), curve(other / "output")
     return len(rows) == len(others) and all(
         abs(float(a[name]) - float(b[name])) <= 1e-4 * abs(float(b[name])) + 1e-6
         for a, b in zip(rows, others, strict=True)
@@ -192,7 +184,6 @@ def starts(folder):
     """Start two processes in every way."""
     settings = [*TOY, "model.drop_ratio=0.0", "dataset.size=9"]
     assert finish(start(folder / "one", *settings))[0] == 0
-    expected = curve(folder / "one")
     machines = ["--num-machines", "2", "--num-gpus", "1", "--dist-url", "tcp://127.0.0.1:29611"]
     nodes = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", "29612"]
     slurm = {
@@ -228,7 +219,7 @@ def starts(folder):
                    for more, by, variables in parts]  # fmt: skip
         ended = [finish(process) for process in running]
         codes = [code for code, _, _ in ended]
-        good = not any(codes) and close(curve(where), expected)
+        good = not any(codes) and close(where, folder / "one")
         out = "".join(out for _, out, _ in ended)
         good = good and out.count("bbox/images 9.0000") == 3  # told once by all
         noise = sum(len(err.splitlines()) for _, _, err in ended)
@@ -238,15 +229,14 @@ def starts(folder):
 
 def metrics(folder):
     """Evaluate a fresh demo model of every project."""
-    make = [("shapes", "shapes"), ("interactions", "interactions")]
-    for script, name in make:
-        command = [sys.executable, str(ROOT / "datasets" / f"make_{script}.py"), "--num-train", "4"]
-        command += ["--num-val", "7", "--image-size", "96", "--output", str(folder / name)]
+    few = ["--num-train", "4", "--num-val", "7", "--image-size", "96"]
+    fewer = ["--num-train", "1", "--num-val", "1", "--num-frames", "2", "--num-cameras", "4"]
+    for name, sizes in (
+        ("shapes", few), ("interactions", few), ("bodies", [*fewer, "--image-size", "64"])
+    ):  # fmt: skip
+        script = [sys.executable, str(ROOT / "datasets" / f"make_{name}.py"), *sizes]
+        command = [*script, "--output", str(folder / name)]
         subprocess.run(command, check=True, capture_output=True)
-    command = [sys.executable, str(ROOT / "datasets" / "make_bodies.py")]
-    command += ["--num-train", "1", "--num-val", "1", "--num-frames", "2", "--num-cameras", "4"]
-    command += ["--image-size", "64", "--output", str(folder / "bodies")]
-    subprocess.run(command, check=True, capture_output=True)
     small = {"detr": [], "qpic": [], "metro": [], "classification": ["dataset.test.per_class=1"]}
     for project, overrides in small.items():
         for batch_size in (1, 3):
@@ -327,7 +317,6 @@ def machines(folder):
     """Train on two machines that are none, and lose one."""
     settings = [*TOY, "model.drop_ratio=0.0", "dataset.size=9"]
     assert finish(start(folder / "one", *settings))[0] == 0
-    expected = curve(folder / "one")
     with two_machines() as (both, address, unplug):
         own = ["--num-machines", "2", "--num-gpus", "2", "--dist-url", f"tcp://{address}:29500"]
         theirs = ["--nnodes", "2", "--master-addr", address, "--master-port", "29500"]
@@ -342,7 +331,7 @@ def machines(folder):
                 running.append(start(where, *settings, *more, launcher=launcher, **machine))
             ended = [finish(process) for process in running]
             codes = [code for code, _, _ in ended]
-            good = not any(codes) and close(curve(where), expected)
+            good = not any(codes) and close(where, folder / "one")
             tell(f"two machines: {way}", good, f"exits {codes}", "".join(e for _, _, e in ended))
         ended, seconds = run_and_unplug(folder / "cut", both, address, unplug, 3, timeout=15)
         codes = [code for code, _, _ in ended]

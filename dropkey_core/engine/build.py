@@ -52,9 +52,8 @@ def locate(target: Any, key: str) -> Callable[..., Any]:
     """
     parts = target.split(".") if isinstance(target, str) else []
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(
-            f"{key} must be a dotted name such as projects.detr.build_model, got {target!r}"
-        )
+        example = "a dotted name such as projects.detr.build_model"
+        raise UserError(f"{key} must be {example}, got {target!r}")
     found: Any = None
     for depth, part in enumerate(parts):
         name = ".".join(parts[: depth + 1])

@@ -4,7 +4,6 @@ Under ``model`` lies the model's ``state_dict``. Files are read with ``weights_o
 holds code is refused, never run. They are written whole or not at all.
 """
 
-import contextlib
 import importlib.metadata
 import platform
 import re
@@ -23,7 +22,7 @@ from dropkey_core.engine.errors import UserError, listed, shown
 from dropkey_core.engine.files.atomic_write import whole_file
 from dropkey_core.engine.files.checkpoints import read_content
 from dropkey_core.engine.files.yaml_file import check_structure
-from dropkey_core.engine.run_folder import BEST, numbered_checkpoints
+from dropkey_core.engine.run_folder import numbered_checkpoints
 
 # The beginning of its SHA-256, which many publishers put into a file's name.
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
@@ -124,11 +123,9 @@ def load_state(
             if k not in renewed
         ],
     }
-    if any(problems.values()):
-        lists = "; ".join(
-            f"{kind}: {len(keys)} ({listed(keys, 5)})" for kind, keys in problems.items() if keys
-        )
-        raise UserError(f"the weights of {source} do not fit the model; {lists}")
+    told = [f"{kind}: {len(k)} ({listed(k, 5)})" for kind, k in problems.items() if k]
+    if told:
+        raise UserError(f"the weights of {source} do not fit the model; {'; '.join(told)}")
     model.load_state_dict({**state, **{k: wanted[k] for k in renewed}}, strict=True)
     said = f"; initialised anew, for their shapes differ: {', '.join(renewed)}" if renewed else ""
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
@@ -157,29 +154,17 @@ def read_last(path: Path) -> dict[str, Any]:
     """Return the content of the checkpoint that a run goes on from.
 
     Raises:
-        UserError: it is none of a run, or damaged; names the newest numbered one that is whole.
+        UserError: it is none of a run, or damaged; then the numbered ones are named.
     """
     try:
         state = read_checkpoint(path, "train.output_dir")
     except UserError as error:
-        raise UserError(f"{error}; {_what_else_there_is(path)}") from error
+        others = listed([other.name for other in numbered_checkpoints(path.parent)]) or "none"
+        how = f"copy one to {path.name} and --resume goes on from there, or --overwrite begins anew"
+        raise UserError(f"{error}; numbered ones are there: {others}; {how}") from error
     if missing := NEEDED - state.keys():
         raise UserError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(missing))}")
     return state
-
-
-def _what_else_there_is(path: Path) -> str:
-    for other in reversed(numbered_checkpoints(path.parent)):
-        with contextlib.suppress(UserError):
-            step = read_checkpoint(other)["step"]
-            return (
-                f"the newest one that is whole is {other.name}, after step {step}: "
-                f"copy it to {path.name} and --resume goes on from there"
-            )
-    return (
-        "no numbered one is whole: --overwrite begins the run anew, and --weights "
-        f"{path.with_name(BEST)} with another train.output_dir begins one from the best weights"
-    )
 
 
 def take_up(
@@ -196,16 +181,13 @@ def take_up(
     """
     then, now = kept_settings(state).get("optimizer", {}), _settings(config)["optimizer"]
     names = optimized_names(optimizer, model)
-    problem = ""
+    advice = f"as before, or begin a new run: --weights {path} with another train.output_dir"
     if then.get("_target_", now["_target_"]) != now["_target_"]:
         problem = f"it holds {then['_target_']}, not {now['_target_']}"
-    elif state.get("optimized", names) != names:
+        raise UserError(f"{path} cannot be resumed from: {problem}; go on {advice}")
+    if state.get("optimized", names) != names:
         problem = "optimizer.params has other groups than then"
-    if problem:
-        raise UserError(
-            f"{path} cannot be resumed from: {problem}; go on as before, or begin a new run from "
-            f"its weights: --weights {path} with another train.output_dir"
-        )
+        raise UserError(f"{path} cannot be resumed from: {problem}; go on {advice}")
     load_state(model, state["model"], str(path), exactly=True)
     configured = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
@@ -222,8 +204,8 @@ def optimized_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
     return [[names[parameter] for parameter in g["params"]] for g in optimizer.param_groups]
 
 
-def changes(state: Mapping[str, Any], config: DictConfig) -> list[str]:
-    """Return what differs from when a checkpoint was written, as ``name then -> now``."""
+def changes(state: Mapping[str, Any], config: DictConfig) -> str:
+    """Return what differs from when a checkpoint was written, ``name then -> now; ...``."""
     old, new = _flat(kept_settings(state)), _flat(_settings(config))
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)] if old else []
     differing = [key for key in differing if key not in _IRRELEVANT]
@@ -232,7 +214,7 @@ def changes(state: Mapping[str, Any], config: DictConfig) -> list[str]:
         told[_CHANGES_SHOWN:] = [f"{len(told) - _CHANGES_SHOWN} more settings"]
     then, now = state.get("versions", {}), versions()
     others = [name for name in then if name in now and then[name] != now[name]]
-    return told + [f"{name} {then[name]} -> {now[name]}" for name in others]
+    return "; ".join(told + [f"{name} {then[name]} -> {now[name]}" for name in others])
 
 
 def kept_settings(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ are those before the step; running statistics, which no loss in training reads, 
 
 import shlex
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,14 @@ from dropkey_core.engine.build import build_model
 from dropkey_core.engine.checkpoint import changes, load_state, read_checkpoint, write_checkpoint
 from dropkey_core.engine.data import seed_step
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.launch import check_devices, mixed_precision
+from dropkey_core.engine.launch import check_devices, precision_of
 from dropkey_core.engine.run_folder import CONFIG
 
 
 def write_failed_step(folder: Path, state: Mapping[str, Any], reason: str) -> UserError:
     """Write the file into the folder of a run; return the error with the command that replays it.
 
-    Args:
-        folder: where the run's config is as well.
-        state: what is in the file; in ``batch``, what is no tensor, array or number becomes text.
-        reason: what failed, and what may help.
+    In the ``batch`` of ``state``, what is no tensor, array or number becomes text.
     """
     rank = f"_rank{state['rank']}" if state["rank"] else ""
     path = folder / f"failed_step_{state['step']:07d}{rank}.pth"
@@ -68,14 +64,13 @@ def replay_step(config: DictConfig, path: str | Path) -> dict[str, float]:
         raise UserError(f"{path} (from --replay) is no failed step: name a failed_step_*.pth")
     check_devices(config.train, 1)
     if changed := changes(failed, config):
-        print("changed since then:", "; ".join(changed))
+        print("changed since then:", changed)
     torch.manual_seed(config.train.seed)
     model = build_model(config, weights_follow=True)
     load_state(model, failed["model"], str(path), exactly=True)
     found = FirstNotFinite(model.to(config.train.device).train(), failed["batch"])
     seed_step(failed["seed"], failed["step"], failed["rank"])
-    amp = config.train.amp.enabled
-    with mixed_precision(config.train.device).forward_context() if amp else nullcontext():
+    with precision_of(config.train).forward_context():
         losses = model(failed["batch"])
     terms = {name: loss.item() for name, loss in losses.items()}
     for name, value in terms.items():

@@ -77,15 +77,13 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     ddp = DDPStrategy(timeout=timedelta(seconds=processes.timeout), **options)
     # Without this one Lightning waits for tasks of SLURM wherever it finds its variables.
     plugins: list[Any] = [] if started_by() else [LightningEnvironment()]
-    if train.amp.enabled:
-        plugins.append(mixed_precision(train.device))
     try:
         fabric = Fabric(
             accelerator=train.device,
             devices=num_gpus,
             num_nodes=num_machines,
             strategy=ddp if several else "auto",
-            plugins=plugins,
+            plugins=[precision_of(train), *plugins],
         )
         if several:
             watch(launched_by(fabric))
@@ -95,11 +93,13 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     return fabric
 
 
-def mixed_precision(device: str) -> "Precision":
-    """Return Lightning's plugin: how the forward is cast, and the scaler of the loss."""
-    from lightning.fabric.plugins import MixedPrecision
+def precision_of(train: DictConfig) -> "Precision":
+    """Return Lightning's plugin for ``train.amp``: casts the forward, scales the loss."""
+    from lightning.fabric.plugins import MixedPrecision, Precision
 
-    plugin: Any = MixedPrecision("16-mixed", device=device)
+    if not train.amp.enabled:
+        return Precision()
+    plugin: Any = MixedPrecision("16-mixed", device=train.device)
     plugin.convert_input = lambda data: data  # its own would also round the true boxes
     return plugin
 

@@ -95,11 +95,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate the weights in ``train.init_checkpoint``, or with ``resume`` the last ones of a run.
 
-    Returns:
-        The metrics, ``{"bbox/AP": 42.0, ...}``.
-
-    Raises:
-        UserError: for bad settings or input.
+    For arguments, what is returned and raised, see :func:`train`.
     """
     fabric = launch(config.train, announced(processes, config))
     with ending_together(fabric):
@@ -118,7 +114,7 @@ def evaluate(
 
 
 def announced(processes: Processes | None, config: DictConfig) -> Processes:
-    """Return how many processes there will be, checked, and announced to those that they find."""
+    """Return how many processes there will be, checked, and told where they meet."""
     processes = processes or Processes()
     processes.announce()
     check_devices(config.train, processes.counted()[0])
@@ -142,11 +138,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: DictConfig,
-        fabric: "Fabric",
-        stop: StopRequests,
-        weights_follow: bool = False,
+        self, config: DictConfig, fabric: "Fabric", stop: StopRequests, weights_follow: bool
     ) -> None:
         self.config = config
         self.settings = config.train
@@ -203,8 +195,7 @@ class Trainer:
         """Do one step and return its losses.
 
         Raises:
-            UserError: if the loss or a gradient is not finite; the weights are those before the
-                step, and it can be done again with what lies in a file.
+            UserError: the loss or a gradient is not finite; the weights stay as they were.
         """
         seed_step(self.settings.seed, self.step, self.fabric.global_rank)
         self.set_learning_rates()
@@ -238,10 +229,11 @@ class Trainer:
         said = names or [f"{name} {term:.6g}" for name, term in (not_finite or terms).items()]
         ids = listed(sample.get("image_id") for sample in batch)
         amp = "train.amp.enabled=false or " if self.settings.amp.enabled else ""
-        reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}; try {amp}a lower"
+        reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}"
         state = {"seed": self.settings.seed, "rank": self.fabric.global_rank, **self.weights()}
         state |= {"batch": batch, "terms": terms}
-        failure = write_failed_step(self.folder, state, f"{reason} optimizer.lr")
+        reason = f"{reason}; try {amp}a lower optimizer.lr"
+        failure = write_failed_step(self.folder, state, reason)
         if names:  # in every process, and none may end the job while others still write
             self.fabric.barrier()
         return failure
@@ -268,9 +260,9 @@ class Trainer:
             return
         self.say(f"evaluating after step {self.step}")
         self.share_buffers()
-        self.metrics = run_evaluation(
-            self.wrapped, self.test_loader, self.evaluator, self.stop_between_batches
-        )
+        # Several processes may see unequal numbers of batches, and must stop at the same point.
+        stop = self.stop.raise_if_received if self.fabric.world_size == 1 else lambda: None
+        self.metrics = run_evaluation(self.wrapped, self.test_loader, self.evaluator, stop)
         self.evaluated_step = self.step
         self.say(describe_metrics(self.metrics))
         if self.fabric.is_global_zero and self.metrics:
@@ -278,18 +270,10 @@ class Trainer:
         self.keep_if_best()
 
     def share_buffers(self) -> None:
-        """Give every process the running averages of rank 0, which are those that are saved.
-
-        Batch norm averages over its own process; an evaluation must be that of the checkpoint.
-        """
+        """Give every process rank 0's running averages (of batch norm), which are those saved."""
         if self.fabric.world_size > 1:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, src=0)
-
-    def stop_between_batches(self) -> None:
-        """End an evaluation early, unless several processes see unequal numbers of batches."""
-        if self.fabric.world_size == 1:
-            self.stop.raise_if_received()
 
     def keep_if_best(self) -> None:
         """Write ``best.pth``, weights only, if the last evaluation is the best so far."""
@@ -338,13 +322,11 @@ class Trainer:
         """Tell where a run that could not write goes on."""
         if not (self.folder / LAST).exists():
             return "nothing of this run is saved"
-        return (
-            f"{LAST} is that of step {self.saved[0]}: once this is mended, the same command with "
-            "--resume goes on from there"
-        )
+        how = "once this is mended, the same command with --resume goes on from there"
+        return f"{LAST} is that of step {self.saved[0]}: {how}"
 
     def weights(self) -> dict[str, Any]:
-        """Return what identifies a model: its weights, where they come from, and what made them."""
+        """Return a model's weights, and what they come from."""
         return {
             "model": self.model.state_dict(),
             "step": self.step,
@@ -360,28 +342,24 @@ class Trainer:
                 path.unlink()
 
     def resume_from(self, path: Path) -> None:
-        """Take up a run from its ``last.pth``; settings of the optimizer are the config's.
-
-        Raises:
-            UserError: if the file is damaged or that of another model or optimizer.
-        """
+        """Take up a run from its ``last.pth``; UserError if that is damaged or another model's."""
         state = read_last(path)
         take_up(self.model, self.optimizer, state, self.config, path)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.saved = self.step, self.evaluated_step = state["step"], state["evaluated_step"]
         self.best, self.metrics = state["best"], state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
-        if changed := "; ".join(changes(state, self.config)):
+        if changed := changes(state, self.config):
             self.say(f"changed since then, so this is not the run it would have been: {changed}")
         if self.fabric.is_global_zero:  # no barrier: other machines may not see this folder
             write_config(self.folder, self.config)
 
     def check_agreement(self) -> None:
         """Raise UserError unless all processes begin at the same step: not with a folder each."""
-        steps = gather_objects(self.step)
-        if len(set(steps)) > 1:
+        steps = sorted(set(gather_objects(self.step)))
+        if len(steps) > 1:
             raise UserError(
-                f"the processes would go on after different steps, {sorted(set(steps))}: "
+                f"the processes would go on after different steps, {steps}: "
                 f"train.output_dir {self.folder} must be the same folder on all machines"
             )
 

@@ -40,17 +40,7 @@ HOSTILE = [
     b"c_codecs\nencode\n(X\x01\x00\x00\x00aN" + b"2\x86" * 40 + b"tR",
     b"}N" + b"q\xf0h\xf0\x86" * 40 + b"Ns",
     b"]\x94h\x00a",  # a list in itself
-    *(
-        b"N",
-        b"\x88",
-        b"]",
-        b"}",
-        b")",
-        b"K\x05",
-        b"J\xff\xff\xff\x7f",
-        b"S'x'\n",
-        b"X\x00\x00\x00\x00",
-    ),
+    *(b"N", b"\x88", b"]", b"}", b")", b"K\x05", b"J\xff\xff\xff\x7f", b"S'x'\n", b"X\0\0\0\0"),
     *(b"(lp0\n", b"\x8f", b"(K\x01K\x02t", b"(N", b"C\x02ab", b"G\x7f\xf0\0\0\0\0\0\0", b"(d"),
 ]
 

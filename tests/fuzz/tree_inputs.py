@@ -27,8 +27,8 @@ ODD_YAML: list[Any] = [
         "torch.optim.AdamW",
         "toy_experiment.ToyModel",
         "sys.exit",
-        12,
         "toy.yaml",
+        12,
     ),
 ]
 YAML_TEXT = [

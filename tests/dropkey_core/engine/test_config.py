@@ -9,7 +9,6 @@ from torch import nn
 
 from dropkey_core.engine import UserError, instantiate, load_config
 from dropkey_core.engine.config import fits
-from dropkey_core.engine.paths import PROJECT_ROOT
 
 
 def test_loads_resolves_and_completes(toy_folder):
@@ -17,10 +16,9 @@ def test_loads_resolves_and_completes(toy_folder):
     assert config.optimizer.lr == 1e-4
     assert config.optimizer.params.base_lr == 1e-4
     assert config.dataloader.train.seed == 7
-    (toy_folder / "short.yaml").write_text(
-        re.sub(r"train:\n  output_dir(.|\n)*", "train: {output_dir: o, max_iter: 3, seed: 1}\n",
-               (toy_folder / "toy.yaml").read_text())
-    )  # fmt: skip
+    text = (toy_folder / "toy.yaml").read_text()
+    short = re.sub(r"train:\n  output_dir(.|\n)*", "train: {output_dir: o, max_iter: 3}", text)
+    (toy_folder / "short.yaml").write_text(short.replace("${train.seed}", "1"))
     assert load_config("short.yaml").train.checkpointer.period == 5000
 
 
@@ -29,10 +27,8 @@ def test_parameter_of_a_target_can_be_given_though_the_file_lacks_it(toy_folder)
 
 
 def test_config_is_found_below_the_project_root(toy_folder):
-    path = toy_folder / "toy.yaml"
-    inside = PROJECT_ROOT / "tests" / "toy" / "toy.yaml"
-    path.unlink()
-    assert load_config(inside.relative_to(PROJECT_ROOT)).model.width == 8
+    (toy_folder / "toy.yaml").unlink()
+    assert load_config("tests/toy/toy.yaml").model.width == 8
 
 
 @pytest.mark.parametrize(
@@ -42,35 +38,22 @@ def test_config_is_found_below_the_project_root(toy_folder):
         ("model.drop_ration=5", "unknown key 'model.drop_ration'; nearest is 'model.drop_ratio'"),
         ("modle.width=5", "unknown key 'modle'; nearest is 'model'"),
         ("train.max_itr=5", "unknown key 'train.max_itr'; nearest is 'train.max_iter'"),
-        (
-            "train.checkpointer.perod=5",
-            "unknown key 'train.checkpointer.perod'; nearest is 'train.checkpointer.period'",
-        ),
+        ("train.checkpointer.perod=5", "perod'; nearest is 'train.checkpointer.period'"),
         ("dataset.sise=5", "unknown key 'dataset.sise'; nearest is 'dataset.size'"),
         ("dataloader.tran.seed=5", "unknown key 'dataloader.tran'; nearest is 'dataloader.train'"),
-        (
-            "dataloader.train.mapper.trainning=true",
-            "unknown key 'dataloader.train.mapper.trainning'; "
-            "nearest is 'dataloader.train.mapper.training'",
-        ),
+        ("dataloader.train.mapper.trainning=true", "is 'dataloader.train.mapper.training'"),
         ("optimizer.params.base_rl=1", "nearest is 'optimizer.params.base_lr'"),
         ("train.ddp.find_unused=true", "nearest is 'train.ddp.find_unused_parameters'"),
         ("model.width=wide", "model.width must be int, got 'wide'"),
         ("model.width=true", "model.width must be int, got True"),
         ("model.drop_ratio=half", "model.drop_ratio must be float, got 'half'"),
-        (
-            "model.activation=sine",
-            "model.activation must be Literal\\['relu', 'tanh'\\], got 'sine'",
-        ),
+        ("model.activation=sine", r"model.activation must be Literal\['relu', 'tanh'\], got 's"),
         ("lr_multiplier.milestones=0.5", "milestones must be Sequence\\[float\\], got 0.5"),
         ("train.max_iter=many", "train.max_iter: Value 'many' .* could not be converted to Int"),
         ("train.amp.enabled=perhaps", "train.amp.enabled: Value 'perhaps'"),
         ("train.max_iter=???", "train.max_iter: Missing mandatory value"),
         ("optimizer.lr=${model.lr}", "Interpolation key 'model.lr' not found"),
-        (
-            "model._target_=toy_experiment.ToyModle",
-            "model._target_: cannot import 'toy_experiment.ToyModle'; nearest is 'ToyModel'",
-        ),
+        ("model._target_=toy_experiment.ToyModle", "model._target_: cannot .* is 'ToyModel'"),
         ("model._target_=projcts.detr.Detr", "cannot import .*; nearest is 'projects'"),
         ("model._target_=torch.version.cuda.x", "cannot import 'torch.version.cuda.x'"),
         ("model._target_=toy_experiment.__name__", "is a str, not something to call"),

@@ -160,20 +160,14 @@ def test_other_settings_may_help(spoil, capsys, toy_folder):
     assert after == before
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({}, "do not fit the model; missing: 4"),
-        ({"head.weight": torch.zeros(2, 8)}, r"mis-shaped: .*head.weight \(2, 8\)"),
-    ],
-)
-def test_weights_of_another_model_are_refused(spoil, model, message):
+def test_weights_of_another_model_are_refused(spoil):
     spoil(spoil_weight)
     with pytest.raises(UserError):
         train(config())
     content = torch.load(FILE, weights_only=True)
-    torch.save(content | {"model": model and content["model"] | model}, FILE)
-    with pytest.raises(UserError, match=message):
+    content["model"]["head.weight"] = torch.zeros(2, 8)  # would be renewed in a new run
+    torch.save(content, FILE)
+    with pytest.raises(UserError, match=r"mis-shaped: .*head.weight \(2, 8\)"):
         replay_step(config(), FILE)
 
 

@@ -71,11 +71,8 @@ def run(tmp_path):
 
 
 def test_a_run_fills_what_is_not_given(run):
-    assert find_run_files(run, None, None, None) == (
-        str(run / "config.yaml"),
-        str(run / "last.pth"),
-        run / "pictures",
-    )
+    found = str(run / "config.yaml"), str(run / "last.pth"), run / "pictures"
+    assert find_run_files(run, None, None, None) == found
     given = ("c.yaml", "w.pth", Path("out"))
     assert find_run_files(run, *given) == given
     assert find_run_files(None, "c.yaml", "w.pth", None) == ("c.yaml", "w.pth", None)

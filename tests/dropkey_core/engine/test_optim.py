@@ -119,26 +119,22 @@ def test_state_is_plain(tmp_path):
     optimizer = ClippedAdamW([with_gradient()], betas=ListConfig([0.8, 0.9]))
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "state.pth")
-    assert torch.load(tmp_path / "state.pth", weights_only=True)["param_groups"][0]["betas"] == (
-        0.8,
-        0.9,
-    )
+    [group] = torch.load(tmp_path / "state.pth", weights_only=True)["param_groups"]
+    assert group["betas"] == (0.8, 0.9)
 
 
-def test_steps():
-    multiplier = StepMultiplier([0.5, 0.75], gamma=0.1)
-    factors = [multiplier(where) for where in (0.0, 0.49, 0.5, 0.74, 0.75, 0.99)]
-    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
-def test_cosine():
-    multiplier = CosineMultiplier(final=0.2)
-    assert [multiplier(w) for w in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2])
-
-
-def test_warmup_rises_linearly_from_a_thousandth():
-    multiplier = StepMultiplier([0.5], warmup=0.1)
-    assert [multiplier(w) for w in (0.0, 0.05, 0.1)] == pytest.approx([0.001, 0.5005, 1.0])
+@pytest.mark.parametrize(
+    ("multiplier", "factors"),
+    [
+        (StepMultiplier([0.5, 0.75], gamma=0.1),
+         {0: 1, 0.49: 1, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 0.99: 0.01}),
+        (CosineMultiplier(final=0.2), {0: 1, 0.5: 0.6, 1: 0.2}),
+        (StepMultiplier([0.5], warmup=0.1), {0: 0.001, 0.05: 0.5005, 0.1: 1}),
+        (CosineMultiplier(warmup=0.5), {0: 0.001, 0.5: 0.5, 1: 0}),
+    ],
+)  # fmt: skip
+def test_learning_rate_follows_the_schedule(multiplier, factors):
+    assert {where: multiplier(where) for where in factors} == pytest.approx(factors)
 
 
 def test_bad_values():

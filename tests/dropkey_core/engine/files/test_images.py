@@ -192,11 +192,8 @@ def test_images_are_those_named_and_those_in_folders_by_name(tmp_path):
     (tmp_path / "deeper").mkdir()
     single = tmp_path / "deeper" / "c"
     single.touch()
-    assert find_images([str(single), str(tmp_path)]) == [
-        single,
-        tmp_path / "a.png",
-        tmp_path / "b.JPG",
-    ]
+    wanted = [single, tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert find_images([str(single), str(tmp_path)]) == wanted
 
 
 @pytest.mark.parametrize(("place", "message"), [("no", "no file or folder"), ("", "no images in")])
