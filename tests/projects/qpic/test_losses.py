@@ -37,6 +37,14 @@ def pairs(*rows):
     }
 
 
+PAIRS = (LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, TOP_LEFT, 1, [1.0, 1.0])
+
+
+def crossed():
+    """Outputs whose query 0 is nearer to pair 1 of ``PAIRS``, query 1 to pair 0; even classes."""
+    return outputs([[RIGHT_HALF, TOP_LEFT]], [[LEFT_HALF, RIGHT_HALF]])
+
+
 # ---- verbs ---------------------------------------------------------------------------------------
 def focal(probability):
     """Cost of a verb that is there, predicted with this probability."""
@@ -79,23 +87,19 @@ def test_saturated_verbs_stay_finite(size):
 
 def test_focal_loss_equals_the_plain_formula_where_that_is_exact():
     """In double precision, over the logits that training sees."""
-    logits = torch.linspace(-12, 12, 97, dtype=torch.double)
-    p = logits.sigmoid()
+    p = torch.linspace(-12, 12, 97, dtype=torch.double).sigmoid()
+    single = torch.linspace(-12, 12, 97).view(1, 1, 1, -1)
     with_verb = -((1 - p) ** 2 * p.log()).sum() / len(p)
     without = -(p**2 * (1 - p).log()).sum()
-    single = logits.float().view(1, 1, 1, -1)
-    ours = verb_focal_loss(single, torch.ones_like(single)).double()
-    torch.testing.assert_close(ours, with_verb[None], rtol=1e-6, atol=0)
-    ours = verb_focal_loss(single, torch.zeros_like(single)).double()
-    torch.testing.assert_close(ours, without[None], rtol=1e-6, atol=0)
+    for label, expected in ((1.0, with_verb), (0.0, without)):
+        ours = verb_focal_loss(single, torch.full_like(single, label)).double()
+        torch.testing.assert_close(ours, expected[None], rtol=1e-6, atol=0)
 
 
 # ---- all together --------------------------------------------------------------------------------
 def test_two_queries_two_pairs_by_hand():
     """Query 0 answers for pair 1 and the other way round, whatever their order in the file."""
-    judged = outputs([[RIGHT_HALF, TOP_LEFT]], [[LEFT_HALF, RIGHT_HALF]])
-    target = pairs((LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, TOP_LEFT, 1, [1.0, 1.0]))
-    losses = InteractionLoss()(judged, [target])
+    losses = InteractionLoss()(crossed(), [pairs(*PAIRS)])
     assert list(losses) == NAMES
     # The subjects are top left for left half (L1 0.75, GIoU 1/2) and a perfect one, the objects a
     # perfect one and left half for top left.
@@ -136,32 +140,21 @@ def test_object_classification_is_a_weighted_mean():
 
 
 def test_a_pair_without_object():
-    """It teaches the class "no object", subject and verbs, and nothing about the object's box."""
-    judged = outputs([[LEFT_HALF, LEFT_HALF]], [[RIGHT_HALF, TOP_LEFT]])
-    target = pairs((LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, NOTHING, 2, [0.0, 1.0]))
+    """It teaches the class "no object", subject and verbs, and nothing about the object's box.
+
+    The subjects' losses are divided by two pairs, those of the objects by one object.
+    """
+    judged = outputs([[LEFT_HALF, TOP_LEFT]], [[TOP_LEFT, TOP_LEFT]])
+    target = pairs((LEFT_HALF, LEFT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, NOTHING, 2, [0.0, 1.0]))
     losses = InteractionLoss()(judged, [target])
-    assert losses["loss_obj_bbox"].item() == 0.0
-    assert losses["loss_obj_giou"].item() == pytest.approx(0.0, abs=1e-6)
-    assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 0.5 / 2)
+    assert losses["loss_obj_bbox"].item() == pytest.approx(2.5 * 0.75 / 1.0001)
+    assert losses["loss_obj_giou"].item() == pytest.approx(0.5 / 1.0001, rel=1e-5)
+    assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 1.25 / 2)
     assert losses["loss_obj_ce"].item() == pytest.approx(math.log(3))
     sum(losses.values()).backward()
     assert torch.equal(judged["pred_obj_boxes"].grad[0, 0, 1], torch.zeros(4))
     towards_nothing = judged["pred_obj_logits"].grad[0, 0, 1]
     assert towards_nothing[2] < 0 < towards_nothing[0]
-
-
-def test_objects_are_counted_apart_from_pairs():
-    """Three pairs, one object: its loss is divided by 1.0001, the subjects' by 3."""
-    judged = outputs([[LEFT_HALF] * 3], [[TOP_LEFT] * 3])
-    target = pairs(
-        (RIGHT_HALF, LEFT_HALF, 0, [1.0, 0.0]),
-        (RIGHT_HALF, NOTHING, 2, [1.0, 0.0]),
-        (RIGHT_HALF, NOTHING, 2, [1.0, 0.0]),
-    )
-    losses = InteractionLoss()(judged, [target])
-    assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 3 * 0.5 / 3)
-    assert losses["loss_obj_bbox"].item() == pytest.approx(2.5 * 0.75 / 1.0001)
-    assert losses["loss_obj_giou"].item() == pytest.approx(0.5 / 1.0001, rel=1e-5)
 
 
 def test_weights_scale_losses():
@@ -238,8 +231,7 @@ def test_saturated_outputs_stay_finite(size):
 
 
 def test_half_precision_outputs_are_judged_in_single():
-    judged = outputs([[RIGHT_HALF, TOP_LEFT]], [[LEFT_HALF, RIGHT_HALF]])
-    halves = {k: v.bfloat16() for k, v in judged.items()}
+    halves = {k: v.bfloat16() for k, v in crossed().items()}
     losses = InteractionLoss()(halves, [pairs((LEFT_HALF, RIGHT_HALF, 0, [1.0, 0.0]))])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 0.5)

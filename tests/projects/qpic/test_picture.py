@@ -27,29 +27,24 @@ def pair(human=HERE, thing=BALL, name="ball", verbs=("hold",), scores=None, quer
 def test_labels():
     assert pair().label == "hold ball"
     assert pair(thing=None, name="", verbs=["wave"]).label == "wave"
-    assert (
-        pair(verbs=["hold", "lift"], scores=[0.876, 0.5]).label == "hold ball 0.88\nlift ball 0.50"
-    )
+    found = pair(verbs=["hold", "lift"], scores=[0.876, 0.5])
+    assert found.label == "hold ball 0.88\nlift ball 0.50"
 
 
 @pytest.mark.parametrize(
-    ("other", "same"),
+    ("one", "other", "same"),
     [
-        (pair(NEAR, BALL_NEAR, verbs=["lift"]), True),
-        (pair(FAR), False),
-        (pair(thing=FAR), False),
-        (pair(name="kite"), False),
-        (pair(thing=None, name=""), False),
+        (pair(), pair(NEAR, BALL_NEAR, verbs=["lift"]), True),
+        (pair(), pair(FAR), False),
+        (pair(), pair(thing=FAR), False),
+        (pair(), pair(name="kite"), False),
+        (pair(), pair(thing=None, name=""), False),
+        (pair(thing=None), pair(NEAR, None), True),
+        (pair(thing=None), pair(FAR, None), False),
     ],
 )
-def test_same_place_is_both_boxes_and_the_class(other, same):
-    assert pair().is_where(other) == other.is_where(pair()) == same
-
-
-def test_pairs_without_object_are_compared_by_their_humans():
-    waving = pair(thing=None, name="", verbs=["wave"])
-    assert waving.is_where(pair(NEAR, None, "", ["wave"]))
-    assert not waving.is_where(pair(FAR, None, "", ["wave"]))
+def test_same_place_is_both_boxes_and_the_class(one, other, same):
+    assert one.is_where(other) == other.is_where(one) == same
 
 
 def test_a_verb_is_drawn_once_from_the_surest_query():
