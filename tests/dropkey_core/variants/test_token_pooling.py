@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dropkey_core import apply_dropkey
-from dropkey_core.variants import TokenPooling, apply_token_pooling, remove_token_pooling
+from dropkey_core.variants import TokenPooling, apply_token_pooling
 
 
 def pool_plainly(pooling, grid):
@@ -104,27 +104,6 @@ def test_blocks_on_grids_and_of_torch(volo):
     apply_token_pooling(encoder)
     assert not torch.allclose(encoder(x), plain)
     encoder(torch.randn(2, 10, 8))  # nothing says so, but the first must be a class token
-
-
-def test_removing_restores_the_model(make_vit):
-    vit, x = make_vit().eval(), torch.randn(1, 3, 8, 8)
-    names, expected, text = list(vit.state_dict()), vit(x), repr(vit)
-    apply_token_pooling(vit)
-    twin = copy.deepcopy(vit)
-    changed = vit(x)
-    assert not any(module.training for module in vit.modules())
-    remove_token_pooling(vit)
-    assert list(vit.state_dict()) == names
-    assert repr(vit) == text
-    assert_close(vit(x), expected, rtol=0, atol=0)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.modules())
-    assert_close(twin(x), changed, rtol=0, atol=0)
-    assert not torch.equal(changed, expected)
-    with torch.no_grad():
-        twin.blocks[0].token_pooling.predictor[2].weight.mul_(-9)
-    assert not torch.equal(twin(x), changed)  # the copy uses its own parameters
-    remove_token_pooling(twin)
-    assert_close(twin(x), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
