@@ -144,7 +144,7 @@ def test_a_pair_without_object():
 
     The subjects' losses are divided by two pairs, those of the objects by one object.
     """
-    judged = outputs([[LEFT_HALF, TOP_LEFT]], [[TOP_LEFT, TOP_LEFT]])
+    judged = outputs([[LEFT_HALF, TOP_LEFT]], [[TOP_LEFT, TOP_LEFT]])  # query 0 answers for pair 1
     target = pairs((LEFT_HALF, LEFT_HALF, 0, [1.0, 0.0]), (RIGHT_HALF, NOTHING, 2, [0.0, 1.0]))
     losses = InteractionLoss()(judged, [target])
     assert losses["loss_obj_bbox"].item() == pytest.approx(2.5 * 0.75 / 1.0001)
@@ -152,8 +152,8 @@ def test_a_pair_without_object():
     assert losses["loss_sub_bbox"].item() == pytest.approx(2.5 * 1.25 / 2)
     assert losses["loss_obj_ce"].item() == pytest.approx(math.log(3))
     sum(losses.values()).backward()
-    assert torch.equal(judged["pred_obj_boxes"].grad[0, 0, 1], torch.zeros(4))
-    towards_nothing = judged["pred_obj_logits"].grad[0, 0, 1]
+    assert torch.equal(judged["pred_obj_boxes"].grad[0, 0, 0], torch.zeros(4))
+    towards_nothing = judged["pred_obj_logits"].grad[0, 0, 0]
     assert towards_nothing[2] < 0 < towards_nothing[0]
 
 
