@@ -55,12 +55,9 @@ class MeshEvaluator(ImageEvaluator):
     joints the model gives beside it. True joints count with any confidence. The errors are averaged
     over the images that have the ground truth: a mesh for the first, joints for the others.
 
-    The averages are over the images of all processes, and one image counts as much as any other.
-    METRO's evaluation averages the averages of its processes, and in PA-MPJPE lets images without
-    true joints count with whatever is listed as such; in one process, where every image has
-    everything, its numbers are the same.
-
-    Beside them stands, as a yardstick, the MPJPE of always predicting the mean of the true joints.
+    The averages are over the images of all processes, one counts as much as any other; METRO's
+    evaluation averages the averages of its processes. Beside them stands, as a yardstick, the MPJPE
+    of always predicting the mean of the true joints.
 
     Args:
         body: .npz of the body model, relative to the dataset root or absolute.

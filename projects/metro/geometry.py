@@ -38,12 +38,6 @@ def square_around(points: ArrayLike, factor: float) -> tuple[Array, float]:
     return (low + high) / 2, factor * float(np.max(high - low))
 
 
-def rotation_in_plane(degrees: float) -> Array:
-    """(3, 3) rotation about the z axis, counter-clockwise on the picture, where y points down."""
-    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-
-
 def crop_map(
     centre: ArrayLike, side: float, size: int, degrees: float = 0.0, mirrored: bool = False
 ) -> Array:
@@ -65,8 +59,12 @@ def crop_map(
 
 
 def motion(degrees: float, mirrored: bool) -> Array:
-    """What a turn in the plane and then a mirror do to points on camera axes: (3, 3)."""
-    rotation = rotation_in_plane(degrees)
+    """What a turn in the plane and then a mirror do to points on camera axes: (3, 3).
+
+    The turn is counter-clockwise on the picture, where y points down.
+    """
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    rotation = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     return MIRROR @ rotation if mirrored else rotation
 
 

@@ -40,13 +40,10 @@ class Augmentation:
 class MetroMapper:
     """METRO's preparation of a picture and the mesh on it (arXiv 2012.09760 and its code).
 
-    In training the picture is mirrored with ``flip_probability``, each channel multiplied with a
-    factor from 1 - ``colour_noise`` to 1 + ``colour_noise``, turned with
-    ``rotation_probability`` by a normal angle of ``rotation_degrees`` up to twice that, and the
-    box scaled by a normal factor of deviation ``zoom_noise`` up to that away from 1. Mesh, joints
-    and camera follow. In evaluation the box is only scaled to ``image_size``. Other than in
-    METRO's code pixels are averaged when the picture shrinks, and the camera is kept, so that the
-    mesh can be drawn over the crop. All randomness comes from torch's global generator.
+    In training the picture is mirrored, recoloured, turned and zoomed; mesh, joints and camera
+    follow. In evaluation the box is only scaled to ``image_size``. Other than in METRO's code
+    pixels are averaged when the picture shrinks, and the camera is kept, so that the mesh can be
+    drawn over the crop. All randomness comes from torch's global generator.
 
     Args:
         body: a body model's .npz, relative to the dataset root or absolute; it has to be the one
@@ -54,10 +51,10 @@ class MetroMapper:
         training: whether to augment.
         image_size: the crop's side in pixels.
         flip_probability: share of pictures that are mirrored.
-        colour_noise: greatest relative change of a channel.
-        rotation_degrees: standard deviation of the angle.
+        colour_noise: greatest relative change of a channel; all are equally likely.
+        rotation_degrees: standard deviation of the normal angle; twice that is its bound.
         rotation_probability: share of pictures that are turned.
-        zoom_noise: standard deviation of the box's relative change, and its bound.
+        zoom_noise: standard deviation of the box's normal relative change, and its bound.
         truncate_joints_2d: move ``joints_2d`` to whole pixels of the crop as METRO's code does:
             cut off the fraction, then one further to the right and down.
 

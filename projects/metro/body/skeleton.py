@@ -48,18 +48,10 @@ JOINTS_MIRROR = mirrored(JOINTS)
 RIGHT_HIP, LEFT_HIP = JOINTS.index("R_Hip"), JOINTS.index("L_Hip")
 
 
-def mid_hip(joints: Array) -> Array:
-    """The point between the hips, which METRO's joint loss and MPJPE take positions relative to.
-
-    Args:
-        joints: (..., 14, 3) in the order of ``JOINTS``.
-
-    Returns:
-        (..., 3) in the unit of ``joints``.
-    """
-    return (joints[..., RIGHT_HIP, :] + joints[..., LEFT_HIP, :]) / 2
-
-
 def root_relative(joints: Array) -> Array:
-    """Joints (..., 14, 3) seen from the point between the hips."""
-    return joints - mid_hip(joints)[..., None, :]
+    """Joints (..., 14, 3) in the order of ``JOINTS`` seen from the point between the hips.
+
+    METRO's joint loss and MPJPE compare such positions.
+    """
+    mid_hip = (joints[..., RIGHT_HIP, :] + joints[..., LEFT_HIP, :]) / 2
+    return joints - mid_hip[..., None, :]

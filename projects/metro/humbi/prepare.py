@@ -229,7 +229,9 @@ def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> 
         for arguments in missing:
             yield make_part(*arguments)
         return
-    workers = ProcessPoolExecutor(min(num_workers, len(missing) or 1), initializer=ignore_ctrl_c)
+    # Ctrl-C, which the terminal sends to all processes, is left to the one that began them.
+    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    workers = ProcessPoolExecutor(min(num_workers, len(missing) or 1), **ignore_ctrl_c)
     try:
         for future in as_completed([workers.submit(make_part, *one) for one in missing]):
             yield future.result()
@@ -239,11 +241,6 @@ def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> 
         raise
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
-
-
-def ignore_ctrl_c() -> None:
-    """Leave Ctrl-C, which the terminal sends to all processes, to the one that began them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_part(source: Path, session: Session, rules: Rules, path: Path) -> Path:

@@ -14,7 +14,6 @@ from projects.metro.geometry import (
     motion,
     project,
     relative_positions,
-    rotation_in_plane,
     square_around,
 )
 
@@ -48,7 +47,7 @@ def test_edges_of_the_box_are_edges_of_the_crop():
 def test_a_quarter_turn_is_counter_clockwise():
     pixel_map = crop_map([100, 60], side=10, size=10, degrees=90)
     assert_allclose(apply(pixel_map, [103, 60]), [4.5, 4.5 - 3])  # from the right to the top
-    assert_allclose(rotation_in_plane(90) @ [1, 0, 5], [0, -1, 5], atol=1e-12)
+    assert_allclose(motion(90, mirrored=False) @ [1, 0, 5], [0, -1, 5], atol=1e-12)
 
 
 def test_the_mirror_comes_after_the_turn():

@@ -30,17 +30,12 @@ def test_smpls_tree_leads_from_every_joint_to_the_root():
     assert chain[5:] == ["Spine3", "Spine2", "Spine1", "Pelvis"]
 
 
-def test_mid_hip_is_between_the_hips():
-    joints = np.zeros((2, 14, 3))
-    joints[1, 2], joints[1, 3] = (0.1, 0.9, 0), (-0.3, 0.7, 0.2)
-    np.testing.assert_allclose(skeleton.mid_hip(joints), [[0, 0, 0], [-0.1, 0.8, 0.1]])
-    torch.testing.assert_close(
-        skeleton.mid_hip(torch.from_numpy(joints)), torch.from_numpy(skeleton.mid_hip(joints))
-    )
-
-
 def test_root_relative_joints_have_the_mid_hip_at_the_origin():
     joints = np.random.default_rng(0).normal(size=(2, 14, 3))
+    joints[1, 2], joints[1, 3], joints[1, 5] = (0.1, 0.9, 0), (-0.3, 0.7, 0.2), (1, 1, 1)
     relative = skeleton.root_relative(joints)
-    np.testing.assert_allclose(skeleton.mid_hip(relative), np.zeros((2, 3)), atol=1e-15)
-    np.testing.assert_allclose(relative[1, 5] - relative[1, 9], joints[1, 5] - joints[1, 9])
+    np.testing.assert_allclose(relative[1, 5], [1.1, 0.2, 0.9])
+    np.testing.assert_allclose(relative[0, 2], -relative[0, 3])
+    torch.testing.assert_close(
+        skeleton.root_relative(torch.from_numpy(joints)), torch.from_numpy(relative)
+    )
