@@ -37,7 +37,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from dropkey_core.attention.functional import drop_key_softmax
 
@@ -73,18 +72,7 @@ def expected_softmax(logits: Tensor, drop_ratio: float, nodes: int) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _expected_softmax(logits, drop_ratio, nodes)
-    logits, tangent = forward_ad.unpack_dual(logits)
-    expected = _expected_softmax(logits, drop_ratio, nodes)
-    if tangent is None:
-        return expected
-    # torch's operators know nothing of forward mode. This one is the gradient of E[log sum_i d_i
-    # exp(logit_i)], so its own derivative is symmetric: what the backward pass multiplies with.
-    return forward_ad.make_dual(
-        expected,
-        _expected_softmax_backward(
-            tangent.contiguous(), logits.detach(), expected.detach(), drop_ratio, nodes
-        ),
-    )
+    return _DifferentiableSoftmax.apply(logits, drop_ratio, nodes)
 
 
 @torch.library.custom_op("dropkey::expected_softmax", mutates_args=())
@@ -125,6 +113,29 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     grad_logits = _expected_softmax_backward(grad, *ctx.saved_tensors, ctx.drop_ratio, ctx.nodes)
     return grad_logits, None, None
+
+
+class _DifferentiableSoftmax(torch.autograd.Function):
+    """``_expected_softmax`` for torch.func and forward mode, of which operators know nothing."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, drop_ratio: float, nodes: int) -> Tensor:
+        return _expected_softmax(logits, drop_ratio, nodes)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _save_for_backward(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], output)
+
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):  # type: ignore[no-untyped-def]
+        # It is the gradient of E[log sum_i d_i exp(logit_i)], so that its own derivative is
+        # symmetric, and forward mode multiplies with what the backward pass does.
+        return _backward(ctx, tangent.contiguous())[0]
 
 
 _expected_softmax.register_fake(lambda logits, drop_ratio, nodes: torch.empty_like(logits))

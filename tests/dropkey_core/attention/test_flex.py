@@ -27,34 +27,26 @@ SEED = 0x0123456789ABCDEF
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def dropped_entries(shape, drop_ratio, seed=SEED):
-    """Return 1 where the hash drops a key, before queries that lost all of them get them back."""
-    words = flex._key_hash(shape, flex._settings(seed, drop_ratio, torch.device("cpu")))
-    return (random_bits(words) < words.threshold).double()
-
-
 def hashed_key_mask(shape, drop_ratio, seed, dtype=torch.float32, device="cpu", allowed=None):
     """The dense mask of the same hash."""
     draw = MaskDraw(shape, drop_ratio, seed, torch.device(device))
     return BeforeSoftmax(HashedKey()).mask(draw, dtype, allowed)
 
 
-def random_bits(words):
+def bits_of(shape, seed=SEED):
+    words = flex._key_hash(shape, flex._settings(seed, 0.5, torch.device("cpu")))
     return flex._bits(words.factors[..., None], words.offsets[..., None], words.columns)
 
 
-def bits_of(shape, seed=SEED):
-    return random_bits(flex._key_hash(shape, flex._settings(seed, 0.5, torch.device("cpu"))))
+def assert_equally_frequent(values, count):
+    """A chi-square over values in [0, count), within 4.5 standard errors."""
+    expected = values.numel() / count
+    counts = torch.bincount(values.flatten(), minlength=count).double()
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert abs(chi_square - (count - 1)) < 4.5 * math.sqrt(2 * (count - 1))
 
 
-# The hash. "z" is a deviation in standard errors; 4.5 of them happen once in 150,000 times.
-
-
-@pytest.mark.parametrize("drop_ratio", [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.999])
-def test_rate(drop_ratio):
-    dropped = dropped_entries((4, 4, 512, 512), drop_ratio)
-    standard_error = math.sqrt(drop_ratio * (1 - drop_ratio) / dropped.numel())
-    assert abs(dropped.mean().item() - drop_ratio) < 4.5 * standard_error
+# The hash; more of it in test_draw.
 
 
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.001, 0.1, 1 / 3, 0.5, 0.999, 1 - 2**-40])
@@ -68,47 +60,9 @@ def test_threshold_has_no_bias(drop_ratio):
 @pytest.mark.parametrize("seed", [0, 1, -1, SEED])
 def test_bits_are_uniform(seed):
     """A chi-square over each pair of bytes: 65,536 bins, 64 entries expected in each."""
-    bits = bits_of((2, 4, 512, 1024), seed).flatten()
+    bits = bits_of((2, 4, 512, 1024), seed)
     for shift in (0, 8, 16):
-        counts = torch.bincount((bits >> shift) & 0xFFFF, minlength=2**16).double()
-        expected = bits.numel() / 2**16
-        chi_square = ((counts - expected) ** 2 / expected).sum().item()
-        z = (chi_square - (2**16 - 1)) / math.sqrt(2 * (2**16 - 1))
-        assert abs(z) < 4.5
-
-
-@pytest.mark.parametrize("drop_ratio", [0.1, 0.5, 0.9])
-def test_neighbours_are_independent(drop_ratio):
-    """Both are dropped with probability r^2: in batch, head, query, key; seed, its upper half."""
-    shape = (16, 16, 64, 64)
-    dropped = dropped_entries(shape, drop_ratio)
-    pairs = [dropped.narrow(a, 1, n - 1) * dropped.narrow(a, 0, n - 1) for a, n in enumerate(shape)]
-    for other in (SEED + 1, SEED ^ 1, SEED + 2**32, SEED ^ -(2**63)):
-        pairs.append(dropped * dropped_entries(shape, drop_ratio, other))
-    # A draw is in two pairs; those share no more than r^3, so the error is below this.
-    standard_error = math.sqrt(drop_ratio**2 * (1 - drop_ratio) * (1 + 3 * drop_ratio))
-    for both in pairs:
-        z = (both.mean().item() - drop_ratio**2) / standard_error * math.sqrt(both.numel())
-        assert abs(z) < 4.5
-
-
-@pytest.mark.parametrize("axis", ["keys", "queries"])
-@pytest.mark.parametrize("drop_ratio", [0.1, 0.5])
-def test_no_two_keys_or_queries_are_correlated(axis, drop_ratio):
-    """All 523,776 pairs of 1,024, over 4,096 entries each: as far apart as chance, none further.
-
-    Keys share a word over all queries, and queries two words over all keys. Were the product of
-    words a sum, pairs would lie up to 34 standard errors apart.
-    """
-    shape = (1, 1, 4096, 1024) if axis == "keys" else (1, 1, 1024, 4096)
-    entries = dropped_entries(shape, drop_ratio)[0, 0]
-    entries = entries if axis == "keys" else entries.T
-    z = (entries - drop_ratio) / math.sqrt(drop_ratio * (1 - drop_ratio))
-    z = (z.T @ z) / math.sqrt(len(entries))
-    z = z[torch.triu(torch.ones(1024, 1024, dtype=torch.bool), diagonal=1)]
-    assert abs(z.mean().item()) < 4.5 / math.sqrt(len(z))
-    assert abs(z.square().mean().item() - 1) < 4.5 * math.sqrt(2 / len(z)) + 0.01
-    assert z.abs().max() < 6.5  # at r = 0.1 the products are skewed: a little over a normal's 5.5
+        assert_equally_frequent((bits >> shift) & 0xFFFF, 2**16)
 
 
 @pytest.mark.parametrize("window", [(1, 12), (12, 1), (2, 6), (3, 4), (4, 3)])
@@ -117,48 +71,24 @@ def test_patterns_are_equally_frequent(window):
     rows, columns = window
     bits = (bits_of((2, 2, 1200, 1200)) < 0).long()
     tiles = bits.unfold(2, rows, rows).unfold(3, columns, columns).flatten(-2)
-    patterns = (tiles << torch.arange(12)).sum(-1).flatten()
-    counts = torch.bincount(patterns, minlength=4096).double()
-    expected = len(patterns) / 4096
-    chi_square = ((counts - expected) ** 2 / expected).sum().item()
-    assert abs(chi_square - 4095) < 4.5 * math.sqrt(2 * 4095)
-
-
-@pytest.mark.parametrize("distance", [(1, 1), (1, 7), (64, 64), (5, 128)])
-def test_corners_of_rectangles_are_independent(distance):
-    """What is linear in the words would make the four corners add up to nothing."""
-    signs = 1.0 - 2.0 * dropped_entries((1, 1, 2048, 2048), 0.5)[0, 0]
-    down, right = distance
-    product = signs[down:, right:] * signs[down:, :-right] * signs[:-down, right:]
-    product = product * signs[:-down, :-right]
-    assert abs(product.mean().item()) * math.sqrt(product.numel()) < 4.5
+    assert_equally_frequent((tiles << torch.arange(12)).sum(-1), 4096)
 
 
 @pytest.mark.parametrize("bit", range(64))
-def test_each_bit_of_the_seed_changes_half_of_all_bits(bit):
-    changed = bits_of((2, 2, 64, 64)) ^ bits_of(
-        (2, 2, 64, 64), SEED ^ (-(2**63) if bit == 63 else 1 << bit)
-    )
-    changed = (changed.flatten()[:, None] >> torch.arange(32)) & 1
-    shares = changed.double().mean(0)
-    # 32 bits and 64 tests: 5.5 standard errors of 16,384 entries happen once in 12,000 runs.
-    assert (shares - 0.5).abs().max() < 5.5 * 0.5 / math.sqrt(len(changed))
+def test_each_bit_of_seed_and_position_changes_half_of_all_bits(bit):
+    """32 bits and 76 tests: 5.5 standard errors happen once in 10,000 runs."""
 
+    def assert_half(changed, independent):
+        shares = ((changed.flatten()[:, None] >> torch.arange(32)) & 1).double().mean(0)
+        assert (shares - 0.5).abs().max() < 5.5 * 0.5 / math.sqrt(independent)
 
-@pytest.mark.parametrize("bit", range(12))
-def test_each_bit_of_a_position_changes_half_of_all_bits(bit):
-    bits = bits_of((1, 1, 64, 4096))[0, 0]
-    bits = torch.cat((bits, bits_of((1, 1, 4096, 64))[0, 0].T))
-    changed = bits[:, torch.arange(4096)] ^ bits[:, torch.arange(4096) ^ (1 << bit)]
-    changed = (changed[:, :, None] >> torch.arange(32)) & 1
-    shares = changed.double().mean((0, 1))
-    # Each pair is counted twice.
-    assert (shares - 0.5).abs().max() < 5.5 * 0.5 / math.sqrt(bits.numel() / 2)
-
-
-def test_no_two_queries_lose_the_same_keys():
-    rows = hashed_key_mask((4, 8, 64, 256), 0.3, SEED).flatten(0, 2)
-    assert len(torch.unique(rows, dim=0)) == 4 * 8 * 64
+    shape = (2, 2, 64, 64)
+    changed = bits_of(shape) ^ bits_of(shape, SEED ^ (-(2**63) if bit == 63 else 1 << bit))
+    assert_half(changed, changed.numel())
+    if bit < 12:
+        bits = torch.cat((bits_of((1, 1, 64, 4096))[0, 0], bits_of((1, 1, 4096, 64))[0, 0].T))
+        changed = bits ^ bits[:, torch.arange(4096) ^ (1 << bit)]
+        assert_half(changed, changed.numel() / 2)  # each pair is counted twice
 
 
 def test_words_wrap_around_on_purpose():
@@ -204,12 +134,28 @@ def inputs(num_queries=9, num_keys=12, head_dim=16, value_dim=16, dtype=torch.fl
     ]
 
 
-def dense(query, key, value, drop_ratio, seed=SEED, *, scale=None, **masks):
+def dense(
+    query,
+    key,
+    value,
+    drop_ratio,
+    seed=SEED,
+    *,
+    scale=None,
+    attn_mask=None,
+    key_padding_mask=None,
+    diagonal=None,
+    pattern=HashedKey(),  # noqa: B008
+):
     """The reference: explicit attention under the dense mask by the same hash."""
     shape = (*query.shape[:-1], key.shape[-2])
-    allowed = additive_mask(masks.get("attn_mask"), masks.get("key_padding_mask"), query.dtype)
-    where = {"dtype": query.dtype, "device": query.device}
-    mask = hashed_key_mask(shape, drop_ratio, seed, allowed=allowed, **where)
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    allowed = additive_mask(attn_mask, key_padding_mask, query.dtype)
+    if diagonal is not None:
+        late = torch.ones(shape[-2:], device=query.device).tril(diagonal) == 0
+        allowed = (0 if allowed is None else allowed) + torch.where(late, -INF, 0.0).to(query)
+    draw = MaskDraw(shape, drop_ratio, seed, query.device)
+    mask = BeforeSoftmax(pattern).mask(draw, query.dtype, allowed)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return drop_key_softmax((query * scale) @ key.mT + mask, 0.0) @ value
 
@@ -225,25 +171,50 @@ def assert_same(ours, expected, **tolerance):
         torch.testing.assert_close(x, y, **tolerance)
 
 
+def assert_like_dense(tensors, drop_ratio, *, atol, rtol, **given):
+    """Output and gradients are those of the dense mask; returns them."""
+    ours, expected = (
+        output_and_gradients(partial(attend, drop_ratio=drop_ratio, **given), tensors)
+        for attend in (partial(flex_drop_key_attention, seed=SEED), dense)
+    )
+    assert_same(ours, expected, atol=atol, rtol=rtol)
+    return ours
+
+
 def padding(*lengths, num_keys=12):
     return torch.arange(num_keys) >= torch.tensor(lengths)[:, None]
 
 
-MASKS = {
-    "nothing": {},
-    "scale": {"scale": 0.7},
-    "padding": {"key_padding_mask": padding(12, 5)},
-    "float padding": {"key_padding_mask": torch.where(padding(12, 5), -INF, 0.5)},
-    "bool": {"attn_mask": torch.arange(9)[:, None] + 3 >= torch.arange(12)},
-    "bool per head": {"attn_mask": torch.linspace(-1, 3, 3 * 12).view(1, 3, 1, 12).sin() > -0.8},
-    "bias": {"attn_mask": torch.linspace(-9, 9, 3 * 9 * 12).view(3, 9, 12).sin()},
-    "bias per query": {"attn_mask": torch.linspace(-1, 1, 18).view(2, 1, 9, 1)},
-    "one number": {"attn_mask": torch.ones(1, 1, 1, 1)},
-    "both": {
-        "attn_mask": torch.linspace(-9, 9, 2 * 9 * 12).view(2, 1, 9, 12).sin(),
-        "key_padding_mask": padding(7, 12),
-    },
-}
+def masks_of(num_queries=9, num_keys=12):
+    """What a caller may give, for sequences of which one is padded after 5 or 7 keys."""
+    some = padding(num_keys, 5, num_keys=num_keys)
+    shape = (num_queries, num_keys)
+    causal = torch.arange(num_queries)[:, None] + 3 >= torch.arange(num_keys)
+
+    def wave(*shape, ends=9):
+        return torch.linspace(-ends, ends, math.prod(shape)).view(shape).sin()
+
+    return {
+        "nothing": {},
+        "scale": {"scale": 0.7},
+        "padding": {"key_padding_mask": some},
+        "float padding": {"key_padding_mask": torch.where(some, -INF, 0.5)},
+        "bool": {"attn_mask": causal},
+        "bool per head": {"attn_mask": wave(1, 3, 1, num_keys, ends=3) > -0.8},
+        "bias": {"attn_mask": wave(3, *shape)},
+        "bias per query": {"attn_mask": wave(2, 1, num_queries, 1, ends=1)},
+        "one number": {"attn_mask": torch.ones(1, 1, 1, 1)},
+        "both": {
+            "attn_mask": wave(2, 1, *shape),
+            "key_padding_mask": padding(7, num_keys, num_keys=num_keys),
+        },
+        "causal": {"diagonal": 0},
+        "causal, lower right": {"diagonal": num_keys - num_queries},
+        "causal and padding": {"diagonal": 0, "key_padding_mask": some},
+    }
+
+
+MASKS = masks_of()
 
 
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.4])
@@ -253,13 +224,28 @@ def test_values_and_gradients_are_those_of_the_dense_mask(uncompiled, masks, dro
 
     The logits of a query that has lost all its few keys are rounded to 2^-13, its weights too.
     """
-    tensors = inputs()
     tolerance = 5e-4 if drop_ratio > 0 and masks else 1e-6
-    results = (
-        output_and_gradients(partial(attend, drop_ratio=drop_ratio, **masks), tensors)
-        for attend in (partial(flex_drop_key_attention, seed=SEED), dense)
-    )
-    assert_same(*results, atol=tolerance, rtol=1e-5)
+    assert_like_dense(inputs(), drop_ratio, atol=tolerance, rtol=1e-5, **masks)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 6])
+def test_fewer_heads_of_keys_serve_more_of_queries(uncompiled, num_heads):
+    query, key, value = inputs()
+    query = torch.cat((query, query + 1), 1).detach().requires_grad_()  # 6 heads
+    key, value = (torch.cat((x, -x), 1)[:, :num_heads].detach() for x in (key, value))
+    tensors = [query, key.requires_grad_(), value.requires_grad_()]
+    assert_like_dense(tensors, 0.4, atol=5e-4, rtol=1e-5, diagonal=0)
+
+
+@pytest.mark.parametrize("lengths", [(12, 12), (9, 12)])
+def test_keys_that_are_never_dropped(uncompiled, lengths):
+    pattern = HashedKey(keep_self=True, num_prefix_tokens=2)
+    assert_like_dense(inputs(*lengths), 0.6, atol=5e-4, rtol=1e-5, pattern=pattern)
+    draw = MaskDraw((2, 3, *lengths), 0.6, SEED, torch.device("cpu"))
+    spared = torch.arange(12) < 2
+    if lengths == (12, 12):
+        spared = spared | torch.eye(12, dtype=torch.bool)
+    assert torch.equal(pattern.dropped(draw), HashedKey().dropped(draw) & ~spared)
 
 
 @pytest.mark.parametrize("lengths", [(1, 1), (1, 2), (2, 1), (5, 300), (130, 3), (64, 64)])
@@ -282,7 +268,8 @@ def test_a_query_that_would_lose_every_key_keeps_them_all(uncompiled, num_keys):
     tensors = inputs(200, num_keys)
     out = flex_drop_key_attention(*tensors, 0.9, SEED)
     mask = hashed_key_mask((2, 3, 200, num_keys), 0.9, SEED)
-    lost_all = dropped_entries((2, 3, 200, num_keys), 0.9).all(-1)
+    draw = MaskDraw((2, 3, 200, num_keys), 0.9, SEED, torch.device("cpu"))
+    lost_all = HashedKey().dropped(draw).all(-1)
     assert lost_all.double().mean() > 0.5
     assert (mask[lost_all] == 0).all()
     plain = F.scaled_dot_product_attention(*tensors)
@@ -294,11 +281,7 @@ def test_it_keeps_only_what_it_may_attend_to(uncompiled):
     """Two keys of 300 are not padding. In a batch like this, a query often loses both."""
     tensors = inputs(50, 300)
     masks = {"key_padding_mask": padding(300, 2, num_keys=300)}
-    ours, expected = (
-        output_and_gradients(partial(attend, drop_ratio=0.8, **masks), tensors)
-        for attend in (partial(flex_drop_key_attention, seed=SEED), dense)
-    )
-    assert_same(ours, expected, atol=2e-3, rtol=1e-3)
+    ours = assert_like_dense(tensors, 0.8, atol=2e-3, rtol=1e-3, **masks)
     assert (ours[2][1, :, 2:] == 0).all()  # gradients of padded keys and values
     assert (ours[3][1, :, 2:] == 0).all()
 
@@ -484,23 +467,7 @@ def test_cuda_values_and_gradients(cuda_inputs, masks, dtype):
     """Against the dense mask in float64; TF32 off, as it is by default."""
     tensors = cuda_inputs(300, 700, dtype=dtype)
     exact = [x.detach().double().requires_grad_() for x in tensors]
-    given = {
-        "nothing": {},
-        "scale": {"scale": 0.7},
-        "padding": {"key_padding_mask": padding(700, 5, num_keys=700)},
-        "float padding": {
-            "key_padding_mask": torch.where(padding(700, 5, num_keys=700), -INF, 0.5)
-        },
-        "bool": {"attn_mask": torch.arange(300)[:, None] + 3 >= torch.arange(700)},
-        "bool per head": {"attn_mask": torch.linspace(-1, 3, 2100).view(1, 3, 1, 700).sin() > -0.8},
-        "bias": {"attn_mask": torch.linspace(-9, 9, 3 * 300 * 700).view(3, 300, 700).sin()},
-        "bias per query": {"attn_mask": torch.linspace(-1, 1, 600).view(2, 1, 300, 1)},
-        "one number": {"attn_mask": torch.ones(1, 1, 1, 1)},
-        "both": {
-            "attn_mask": torch.linspace(-9, 9, 2 * 300 * 700).view(2, 1, 300, 700).sin(),
-            "key_padding_mask": padding(7, 700, num_keys=700),
-        },
-    }[masks]
+    given = masks_of(300, 700)[masks]
     given = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
     attend = partial(flex_drop_key_attention, drop_ratio=0.4, seed=SEED, **given)
     ours = output_and_gradients(attend, tensors)

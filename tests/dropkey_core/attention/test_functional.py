@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.utils.checkpoint import checkpoint
 
-from dropkey_core import drop_key_attention
+from dropkey_core import Block, Key, drop_key_attention
 
 INF = torch.inf
 
@@ -60,6 +61,71 @@ def test_attention_by_hand():
     assert out.item() == pytest.approx(5.0)
     fused = drop_key_attention(query, key, value, 0.0, **given)
     assert fused.item() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    "given", [{}, {"is_causal": True}, {"attn_mask": torch.ones(9, 12).triu()}]
+)
+def test_causal_and_grouped_attention_are_torchs(given, num_heads):
+    """Fused to the last bit, explicit but for rounding; also with more keys than queries."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 6, 9, 8), torch.randn(2, num_heads, 12, 8)
+    expected = F.scaled_dot_product_attention(query, key, key + 1, **given, enable_gqa=True)
+    given = {**given, "enable_gqa": True, "training": False}
+    assert torch.equal(drop_key_attention(query, key, key + 1, 0.4, **given), expected)
+    out, weights = drop_key_attention(query, key, key + 1, 0.4, **given, need_weights=True)
+    torch.testing.assert_close(out, expected)
+    assert weights.shape == (2, 6, 9, 12)
+
+
+@pytest.mark.parametrize(
+    "unit", ["key", "weight", "element", Block(2), Key(shared_over=("heads",))]
+)
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_causal_and_grouped_attention_drop_as_with_a_mask_and_repeated_keys(unit, need_weights):
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, n, 9, 8, requires_grad=True) for n in (6, 2, 2)]
+    if unit == "weight" and not need_weights:
+        pytest.skip("torch's fused dropout draws in an order of its own")
+    results = []
+    for given in (
+        {"is_causal": True, "enable_gqa": True},
+        {"attn_mask": torch.ones(9, 9).tril() > 0},
+    ):
+        query, key, value = tensors
+        if "attn_mask" in given:
+            key, value = (x.repeat_interleave(3, 1) for x in (key, value))
+        torch.manual_seed(1)
+        given = {**given, "unit": unit, "need_weights": need_weights}
+        out = drop_key_attention(query, key, value, 0.4, **given)
+        out = out[0] if need_weights else out
+        results.append(output_and_gradients(out, tensors))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("make", "shift"), [(causal_upper_left, 0), (causal_lower_right, 3)])
+def test_causal_biases_of_torch(qkv, make, shift, training):
+    given = {"attn_mask": torch.ones(9, 12).tril(shift) > 0, "training": training}
+    torch.manual_seed(1)
+    expected = drop_key_attention(*qkv, 0.4, **given)
+    torch.manual_seed(1)
+    given["attn_mask"] = make(9, 12)
+    torch.testing.assert_close(drop_key_attention(*qkv, 0.4, **given), expected)
+    with pytest.raises(ValueError, match="for 9 queries and 12 keys, got one for 9 and 9"):
+        drop_key_attention(*qkv, 0.4, attn_mask=make(9, 9))
+
+
+def test_what_causal_and_grouped_attention_cannot_be_is_refused(qkv):
+    query, key, value = qkv
+    with pytest.raises(ValueError, match="attn_mask must be None with is_causal=True"):
+        drop_key_attention(*qkv, 0.1, attn_mask=torch.zeros(9, 12), is_causal=True)
+    with pytest.raises(ValueError, match="heads that divide those of query, 3; got 2 and 2"):
+        drop_key_attention(query, key[:, :2], value[:, :2], 0.1, enable_gqa=True)
+    with pytest.raises(ValueError, match=r"as many heads as query, 3, got 2 and 2: set enable_gqa"):
+        drop_key_attention(query, key[:, :2], value[:, :2], 0.1)
 
 
 MASKS = {

@@ -105,6 +105,26 @@ def test_keys_fall_as_often_as_said():
     assert_rates(Key(), lost(Key(), (1, 2, 10_000, 8)))
 
 
+@pytest.mark.parametrize("num_queries", [8, 5])
+def test_keys_that_are_never_dropped(num_queries):
+    """The others fall as in the plain draw of the same seed, on every way a mask is made."""
+    pattern, shape = Key(keep_self=True, num_prefix_tokens=2), (50, 40, num_queries, 8)
+    spared = torch.arange(8) < 2
+    spared = spared | torch.eye(8, dtype=torch.bool) if num_queries == 8 else spared
+    for seed in (0, None):  # with a seed, and as compiled code draws
+        torch.manual_seed(1)
+        plain = lost(Key(), shape, seed=seed)
+        torch.manual_seed(1)
+        assert torch.equal(lost(pattern, shape, seed=seed), plain & ~spared)
+    mask = draw(pattern, shape) == -torch.inf
+    allowed = draw(pattern, shape, allowed=torch.zeros(num_queries, 8)) == -torch.inf
+    assert torch.equal(mask, allowed)
+    kept = torch.as_tensor(pattern.keep_probability(0.3, 8, num_queries))
+    assert torch.equal(kept, torch.where(spared, 1.0, 1.0 - torch.tensor(0.3)))
+    error = 4.5 * (kept * (1 - kept) / 2000).sqrt() + 1e-6
+    assert (abs(mask.double().mean((0, 1)) - (1 - kept)) <= error).all()
+
+
 @pytest.mark.parametrize(
     ("shared_over", "axes"),
     [((), []), (("heads",), [1]), (["queries"], [2]), (("heads", "queries"), [1, 2])],

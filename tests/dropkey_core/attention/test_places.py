@@ -64,7 +64,7 @@ def test_a_row_that_loses_everything_keeps_everything(unit):
 
 
 PATTERNS = [Key(), Key(shared_over=("queries",)), Window(3), Block(3), Block(5), Cross(1), Cross(3)]
-PATTERNS += [Block(2, grid=(6, 10), num_prefix_tokens=4)]
+PATTERNS += [Block(2, grid=(6, 10), num_prefix_tokens=4), Key(num_prefix_tokens=3)]
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
 
@@ -100,7 +100,7 @@ def test_structured_dropkey_against_an_explicit_mask(pattern):
     logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
     torch.manual_seed(1)
     weights = drop_key_softmax(logits, 0.3, unit=pattern)
-    lost = weights == 0 if pattern in PATTERNS[:2] else explicit_mask(pattern, logits.shape, 0.3)
+    lost = weights == 0 if isinstance(pattern, Key) else explicit_mask(pattern, logits.shape, 0.3)
     kept = logits.exp() * ~lost
     torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
 
@@ -134,6 +134,7 @@ def test_half_precision_stays():
 
 ALL_PATTERNS = [Key(shared_over=("heads",)), Key(shared_over=("queries",)), Window(2), Block(2)]
 ALL_PATTERNS += [Cross(1), Block(2, grid=(3, 5), num_prefix_tokens=1)]
+ALL_PATTERNS += [Key(keep_self=True), Key(num_prefix_tokens=1)]
 PLACES = (BeforeSoftmax, AfterSoftmax, Renormalised)
 ALL_UNITS = [*UNITS, Block(2), *(place(pattern) for pattern in ALL_PATTERNS for place in PLACES)]
 
@@ -193,8 +194,9 @@ def test_inference_takes_the_place_of_the_softmax_in_evaluation_only():
     assert torch.equal(plain, drop_key_attention(query, value, value, 0.0))
     drop_key_attention(query, value, value, 0.3, inference=uniform, training=True)
     assert seen == [0.3]
-    with pytest.raises(ValueError, match=r'inference must be None for unit AfterSoftmax.*"key"'):
-        drop_key_attention(query, value, value, 0.3, unit="weight", **given)
+    for unit in ("weight", Key(keep_self=True), Key(num_prefix_tokens=1)):
+        with pytest.raises(ValueError, match=r'inference must be None for unit .*"key"'):
+            drop_key_attention(query, value, value, 0.3, unit=unit, **given)
 
 
 @pytest.mark.parametrize("bad", ["head", 3, None])

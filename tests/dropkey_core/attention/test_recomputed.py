@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timing import peak_memory
 from torch.utils.checkpoint import checkpoint
 
-from dropkey_core import drop_key_attention
+from dropkey_core import Key, drop_key_attention
 from dropkey_core.attention import functional, recomputed
 from dropkey_core.attention.masks import random_key_mask
 from dropkey_core.attention.recomputed import (
@@ -52,16 +52,48 @@ ALLOWED = {
 
 @pytest.mark.parametrize("drop_ratio", [0.3, 0.95])
 @pytest.mark.parametrize("allowed", ALLOWED.values(), ids=ALLOWED)
+@pytest.mark.parametrize("diagonal", [None, 0, 3, -4])
 @pytest.mark.parametrize("scale", [None, 0.1])
-def test_it_is_attention_with_the_dense_mask(allowed, scale, drop_ratio):
+def test_it_is_attention_with_the_dense_mask(allowed, diagonal, scale, drop_ratio):
     """Also where nearly every query would lose all its keys, and where they have none."""
-    qkv = inputs()
-    mask = random_key_mask((2, 3, 9, 12), drop_ratio, seed=5, allowed=allowed)
+    qkv, dense = inputs(), allowed
+    if diagonal is not None:
+        late = torch.ones(9, 12).tril(diagonal) == 0
+        dense = (0 if allowed is None else allowed) + torch.zeros(9, 12).masked_fill(late, -INF)
+    mask = random_key_mask((2, 3, 9, 12), drop_ratio, seed=5, allowed=dense)
     expected = F.scaled_dot_product_attention(*qkv, mask, scale=scale)
-    out = recomputed_attention(*qkv, drop_ratio, 5, allowed=allowed, scale=scale)
+    given = {"allowed": allowed, "diagonal": diagonal, "scale": scale}
+    out = recomputed_attention(*qkv, drop_ratio, 5, **given)
     assert out.stride() == expected.stride()
     for ours, theirs in zip(results(out, qkv), results(expected, qkv), strict=True):
         # The keys' gradients are summed over pieces: some roundings of values around 1.
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 6])
+def test_fewer_heads_of_keys_serve_more_of_queries(num_heads):
+    query, key, value = inputs()
+    query = torch.cat((query, query + 1), 1)  # 6 heads
+    key, value = (torch.cat((x, -x), 1)[:, :num_heads] for x in (key, value))
+    tensors = [x.detach().requires_grad_() for x in (query, key, value)]
+    out = recomputed_attention(*tensors, 0.4, 5, diagonal=1)
+    repeated = (x.repeat_interleave(6 // num_heads, 1) for x in tensors[1:])
+    expected = recomputed_attention(tensors[0], *repeated, 0.4, 5, diagonal=1)
+    for ours, theirs in zip(results(out, tensors), results(expected, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("lengths", [(12, 12, 12), (9, 12, 12)])
+def test_keys_that_are_never_dropped(monkeypatch, lengths, is_causal):
+    """Recomputed and stored agree, and the function finds its way here."""
+    qkv, given = inputs(lengths=lengths), {"unit": Key(keep_self=True, num_prefix_tokens=2)}
+    outputs = []
+    for pays in (recomputing_pays, lambda *_: False):
+        monkeypatch.setattr(functional, "recomputing_pays", pays)
+        torch.manual_seed(1)
+        outputs.append(results(drop_key_attention(*qkv, 0.6, is_causal=is_causal, **given), qkv))
+    for ours, theirs in zip(*outputs, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
 
 
@@ -117,12 +149,13 @@ def test_autograd_keeps_no_mask(monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_a_piece():
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_memory_is_that_of_a_piece(is_causal):
     """Forward and backward need 40 MiB or so, where the mask alone has 275."""
     qkv = [torch.randn(1, 8, 3000, 4, requires_grad=True) for _ in range(3)]
 
     def step():
-        recomputed_attention(*qkv, 0.3, 5).sum().backward()
+        drop_key_attention(*qkv, 0.3, is_causal=is_causal).sum().backward()
 
     step()
     needed = peak_memory(step, torch.device("cpu"))
