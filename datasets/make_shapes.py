@@ -229,13 +229,6 @@ def coco_document(images: Path, split: str, settings: ShapeSettings) -> dict:
     """Draw the pictures of one split into a folder and return its COCO document."""
     document: dict = {
         "info": settings.info(),
-        "licenses": [
-            {
-                "id": 1,
-                "name": "CC0 1.0",
-                "url": "https://creativecommons.org/publicdomain/zero/1.0/",
-            }
-        ],
         "categories": [
             {"id": category, "name": shape.name, "supercategory": "shape"}
             for category, shape in SHAPES.items()
@@ -247,7 +240,7 @@ def coco_document(images: Path, split: str, settings: ShapeSettings) -> dict:
         images, split, settings, lambda rng, _: draw_picture(rng, settings.image_size)
     )
     for image_id, (picture, annotations) in enumerate(drawn, 1):
-        document["images"].append({"id": image_id, **picture, "license": 1})
+        document["images"].append({"id": image_id, **picture})
         for annotation in annotations:
             number = len(document["annotations"]) + 1
             document["annotations"].append({"id": number, "image_id": image_id, **annotation})

@@ -45,10 +45,9 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), spread
 
 
-def curve_of(layers: Sequence[Any], x: Sequence[float] | None = None) -> Curve:
-    """Mean and deviation of each result, at 0, 1, ... if nothing else is said."""
-    positions = range(len(layers)) if x is None else x
-    return Curve(positions, [of.mean for of in layers], [of.std for of in layers])
+def curve_of(layers: Sequence[Any]) -> Curve:
+    """Mean and deviation of each layer, at 0, 1, ..."""
+    return Curve(range(len(layers)), [of.mean for of in layers], [of.std for of in layers])
 
 
 def pooled(curves: Iterable[tuple[str, Curve]]) -> dict[str, Curve]:

@@ -97,7 +97,9 @@ def draw_masks(
         for text in patterns
     }
     queries = spread_over(grid, num_queries)
-    figure, axes = _make_figure(len(rows), num_queries, grid)
+    size = (1.9 * num_queries + 0.6, (1.7 * grid[0] / grid[1] + 0.35) * len(rows) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), num_queries, squeeze=False).tolist()
     for row, (text, dropped) in enumerate(rows.items()):
         for column, query in enumerate(queries):
             _draw_grid(axes[row][column], dropped[column], query)
@@ -120,16 +122,6 @@ def spread_over(grid: tuple[int, int], count: int) -> list[tuple[int, int]]:
     num_patches = grid[0] * grid[1]
     indices = [int((i + 0.5) * num_patches / count) for i in range(count)]
     return [divmod(index, grid[1]) for index in indices]
-
-
-def _make_figure(
-    num_rows: int, num_columns: int, grid: tuple[int, int]
-) -> tuple[Figure, list[list[Axes]]]:
-    height = 1.7 * grid[0] / grid[1]
-    figure = Figure(
-        figsize=(1.9 * num_columns + 0.6, (height + 0.35) * num_rows + 0.6), layout="constrained"
-    )
-    return figure, figure.subplots(num_rows, num_columns, squeeze=False).tolist()
 
 
 def _draw_grid(axes: Axes, dropped: Tensor, query: tuple[int, int]) -> None:

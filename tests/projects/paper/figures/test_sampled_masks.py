@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from dropkey_core.attention.patterns import Block, Cross, Key
 from projects.paper.figures.sampled_masks import (
@@ -12,11 +13,12 @@ from projects.paper.figures.sampled_masks import (
 )
 
 
-def test_units_by_name():
-    grid = (4, 6)
-    assert parse_pattern("key", grid) == Key()
-    assert parse_pattern("block:3", grid) == Block(3, grid=grid)
-    assert parse_pattern("cross:1", grid) == Cross(1, grid=grid)
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [("key", Key()), ("block:3", Block(3, grid=(4, 6))), ("cross:1", Cross(1, grid=(4, 6)))],
+)
+def test_units_by_name(text, pattern):
+    assert parse_pattern(text, (4, 6)) == pattern
 
 
 @pytest.mark.parametrize("text", ["blok:2", "block", "block:", "block:-1", "cross:two", "weight"])
@@ -55,9 +57,6 @@ def test_queries_lie_evenly():
 
 def test_the_picture_is_written(tmp_path):
     """Its width in pixels grows with the queries, its height with the units."""
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
-    from matplotlib.image import imread
-
     sizes = []
     for units, queries in ((["key"], 2), (["key", "block:2"], 3)):
         path = tmp_path / "new" / f"{queries}.png"
@@ -67,21 +66,15 @@ def test_the_picture_is_written(tmp_path):
     assert sizes[1][1] > sizes[0][1]
 
 
-def test_lost_patches_are_listed(tmp_path):
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
-    draw_masks(["key", "cross:1"], (3, 4), 0.4, 2, 5, tmp_path / "masks.png")
+@pytest.mark.parametrize("ratio", [0.4, 0.0])
+def test_lost_patches_are_listed(tmp_path, ratio):
+    draw_masks(["key", "cross:1"], (3, 4), ratio, 2, 5, tmp_path / "masks.png")
     header, *lines = (tmp_path / "masks.csv").read_text().splitlines()
     assert header == "pattern,query_row,query_column,row,column"
     expected = []
     for text in ("key", "cross:1"):
-        dropped = sample_dropped(parse_pattern(text, (3, 4)), (3, 4), 0.4, 2, seed=5)
+        dropped = sample_dropped(parse_pattern(text, (3, 4)), (3, 4), ratio, 2, seed=5)
         for query, (row, column) in enumerate(spread_over((3, 4), 2)):
             lost = dropped[query].nonzero().tolist()
             expected += [f"{text},{row},{column},{r},{c}" for r, c in lost]
-    assert lines == expected and lines
-
-
-def test_nothing_lost_is_an_empty_list(tmp_path):
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra train")
-    draw_masks(["key"], (3, 4), 0.0, 2, 0, tmp_path / "masks.png")
-    assert (tmp_path / "masks.csv").read_text() == "pattern,query_row,query_column,row,column\n"
+    assert lines == expected and bool(lines) == bool(ratio)

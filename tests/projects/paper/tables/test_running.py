@@ -24,33 +24,19 @@ def jobs(content, write_table):
     return plan_jobs(read_table(write_table(content)), DEMO)
 
 
-def modified(jobs):
-    return [(job.folder / "row.json").stat().st_mtime_ns for job in jobs]
-
-
-def test_numbers_are_those_of_the_training(jobs):
-    assert run_jobs(jobs[:1]) == {}
+def test_all_jobs_run_once(jobs, capsys):
+    """A training, one from its weights, and a measurement that sees model and test set."""
+    assert run_jobs(jobs) == {}
+    assert f"from {jobs[0].folder / 'last.pth'}" in capsys.readouterr().out
     state = read_checkpoint(jobs[0].folder / "last.pth")
     assert jobs[0].metrics() == state["metrics"]
     assert state["step"] == 2
-
-
-def test_what_is_done_stays(jobs, capsys):
-    run_jobs(jobs)
-    before = modified(jobs)
-    assert run_jobs(jobs) == {}
-    assert modified(jobs) == before
-    assert "3 of 3 jobs are done" in capsys.readouterr().out
-
-
-def test_second_row_starts_from_the_weights_of_the_first(jobs, capsys):
-    run_jobs(jobs[:2])
-    assert f"from {jobs[0].folder / 'last.pth'}" in capsys.readouterr().out
-
-
-def test_measurement_sees_model_and_test_set(jobs):
-    run_jobs(jobs)
     assert jobs[2].metrics() == {"bbox/AP": 30.0, "seed": 0.0}  # three times the ten images
+    records = [job.folder / "row.json" for job in jobs]
+    before = [record.stat().st_mtime_ns for record in records]
+    assert run_jobs(jobs) == {}
+    assert [record.stat().st_mtime_ns for record in records] == before
+    assert "3 of 3 jobs are done" in capsys.readouterr().out
 
 
 def test_interrupted_training_goes_on_to_the_same_numbers(jobs, content, write_table, monkeypatch):
@@ -119,29 +105,23 @@ def test_run_of_the_training_command_counts(jobs):
     assert job.metrics() == metrics
 
 
-def changed_jobs(content, write_table, override):
-    content["rows"][0]["overrides"] = [override]
+@pytest.fixture
+def others(content, write_table, jobs):
+    """The jobs with another setting, in the same folders."""
+    content["rows"][0]["overrides"] = ["model.drop_ratio=0.25"]
     return plan_jobs(read_table(write_table(content)), DEMO)
 
 
-def test_numbers_of_other_settings_are_refused(jobs, content, write_table):
-    run_jobs(jobs)
+@pytest.mark.parametrize("begun", [run_jobs, lambda jobs: train(jobs[0].config)])
+def test_numbers_of_other_settings_are_refused(jobs, others, begun):
+    begun(jobs)
     check_jobs(jobs)
-    others = changed_jobs(content, write_table, "model.drop_ratio=0.25")
     with pytest.raises(UserError, match=r"drop_ratio 0.0 there, 0.25 here\): --overwrite"):
         check_jobs(others)
 
 
-def test_begun_by_the_training_command_with_other_settings(jobs, content, write_table):
-    train(jobs[0].config)
-    others = changed_jobs(content, write_table, "model.drop_ratio=0.25")
-    with pytest.raises(UserError, match=r"drop_ratio 0.0 there, 0.25 here"):
-        check_jobs(others)
-
-
-def test_overwriting_takes_along_what_was_made_from_it(jobs, content, write_table):
+def test_overwriting_takes_along_what_was_made_from_it(jobs, others):
     run_jobs(jobs)
-    others = changed_jobs(content, write_table, "model.drop_ratio=0.25")
     check_jobs(others, overwrite=True)
     assert [job.record() for job in others] == [None] * 3
 
@@ -193,20 +173,17 @@ def test_metrics_are_those_of_the_last_checkpoint(config, stand_in):
     assert train_in_processes(config, 2) == {"bbox/AP": 1.5}
 
 
-def test_failure_is_told(config, stand_in):
-    stand_in("sys.exit(2)")
-    with pytest.raises(UserError, match="the training ended with exit code 2, see above"):
-        train_in_processes(config, 2)
-
-
-def test_training_that_ended_early(config, stand_in):
+@pytest.mark.parametrize(
+    ("exit_code", "message"),
+    [(2, "ended with exit code 2, see above"), (0, "stopped after step 1; call again to go on")],
+)
+def test_training_that_failed_or_ended_early(config, stand_in, exit_code, message):
     leave(config, 1)
-    stand_in("sys.exit(0)")
-    with pytest.raises(UserError, match="stopped after step 1; call again to go on"):
+    stand_in(f"sys.exit({exit_code})")
+    with pytest.raises(UserError, match=message):
         train_in_processes(config, 2)
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_a_terminal(content, write_table, monkeypatch):
     """Reaches each process once: the training saves, and the same command goes on."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT / "tests" / "toy"))
