@@ -1,56 +1,34 @@
-import os
 from pathlib import Path
 from unittest import mock
 from urllib.error import URLError
 
 import pytest
 import torch
-from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from dropkey_core.engine.errors import UserError
 from projects.detr import backbone
-from projects.detr.backbone import ResNetBackbone, conv_norm
+from projects.detr.backbone import ResNetBackbone
 
 
-def unsettle(norms, generator):
+def unsettle(norms):
     """Give frozen norms values that are not those of the identity."""
     for norm in norms:
-        norm.weight.uniform_(0.5, 1.0, generator=generator)
-        norm.bias.normal_(0, 0.1, generator=generator)
-        norm.running_mean.normal_(0, 0.1, generator=generator)
-        norm.running_var.uniform_(0.5, 2.0, generator=generator)
-
-
-def test_folded_norm_is_the_norm():
-    """In double precision, so that only rounding is left: values and gradients."""
-    generator = torch.Generator().manual_seed(0)
-    conv, norm = nn.Conv2d(3, 4, 3, 2, 1, bias=False).double(), FrozenBatchNorm2d(4).double()
-    unsettle([norm], generator)
-    images = torch.randn(2, 3, 9, 7, generator=generator, dtype=torch.double, requires_grad=True)
-    plain, folded = norm(conv(images)), conv_norm(conv, norm, images)
-    torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-12)
-    weights = torch.randn(plain.shape, generator=generator, dtype=torch.double)
-    inputs = (images, conv.weight)
-    torch.testing.assert_close(
-        torch.autograd.grad((folded * weights).sum(), inputs),
-        torch.autograd.grad((plain * weights).sum(), inputs),
-        rtol=1e-10,
-        atol=1e-10,
-    )
+        norm.weight.uniform_(0.5, 1.0)
+        norm.bias.normal_(0, 0.1)
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 2.0)
 
 
 @pytest.mark.parametrize(("name", "block"), [("resnet18", BasicBlock), ("resnet50", Bottleneck)])
 def test_blocks_compute_what_torchvision_computes(name, block):
     """The same modules with torchvision's own forward, norms not folded; gradients too."""
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     body = ResNetBackbone(name, pretrained=False).body.double()
-    unsettle([m for m in body.modules() if isinstance(m, FrozenBatchNorm2d)], generator)
+    unsettle(m for m in body.modules() if isinstance(m, FrozenBatchNorm2d))
     blocks = body.layer2
-    features = torch.randn(
-        2, blocks[0].conv1.in_channels, 6, 4, generator=generator, dtype=torch.double
-    )
+    features = torch.randn(2, blocks[0].conv1.in_channels, 6, 4, dtype=torch.double)
     folded = blocks(features)
     plain = features
     for module in blocks:
@@ -98,14 +76,7 @@ def test_feature_map_size(settings, channels, stride):
     with torch.no_grad():
         features = model(torch.rand(1, 3, 65, 96))
     assert features.shape == (1, channels, -(-65 // stride), 96 // stride)
-
-
-def test_stays_in_channels_last_memory():
-    """The layout that makes the backbone fast, from any input and through every stage."""
-    model = ResNetBackbone("resnet18", pretrained=False)
-    with torch.no_grad():
-        features = model(torch.rand(2, 3, 64, 96))
-    assert features.is_contiguous(memory_format=torch.channels_last)
+    assert features.is_contiguous(memory_format=torch.channels_last)  # which makes it fast
 
 
 @pytest.mark.parametrize(
@@ -122,12 +93,9 @@ def test_bad_settings_are_named(settings, message):
         ResNetBackbone(pretrained=False, **settings)
 
 
-def test_backbone_without_published_weights():
+def test_weights_that_are_not_published_or_out_of_reach(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"resnet10 has no ImageNet weights.*pretrained_backbone="):
         ResNetBackbone("resnet10", pretrained=True)
-
-
-def test_unreachable_weights_say_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with (
         mock.patch.object(torch.hub, "download_url_to_file", side_effect=URLError("no route")),
@@ -152,14 +120,3 @@ def test_published_weights_are_loaded(stored):
     body = ResNetBackbone("resnet18").body
     for name, value in body.state_dict().items():
         assert torch.equal(value, published[name]), name
-
-
-def test_a_downloaded_file_that_holds_code_is_refused(stored, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    torch.save({"conv1.weight": Evil()}, stored)
-    with pytest.raises(UserError, match=r"resnet18.* it asks to run '(posix|nt)\.mkdir'"):
-        ResNetBackbone("resnet18")
-    assert not (tmp_path / "ran").exists()
