@@ -37,9 +37,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from threading import Thread, Timer
 
@@ -205,19 +204,12 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def assert_equal(ours: object, theirs: object, name: str) -> None:
     """Compare nested values, tensors to the last bit."""
-    assert type(ours) is type(theirs), name
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), name
-        for key in ours:
-            assert_equal(ours[key], theirs[key], f"{name}.{key}")
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs), name
-        for number, pair in enumerate(zip(ours, theirs, strict=True)):
-            assert_equal(*pair, f"{name}.{number}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), name
-    else:
-        assert ours == theirs, (name, ours, theirs)
+    (leaves, structure), (others, expected) = tree_flatten(ours), tree_flatten(theirs)
+    assert structure == expected, name
+    for leaf, other in zip(leaves, others, strict=True):
+        assert type(leaf) is type(other), name
+        same = torch.equal(leaf, other) if isinstance(leaf, torch.Tensor) else leaf == other
+        assert same, (name, leaf, other)
 
 
 def scalars_of(folder: Path) -> dict[str, dict[int, float]]:
@@ -309,16 +301,6 @@ def check_end(story: Story, step: int | None, number: int, folder: Path, said: s
         assert not list(folder.glob(".*.unfinished")), said
 
 
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[str]:
-    """A folder that lasts as long as the block: that of tempfile ends with the first fork, too."""
-    folder = tempfile.mkdtemp()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 def main() -> int:
     """Return the exit code: 1 if anything was lost."""
     parser = argparse.ArgumentParser(
@@ -334,25 +316,25 @@ def main() -> int:
     prepare_imports(arguments.projects)
     number = signal.Signals[f"SIG{arguments.signal}"]
     failed = False
-    with temporary_folder() as temporary:
-        work = (arguments.output or Path(temporary)).absolute()
-        work.mkdir(parents=True, exist_ok=True)
-        for project in arguments.projects:
-            for workers in arguments.num_workers:
-                rng = random.Random(f"{arguments.seed} {project} {workers} {number}")
-                try:
-                    told = try_project(project, workers, arguments.kills, number, rng, work)
-                    print(f"{project}, {workers} workers: {told}", flush=True)
-                except AssertionError:
-                    failed = True
-                    print(f"{project}, {workers} workers: FAILED", flush=True)
-                    traceback.print_exc()
+    work = (arguments.output or Path(tempfile.mkdtemp())).absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    for project, workers in product(arguments.projects, arguments.num_workers):
+        rng = random.Random(f"{arguments.seed} {project} {workers} {number}")
+        try:
+            told = try_project(project, workers, arguments.kills, number, rng, work)
+            print(f"{project}, {workers} workers: {told}", flush=True)
+        except AssertionError:
+            failed = True
+            print(f"{project}, {workers} workers: FAILED", flush=True)
+            traceback.print_exc()
+    if not arguments.output:
+        shutil.rmtree(work)
     return int(failed)
 
 
 def prepare_imports(projects: list[str]) -> None:
     """Import here what every process needs, once: it takes seconds."""
-    global EventAccumulator, TOOL, np, read_checkpoint, torch
+    global EventAccumulator, TOOL, np, read_checkpoint, torch, tree_flatten
     import importlib.util
 
     import lightning.fabric  # noqa: F401
@@ -361,6 +343,7 @@ def prepare_imports(projects: list[str]) -> None:
     import tensorboard.summary.writer.record_writer  # noqa: F401
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils._pytree import tree_flatten
 
     from dropkey_core.engine import read_checkpoint
 

@@ -49,7 +49,7 @@ WHOLE = b"step,loss\r\n1,1.0\r\n"
         (b"", []),
         (b"\xff\n", []),
         (b"\0" * 40, []),  # after a power cut
-        (WHOLE + b"\0" * 40, ["1"]),
+        (WHOLE + b"\0" * 40 + b"\r\n2,2.0\r\n", ["1", "2"]),
         (b"step,loss,lr\r\n1,1.0,2.0\r\n2,0.12", ["1"]),  # killed in the middle of a row
         (WHOLE + b"2,2.", ["1"]),  # and of a number
     ],
