@@ -1,0 +1,519 @@
+"""Small models of timm, torchvision and transformers, made without the network, with inputs.
+
+``architectures`` names them: of timm and torchvision one for each family of each file, of
+transformers every type of configuration. ``candidates`` gives, from the smallest on, ways to make
+one; ``inputs`` gives ways to call it. Neither knows what will work: whoever asks tries.
+
+Sizes: B = 2 in a batch, L = 8 tokens, images of 64 pixels where a model takes them.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LIBRARIES = ("timm", "torchvision", "transformers")
+Inputs = dict[str, Any]
+
+# What names of models say of their size and training, from small to large.
+_SMALL = ("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "tiny", "mini", "_t", "xs")
+_SMALL += ("small", "_s", "_b0", "_0", "_1", "_m", "base", "_b")
+_SIZE = re.compile(
+    r"(test|atto|femto|pico|nano|micro|mini|zepto|tiny|small|base|large|medium|huge|giant\w*|wee"
+    r"|gigantic|enormous|x*(small|large|tiny)|little|betwixt|mediumd|dwee|dpwee|dlittle|pwee|plus"
+    r"|rms|rmlp|short|tall|wide|kobe|big|lite|gap|cls|clsgap|map|enc|dist|distilled|ols|hnf|mlp"
+    r"|pruned|bfrobust|dwnorm|blur|ssld|evos|frn|lrf|srf|[a-z]{1,2})$"
+)
+_BATCH, _LENGTH, _VOCABULARY, _IMAGE = 2, 8, 160, 64
+
+
+def architectures(library: str) -> list[str]:
+    """Return the names of what a library can build."""
+    if library == "transformers":
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        return sorted(CONFIG_MAPPING_NAMES)
+    if library == "torchvision":
+        from torchvision.models import get_model_builder, list_models
+
+        return _one_of_each_family(list_models(), lambda name: get_model_builder(name).__module__)
+    from timm.models import _registry, list_models
+
+    files = _registry._model_to_module
+    return _one_of_each_family(list_models(), lambda name: files[name])
+
+
+def candidates(library: str, name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """Give ways to make an architecture: how small, and what makes it."""
+    if library == "transformers":
+        yield from _transformers_models(name)
+    elif library == "torchvision":
+        yield from _torchvision_models(name)
+    else:
+        yield from _timm_models(name)
+
+
+def _one_of_each_family(names: list[str], file_of: Callable[[str], str]) -> list[str]:
+    """Return the smallest of each family: names that differ in numbers and sizes alone."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        words = re.findall(r"(?:^|_)([a-z]+)", name)
+        kind = "_".join(words[:1] + [w for w in words[1:] if not _SIZE.match(w)])
+        families.setdefault((file_of(name), kind), []).append(name)
+    return sorted(min(family, key=_size_by_name) for family in families.values())
+
+
+def _size_by_name(name: str) -> tuple[int, int, int, str]:
+    small = next((i for i, word in enumerate(_SMALL) if word in name), len(_SMALL))
+    pixels = [int(n) for n in re.findall(r"_(\d{3})\b", name)]
+    return small, max(pixels, default=0), len(name), name
+
+
+def _timm_models(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    import timm
+
+    wide = {"embed_dim": 64, "num_heads": 4, "depth": 2}
+    settings: list[dict[str, Any]] = [
+        {"img_size": _IMAGE, **wide},
+        {"img_size": _IMAGE, "depth": 2},
+    ]
+    for key in ("depths", "layers"):
+        settings += [{"img_size": _IMAGE, key: (2,) * n} for n in (4, 3)]
+        settings += [{key: (2,) * n} for n in (4, 3)]
+    settings += [{"img_size": size} for size in (_IMAGE, 128)] + [{"depth": 2}, {}]
+    for setting in settings:
+        small = {"num_classes": 4, **setting}
+        yield str(setting), lambda small=small: timm.create_model(name, pretrained=False, **small)
+
+
+def _torchvision_models(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    from torchvision.models import get_model
+
+    detector = {"weights_backbone": None, "min_size": _IMAGE, "max_size": _IMAGE}
+    settings: list[dict[str, Any]] = [detector, {"weights_backbone": None}]
+    settings += [{"image_size": _IMAGE, "num_layers": 2}, {}]
+    for setting in settings:
+        small = {"weights": None, **setting}
+        yield str(setting), lambda small=small: get_model(name, **small)
+
+
+# ---------------------------------------------------------------------------------- transformers
+
+
+RULES = ("set", "set, 4 layers", "set, windows of 2", "set, sections", "scale", "layers")
+
+
+def _transformers_models(name: str) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    from transformers import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[name]
+    makers = _model_classes(name, cls)
+    for rule in RULES:
+        for maker in makers[:3]:
+            yield f"{rule}, {maker.__name__}", lambda r=rule, m=maker: m(small_config(cls(), r))
+
+
+def _model_classes(name: str, config: type) -> list[type[nn.Module]]:
+    """Return the classes that are built from a configuration, the plainest first."""
+    from transformers import PreTrainedModel
+    from transformers.models.auto import modeling_auto
+
+    known = []
+    for mapping in ("MODEL_MAPPING_NAMES", *vars(modeling_auto)):
+        names = getattr(modeling_auto, mapping)
+        if mapping.endswith("_MAPPING_NAMES") and name in names:
+            known += [names[name]] if isinstance(names[name], str) else list(names[name])
+    package = importlib.import_module(config.__module__.rpartition(".")[0])
+    files = [f for f in dir(package) if f.startswith("modeling_")]
+    stem = config.__module__.rpartition(".configuration_")[2]
+    files = [f"modeling_{stem}", *files]
+    for file in dict.fromkeys(files):
+        try:
+            module = importlib.import_module(f"{package.__name__}.{file}")
+        except ModuleNotFoundError:
+            continue
+        fitting = [
+            cls
+            for cls in vars(module).values()
+            if inspect.isclass(cls)
+            and issubclass(cls, PreTrainedModel)
+            and cls.__module__ == module.__name__
+            and getattr(cls, "config_class", None) is config
+            and "forward" in vars(cls)
+        ]
+        fitting.sort(key=lambda cls: known.index(cls.__name__) if cls.__name__ in known else 99)
+        if fitting:
+            return fitting
+    return []
+
+
+_IDS = re.compile(r"(_token_id|_token_index|_token|_id|_ids|_index)$")
+_LAYERS = re.compile(r"(layers?|depth|depths|n_layer|blocks|num_stacks|layers_per_stage)$")
+_HEADS = re.compile(r"heads?$|n_head|attention_heads_per")
+_WIDTH = re.compile(
+    r"(hidden|embed|inter|ffn|mlp|proj|model|dim|channels|width|rank|n_embd|n_inner|size|d_ff|d_kv)"
+)
+_KEEP = re.compile(
+    r"(type_vocab|num_channels|in_channels|in_chans|image_channels|patch|kernel|stride|conv_k|num_mel"
+    r"|tubelet|temporal|window|ratio|buckets|num_labels|spatial_merge|state_size|chunk|block|group"
+    r"|rope_dim|num_frames|pool|conv_dim$|codebook_size)"
+)
+
+
+def small_config(config: Any, rule: str) -> Any:
+    """Return a configuration of the same class with few layers and small widths.
+
+    What the class derives from other settings (its default is None) is derived anew.
+
+    Args:
+        config: of transformers, as its class makes it.
+        rule: "set" gives all widths of a kind one value, "scale" divides them by one number, and
+            "layers" leaves them; "set, 4 layers" takes 4 where it would be 2, and "set, windows of
+            2" makes windows fit small images, and "set, sections" splits rotary embeddings.
+    """
+    ids: dict[int, int] = {}
+    return _shrink(config, rule, ids)
+
+
+def _shrink(config: Any, rule: str, ids: dict[int, int]) -> Any:
+    small = {}
+    factor = _factor(config)
+    for name, default in _defaults(type(config)).items():
+        value = getattr(config, name, None)
+        if name.startswith("backbone_config"):
+            small |= _small_backbone(name, value, rule)
+        elif _is_config(value):
+            small[name] = _shrink(value, rule, ids)
+        elif name == "rope_parameters" and isinstance(value, dict):
+            sections = value.get("mrope_section") or [16, 24, 24] * ("sections" in rule)
+            small[name] = {**value, "mrope_section": _sections(sections)} if sections else value
+        elif name in ("image_token_id", "image_token_index"):
+            small[name] = ids.setdefault(value or -1, 16 + len(ids))
+        elif default not in (None, inspect.Parameter.empty):
+            small[name] = _small(name, value, rule, factor, ids)
+        elif name == "layer_types" and isinstance(value, list):
+            small[name] = list(dict.fromkeys(value))[:4]
+    if len(small.get("layer_types") or ()) > 0:
+        kinds = small["layer_types"]
+        kinds = small["layer_types"] = (kinds * 2)[: max(2, len(kinds))]
+        small["num_hidden_layers"] = len(kinds)
+    if "prediction_length" in _defaults(type(config)):
+        small |= {"prediction_length": 4, "context_length": 16, "lags_sequence": [1, 2]}
+    small["use_cache"] = False
+    small = {k: v for k, v in small.items() if v is not None}
+    return type(config)(**small)
+
+
+def _small_backbone(name: str, value: Any, rule: str) -> dict[str, Any]:
+    """Return a convolutional backbone of four stages in place of one that has to be fetched."""
+    from transformers import ResNetConfig
+
+    if _is_config(value) and value.model_type not in ("timm_backbone", "resnet"):
+        return {name: _shrink(value, rule, {})}
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    stages = ["stage4"] if "4 layers" in rule else ["stage2", "stage3", "stage4"]
+    backbone = ResNetConfig(**sizes, layer_type="basic", out_features=stages)
+    return {name: backbone, "backbone": None, "use_timm_backbone": False}
+
+
+def _sections(sections: list[int]) -> list[int]:
+    """Scale the parts of a rotary embedding to a head of 16 numbers."""
+    return [size * 8 // sum(sections) for size in sections]
+
+
+def _is_config(value: Any) -> bool:
+    return hasattr(value, "to_dict") and hasattr(value, "model_type")
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Return the settings that a configuration takes, with what they are if nothing is said."""
+    if dataclasses.is_dataclass(cls):
+        made = {
+            f.name: f.default_factory() if callable(f.default_factory) else f.default
+            for f in dataclasses.fields(cls)
+            if f.init
+        }
+        return {k: None if v is dataclasses.MISSING else v for k, v in made.items()}
+    return {p.name: p.default for p in inspect.signature(cls.__init__).parameters.values()}
+
+
+def _factor(config: Any) -> int:
+    """Return by how much "scale" divides: the largest power of 2 that leaves a width of 64."""
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or 0
+    return 2 ** max(0, int(math.log2(max(width, 64) / 64))) if isinstance(width, int) else 1
+
+
+def _small(name: str, value: Any, rule: str, factor: int, ids: dict[int, int]) -> Any:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return _small_list(name, value, rule, ids)
+    if "drop" in name and isinstance(value, float):
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    return _small_number(name, value, rule, factor, ids)
+
+
+def _small_list(name: str, value: Any, rule: str, ids: dict[int, int]) -> Any:
+    if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        if name in ("layer_types", "mlp_layer_types") or name.endswith("layers_block_type"):
+            return list(dict.fromkeys(value))
+        return value
+    if _LAYERS.search(name) and max(value) > 1 and len(value) <= 6:
+        return type(value)(min(v, 1) for v in value)
+    if _HEADS.search(name):
+        return type(value)(v // math.gcd(*value) for v in value)
+    return value
+
+
+def _small_number(name: str, value: int, rule: str, factor: int, ids: dict[int, int]) -> int:
+    if "vocab" in name and "type" not in name:
+        return min(value, _VOCABULARY)
+    if _IDS.search(name):
+        return value if value < 8 else ids.setdefault(value, 16 + len(ids))
+    if re.search(r"image_size|img_size|input_size|input_resolution", name):
+        return min(value, _IMAGE)
+    if re.search(r"max.*(position|length|target|source|seq)|n_positions|n_ctx", name):
+        return min(value, 512)
+    if re.search(r"n_group|topk_group", name):
+        return 1
+    if re.search(r"experts|moe_num", name) and value > 1:
+        return 2 if re.search(r"per_tok|top_?k|_per_", name) else 4
+    if re.search(r"num_queries|num_proposals|num_query", name):
+        return min(value, 8)
+    if _LAYERS.search(name) and value > 2:
+        return min(value, 4 if "4 layers" in rule else 2)
+    if "window" in name and "windows of 2" in rule:
+        return 2
+    if rule == "layers" or _KEEP.search(name):
+        return value
+    if _HEADS.search(name):
+        return _small_heads(name, value, rule, factor)
+    if _WIDTH.search(name) and value >= 32:
+        return _small_width(name, value, rule, factor)
+    return value
+
+
+def _small_heads(name: str, value: int, rule: str, factor: int) -> int:
+    if rule == "scale":
+        return max(1, value // factor)
+    few = 2 if re.search(r"key_value|kv", name) else 4
+    return min(value, few)
+
+
+def _small_width(name: str, value: int, rule: str, factor: int) -> int:
+    if rule == "scale":
+        is_of_head = re.search(r"head_dim|d_kv|head_size", name)
+        return value if is_of_head else max(8, value // factor)
+    return 16 if re.search(r"head_dim|d_kv|head_size|lora_rank|head_width", name) else 64
+
+
+# ---------------------------------------------------------------------------------------- inputs
+
+
+def inputs(library: str, model: nn.Module) -> Iterator[Inputs]:
+    """Give ways to call a model: arguments of its forward by name, the likeliest first."""
+    if library == "transformers":
+        yield from _transformers_inputs(model)
+        return
+    if type(model).__module__.startswith("torchvision.models.detection"):
+        yield _detection()
+    config = getattr(model, "pretrained_cfg", None) or {}
+    own = config.get("input_size", (3, 224, 224))[-1]
+    sizes = dict.fromkeys([_size_of(model) or _IMAGE, _IMAGE, 128, 224, own])
+    name = next(iter(inspect.signature(model.forward).parameters))
+    for size in sizes:
+        yield {name: torch.randn(_BATCH, 3, size, size)}
+    for frames in (8, 16):
+        yield {name: torch.randn(1, 3, frames, 112, 112)}
+    yield {f"image{i}": torch.randn(_BATCH, 3, 128, 128) for i in (1, 2)}  # optical flow
+
+
+def _detection() -> Inputs:
+    """Return two images with one object each, as torchvision's detectors want them."""
+    boxes, masks = torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.ones(1, 64, 64, dtype=torch.uint8)
+    target = {"boxes": boxes, "labels": torch.tensor([1]), "masks": masks}
+    target["keypoints"] = torch.full((1, 17, 3), 20.0)
+    return {"images": [torch.rand(3, 64, 64) for _ in range(2)], "targets": [target, target]}
+
+
+def _size_of(model: nn.Module) -> int | None:
+    for module in model.modules():
+        size = getattr(module, "img_size", getattr(module, "image_size", None))
+        size = size[0] if isinstance(size, tuple) else size
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def _transformers_inputs(model: nn.Module) -> Iterator[Inputs]:
+    """Give products of what each argument may be: those without default, and usual ones."""
+    parameters = inspect.signature(model.forward).parameters
+    find = _Settings(model.config)
+    for plan in _plans(model, list(parameters.values())):
+        if "input_ids" in plan:
+            yield from _with_pictures(model, plan, find)
+        for way in itertools.islice(_products(plan, find), 24):
+            yield dict(zip(plan, way, strict=True))
+
+
+def _plans(model: nn.Module, parameters: list[inspect.Parameter]) -> list[list[str]]:
+    """Return lists of arguments that may do."""
+    known = [p.name for p in parameters]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    main = [getattr(model, "main_input_name", "input_ids")]
+    usual = ["decoder_input_ids", "bbox", "input_ids"]
+    extra = ["pixel_values", "input_features", "input_values"]
+    past = ["past_values", "past_time_features", "past_observed_mask"]
+    most = [*main, *needed, *usual]
+    plans = [[*most, "attention_mask", "encoder_hidden_states"], [*most, "attention_mask"], most]
+    plans += [[*main, *needed], [*main, *needed, *usual, *extra], needed]
+    plans += [[*needed, *usual, *extra], [*past, "future_values", "future_time_features"], past]
+    plans += [["inputs_embeds", "encoder_hidden_states"], [*main, "encoder_hidden_states"]]
+    plans += [["inputs_embeds"], [*main, *needed, "input_features_mask"]]
+    plans = [[name for name in dict.fromkeys(plan) if name in known] for plan in plans]
+    return [plan for i, plan in enumerate(plans) if plan and plan not in plans[:i]]
+
+
+def _products(names: list[str], find: "_Settings") -> Iterator[tuple[Any, ...]]:
+    return itertools.product(*(_ways(name, find) for name in names))
+
+
+_PICTURES = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
+
+
+def _with_pictures(model: nn.Module, plan: list[str], find: "_Settings") -> Iterator[Inputs]:
+    """Give text with as many image or audio tokens as the model makes features of an input."""
+    parameters = inspect.signature(model.forward).parameters
+    for argument, kind in _PICTURES.items():
+        token = find(f"{kind}_token_id", f"{kind}_token_index", default=-1)
+        features = getattr(model, f"get_{kind}_features", None)
+        if token < 0 or features is None or argument not in parameters:
+            continue
+        beside = [n for n in (f"{kind}_grid_thw", "image_sizes") if n in parameters]
+        taken = [[argument, *beside], [argument]][: 1 + bool(beside)]
+        ways = (zip(names, way, strict=True) for names in taken for way in _products(names, find))
+        for given in map(dict, ways):
+            try:
+                with torch.no_grad():
+                    number = _rows(features(**given))
+            except Exception:
+                continue
+            rest = {n: _ways(n, find)[0] for n in plan if n not in (argument, "attention_mask")}
+            text = rest["input_ids"][0]
+            ids = torch.cat([text[:4], torch.full([number // _BATCH], token), text[4:]])
+            yield {**rest, **given, "input_ids": ids.expand(_BATCH, -1).clone()}
+
+
+def _rows(features: Any) -> int:
+    """Return how many feature vectors there are."""
+    features = getattr(features, "pooler_output", features)
+    parts = features if isinstance(features, list | tuple) else [features]
+    return sum(part.numel() // part.shape[-1] for part in parts)
+
+
+class _Settings:
+    """Looks a setting up in a configuration, or in those inside it."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, *names: str, default: int) -> int:
+        for config in self._all(self.config):
+            for name in names:
+                value = getattr(config, name, None)
+                value = value[0] if isinstance(value, list | tuple) and value else value
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return value
+        return default
+
+    def _all(self, config: Any) -> Iterator[Any]:
+        yield config
+        for value in vars(config).values():
+            if _is_config(value):
+                yield from self._all(value)
+
+
+def _ways(name: str, find: _Settings) -> list[Any]:
+    """Return what an argument may be, by its name."""
+    b, length = _BATCH, _LENGTH
+    width = find("hidden_size", "d_model", "embed_dim", "n_embd", default=64)
+    if name == "encoder_hidden_states":
+        width = find("encoder_hidden_size", "cross_attention_hidden_size", default=width)
+    if name == "hidden_states" and find("patch_size", default=0):
+        return [_images(find)[3], torch.randn(b, length, width), torch.randn(32, width)]
+    if name.startswith(("past", "future")):
+        return _series(name, find)
+    if "mask" in name and "pixel" not in name:
+        mask = torch.ones(b, length, dtype=torch.long)
+        mask[1, -2:] = 0
+        return [mask]
+    if name in ("bbox", "boxes"):
+        return [torch.tensor([1, 2, 3, 4]).expand(b, length, 4).clone()]
+    if name.startswith("pixel_values") or name in ("image", "images", "flattened_patches"):
+        return _images(find)
+    if "ids" in name or name in ("labels", "input_tokens", "codes"):
+        high = min(find("vocab_size", default=_VOCABULARY), _VOCABULARY)
+        ids = torch.randint(high // 2, max(high - 1, high // 2 + 1), (b, length))
+        return [ids % high, ids[:, :, None].expand(b, length, 4) % 16]
+    if name in ("input_values", "audio_values", "input_features", "mel_spec", "spectrogram"):
+        return _sounds(find)
+    if name == "timesteps":
+        return [torch.arange(length).expand(b, length), torch.tensor([1, 2])]
+    if name.endswith("grid_thw"):
+        return [torch.tensor([[1, 4, 4], [1, 4, 4]])]
+    if name == "image_sizes":
+        return [torch.tensor([[_IMAGE, _IMAGE], [_IMAGE, _IMAGE]])]
+    return [torch.randn(b, length, width), torch.randn(b * length, width), torch.randn(b, width)]
+
+
+def _series(name: str, find: _Settings) -> list[Tensor]:
+    b, past = _BATCH, find("context_length", default=32)
+    steps = past if name.startswith("past") else find("prediction_length", default=4)
+    if name == "past_observed_mask":
+        return [torch.ones(b, steps + 2), torch.ones(b, steps)]
+    if "time" in name:
+        width = find("num_time_features", default=0)
+        return [torch.randn(b, steps + 2 * name.startswith("past"), width)]
+    one = [torch.randn(b, steps + extra) for extra in (2, 0)]
+    return [*one, *(torch.randn(b, steps, n) for n in (1, 2, 7))]
+
+
+def _images(find: _Settings) -> list[Tensor]:
+    b, size = _BATCH, find("image_size", "img_size", "input_size", default=_IMAGE)
+    channels = find("num_channels", "in_channels", "in_chans", default=3)
+    patch = find("patch_size", default=16)
+    frames = find("num_frames", "frames_per_clip", default=2)
+    flat = find("temporal_patch_size", default=1) * channels * patch * patch
+    return [
+        torch.randn(b, channels, size, size),
+        torch.randn(b, frames, channels, size, size),
+        torch.randn(b, 1, channels, size, size),
+        torch.randn(32, flat),
+        torch.randn(b, channels, 224, 224),
+        torch.randn(b, 16, flat),
+    ]
+
+
+def _sounds(find: _Settings) -> list[Tensor]:
+    b, mels = _BATCH, find("num_mel_bins", "input_feat_per_channel", "input_size", default=80)
+    frames = find("max_source_positions", default=64)
+    long = find("max_length", default=64)
+    return [
+        torch.randn(b, mels, 2 * frames),
+        torch.randn(b, 128, mels),
+        torch.randn(b, long, mels),
+        torch.randn(b, 4000),
+        torch.randn(b, 1, 4000),
+        torch.randn(b, 1, 4 * find("spec_size", default=64), find("num_mel_bins", default=64)),
+        torch.randn(b, mels, 128),
+    ]
