@@ -50,19 +50,6 @@ def num_prefix_tokens(model: nn.Module, name: str) -> int:
             return sum(lengths.values())
 
 
-def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the blocks around the attention that drops keys, by name, in the model's order.
-
-    A block is the element of the innermost container (``ModuleList``, ``Sequential``) around the
-    attention. Attention in no container has none.
-
-    Raises:
-        ValueError: nothing drops keys.
-    """
-    names = (block_around(model, name) for name in attention_that_drops(model))
-    return {name: model.get_submodule(name) for name in names if name is not None}
-
-
 @contextmanager
 def replaced_first_tokens(
     model: nn.Module, replace: Callable[[Tensor, int], Tensor]
@@ -74,13 +61,17 @@ def replaced_first_tokens(
         replace: (tokens, P) -> tokens, for a sequence (B, N, C) or a grid (B, h, w, C), whose P
             is 0.
 
+    A block is the element of the innermost container (``ModuleList``, ``Sequential``) around an
+    attention that drops keys.
+
     Yields:
         a function to call before each forward pass: the first block called after it is meant
 
     Raises:
         ValueError: nothing drops keys, or not in blocks.
     """
-    blocks = attention_blocks(model)
+    names = dict.fromkeys(block_around(model, name) for name in attention_that_drops(model))
+    blocks = [name for name in names if name is not None]
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no blocks: its attention is in no ModuleList or Sequential"
@@ -88,22 +79,23 @@ def replaced_first_tokens(
     # Held in a list for the hooks; a model may hold an averaged copy of itself, and only the
     # blocks that are called count.
     armed = [False]
-    prefixes = {name: num_prefix_tokens(model, name) for name in blocks}
 
     def hook_of(name: str) -> Callable[..., Any]:
+        prefix = num_prefix_tokens(model, name)
+
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not armed[0]:
                 return None
             armed[0] = False
             tokens, *rest = inputs
-            return replace(tokens, prefixes[name] if tokens.ndim == 3 else 0), *rest
+            return replace(tokens, prefix if tokens.ndim == 3 else 0), *rest
 
         return hook
 
     def arm() -> None:
         armed[0] = True
 
-    hooks = [block.register_forward_pre_hook(hook_of(name)) for name, block in blocks.items()]
+    hooks = [model.get_submodule(b).register_forward_pre_hook(hook_of(b)) for b in blocks]
     try:
         yield arm
     finally:
