@@ -25,6 +25,7 @@ from dropkey_core.equip.depth import first_calls, layers_of_stacks
 from dropkey_core.equip.equipped import EquippedAttention, drops_keys, equip, unequip
 from dropkey_core.equip.recognition import LeftOut, find_attention, why_not
 from dropkey_core.equip.report import DropKeyReport, EquippedSite, count, first_of, grouped
+from dropkey_core.equip.watch import watch_first_forward
 
 # Name in the model and module -> whether it is meant.
 Select = Callable[[str, nn.Module], bool]
@@ -110,6 +111,7 @@ def apply_dropkey(
         stay = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
         equip(module, site.drop_ratio, unit, **stay)
         _set_place(module, places.get(site.name))
+    watch_first_forward(model, {site.name: site.stack for site in sites})
     _warn_of([x for x in lookalikes if select is None or select(x.name, _at(model, x))])
     return DropKeyReport(sites, (*refused, *lookalikes))
 

@@ -1,30 +1,38 @@
 """Intercepting torch functions: DropKey inside attention that somebody else wrote.
 
 While the forward of an equipped module runs, ``AttentionInterception`` watches the calls it makes
-to torch and answers three of them itself: fused attention, the softmax over the keys, and the
-vanilla dropout of the weights that came out of it.
+to torch and answers some of them itself: fused attention, the softmax over the keys, and the
+vanilla dropout of the weights that came out of it. ``axes`` tells such a softmax from others.
 
 Shapes: (..., Lq, Lk) = batch and heads in any number of axes, queries, keys.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
+from dropkey_core.attention.masks import draw_seed
 from dropkey_core.attention.observation import Observe, Reweigh
-from dropkey_core.attention.patterns import Pattern
-from dropkey_core.attention.places import Unit
+from dropkey_core.attention.patterns import MaskDraw, Pattern
+from dropkey_core.attention.places import BeforeSoftmax, Unit, find_unit
+from dropkey_core.equip.axes import KEYS, Axes, ChannelAxes, attends_to, runs_over
 
-# Where a logit or an additive mask is at or below this, the key is masked: many models add a large
-# negative number, from -1e4 to the lowest of the type, where they mean -inf.
-MASKED = -5e3
+# A key whose logit is this far below the largest one of its row is masked. Its weight is at most
+# e^-64 = 2e-28, which no floating type sees beside 1. Many models add a number, from Swin's -100 to
+# the lowest of the type, where they mean -inf. What counts is the distance: a softmax does not
+# change where all logits are low.
+FAR = 64.0
 
 
 @dataclass
@@ -38,8 +46,15 @@ class Interception:
         inference: what takes the place of the softmax when not ``training``.
         reweigh: from the weights, after dropping, to those that average the values.
         observe: shown the weights that average the values.
-        num_attended: how many times attention over keys was computed so far.
-        other_axis: whether a softmax was seen that runs over an axis other than the last.
+        num_heads: number of heads H of the module; None: not known.
+        has_sink: whether a logit that stands for no key may be appended to the others.
+        kinds: what each softmax of the module runs over, in the order of execution, see ``axes``;
+            what is found out is added. A softmax that came while nobody looked has None.
+        channels: follows the axes; None: nobody looks.
+        num_softmaxes: how many calls of softmax and fused attention there were so far.
+        num_attended: how many of them were attention over keys.
+        others: what the others ran over.
+        sunk: shapes of logits with a sink that have not met their softmax yet.
         awaited: shapes of the weights that have not met their vanilla dropout yet.
     """
 
@@ -49,8 +64,14 @@ class Interception:
     inference: Inference | None
     reweigh: Reweigh | None = None
     observe: Observe | None = None
+    num_heads: int | None = None
+    has_sink: bool = False
+    kinds: dict[int, str | None] = field(default_factory=dict)
+    channels: ChannelAxes | None = None
+    num_softmaxes: int = 0
     num_attended: int = 0
-    other_axis: bool = False
+    others: list[str] = field(default_factory=list)
+    sunk: list[torch.Size] = field(default_factory=list)
     awaited: list[torch.Size] = field(default_factory=list)
 
     def attend(
@@ -70,7 +91,7 @@ class Interception:
         ``dropout_p`` gives way to DropKey, but for a ``drop_ratio`` of 0.
 
         Args:
-            original: not called.
+            original: called where the keys are channels.
             query: (..., Lq, D); the rest as in ``scaled_dot_product_attention``.
             key: (..., Lk, D).
             value: (..., Lk, Dv).
@@ -83,19 +104,28 @@ class Interception:
         Returns:
             (..., Lq, Dv).
         """
-        self.num_attended += 1
-        if enable_gqa:
-            key, value = (
-                x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value)
+        settings: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        if self._kind(key, attends_to) != KEYS:
+            return original(query, key, value, attn_mask, dropout_p, is_causal, **settings)
+        self._count_attention()
+        if query.is_nested:
+            raise ValueError(
+                "DropKey cannot drop keys of nested tensors: pad them, and mask padding"
             )
-        if attn_mask is not None and attn_mask.dtype != torch.bool:
-            attn_mask = attn_mask.masked_fill(attn_mask <= MASKED, -torch.inf)
-        if is_causal:
-            attn_mask = _causal_mask(query, key)
-        lead = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
-        query, key, value = (_with_two_axes(x, lead) for x in (query, key, value))
-        if attn_mask is not None and attn_mask.dim() > 2 and len(lead) != 2:
-            attn_mask = _with_two_axes(attn_mask, lead)
+        leads = _leads(query, key, value, per_group=enable_gqa)
+        lead, (batch, heads) = leads[0], self._batch_and_heads(leads[0])
+        query, key, value = (
+            x.expand(*own, *x.shape[-2:]).reshape(
+                batch, own[-1] if enable_gqa else heads, *x.shape[-2:]
+            )
+            for x, own in zip((query, key, value), leads, strict=True)
+        )
+        if attn_mask is not None and not isinstance(attn_mask, CausalBias):
+            if attn_mask.dtype != torch.bool:
+                attn_mask = _mask_far(attn_mask)
+            if attn_mask.dim() > 2 and lead != (batch, heads):
+                attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:])
+                attn_mask = attn_mask.reshape(batch, heads, *attn_mask.shape[-2:])
         drops = self.drop_ratio > 0.0
         attend = partial(
             drop_key_attention,
@@ -105,9 +135,10 @@ class Interception:
             self.drop_ratio if drops else dropout_p,
             unit=self.unit if drops else "weight",
             attn_mask=attn_mask,
-            scale=scale,
+            is_causal=is_causal,
             training=self.training,
             inference=self.inference if drops else None,
+            **settings,
         )
         if self.reweigh is None and self.observe is None:
             output = attend()
@@ -115,6 +146,7 @@ class Interception:
             output, weights = attend(need_weights=True)
             used = self.finish(weights.reshape(*lead, *weights.shape[-2:]))
             if self.reweigh is not None:
+                value = value.repeat_interleave(heads // value.shape[1], 1) if enable_gqa else value
                 output = used @ value.to(used.dtype).reshape(*lead, *value.shape[-2:])
         return output.reshape(*lead, *output.shape[-2:])
 
@@ -136,34 +168,54 @@ class Interception:
     ) -> Tensor:
         """Take the place of a softmax, if it runs over the keys.
 
-        It does if it runs over the last axis and there are at least two others: a softmax over
-        the experts of each token, or over a vector of layer weights, is left as it is.
-
         Args:
             original: the function that was called.
-            input: the logits, (..., Lq, Lk).
+            input: the logits, (..., Lq, Lk), and with a sink (..., Lq, Lk + 1).
             dim: axis that is to sum to 1.
             dtype: floating type to compute in.
             **rest: passed on to ``original``.
 
         Returns:
-            the weights (..., Lq, Lk), or what ``original`` returns.
+            the weights, of the shape of ``input``, or what ``original`` returns.
         """
-        if input.dim() < 3 or dim not in (-1, input.dim() - 1):
-            self.other_axis = self.other_axis or input.dim() >= 3
+        if self._kind(input, partial(runs_over, dim=dim)) != KEYS:
             return original(input, dim=dim, dtype=dtype, **rest)
-        self.num_attended += 1
-        if self.drop_ratio > 0.0:
+        self._count_attention()
+        logits = input if dtype is None else input.to(dtype)
+        num_sinks = int(_take(self.sunk, input.shape))
+        if self.drop_ratio == 0.0:
+            return self.finish(drop_key_softmax(logits, 0.0))
+        logits = _mask_far(logits)
+        if self._heads_share_a_draw and logits.dim() > 2:
+            logits = logits.reshape(*self._batch_and_heads(input.shape[:-2]), *input.shape[-2:])
+        if num_sinks:
+            self.awaited.append(input[..., :-num_sinks].shape)
+            weights = self._normalise_beside_sinks(*logits.tensor_split([-num_sinks], -1))
+        else:
             self.awaited.append(input.shape)
-        logits = input.masked_fill(input <= MASKED, -torch.inf)
-        weights = drop_key_softmax(
-            logits if dtype is None else logits.to(dtype),
-            self.drop_ratio,
-            unit=self.unit,
-            training=self.training,
-            inference=self.inference,
+            weights = drop_key_softmax(
+                logits,
+                self.drop_ratio,
+                unit=self.unit,
+                training=self.training,
+                inference=self.inference,
+            )
+        return self.finish(weights.reshape(input.shape))
+
+    def _normalise_beside_sinks(self, logits: Tensor, sinks: Tensor) -> Tensor:
+        """Drop keys, and never a sink: a logit that takes weight and has no value."""
+        unit = find_unit(self.unit)
+        if self.inference is not None or not isinstance(unit, BeforeSoftmax):
+            raise ValueError(
+                'beside an attention sink only keys can be dropped, unit="key" or another pattern '
+                f"before the softmax, without inference; got unit={self.unit!r}, "
+                f"inference={self.inference}"
+            )
+        draw = MaskDraw(
+            tuple(logits.shape), self.drop_ratio, draw_seed(logits.device), logits.device
         )
-        return self.finish(weights)
+        masked = unit.mask(draw, logits.dtype, allowed=logits)
+        return torch.cat((masked, sinks), -1).softmax(-1)
 
     def drop_weights(
         self, original: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
@@ -172,10 +224,65 @@ class Interception:
 
         The first dropout after a softmax whose input has the shape of the weights is theirs.
         """
-        if input.shape in self.awaited:
-            self.awaited.remove(input.shape)
+        if _take(self.awaited, input.shape):
             return input
         return original(input, *args, **kwargs)
+
+    def join(
+        self, original: Callable[..., Tensor], tensors: Sequence[Tensor], dim: int = 0, **rest: Any
+    ) -> Tensor:
+        """Watch ``torch.cat`` for a sink: a single logit that is appended to those of the keys."""
+        joined = original(tensors, dim=dim, **rest)
+        is_last = dim in (-1, joined.dim() - 1)
+        if self.has_sink and is_last and len(tensors) == 2 and tensors[1].shape[-1] == 1:
+            self.sunk.append(joined.shape)
+        return joined
+
+    def _kind(self, x: Tensor, decide: Callable[[Axes | None, torch.Size], str]) -> str:
+        """Return what the next softmax, or fused attention, runs over; remember it."""
+        number = self.num_softmaxes
+        self.num_softmaxes += 1
+        kind = self.kinds.get(number)
+        if kind is None and torch.compiler.is_compiling():
+            kind = decide(None, x.shape)
+        elif kind is None:
+            kind = decide(None if self.channels is None else self.channels.of(x), x.shape)
+            self.kinds[number] = None if self.channels is None else kind
+        if kind != KEYS:
+            self.others.append(kind)
+        return kind
+
+    def _count_attention(self) -> None:
+        self.num_attended += 1
+        if not torch.compiler.is_compiling() and self.training and _is_checkpointed_inside():
+            raise RuntimeError(
+                "attention that checkpoints inside its own forward cannot be equipped, since the "
+                "recomputation in the backward pass would not drop keys: switch that off, and "
+                "checkpoint the whole module or its block instead"
+            )
+
+    @property
+    def _heads_share_a_draw(self) -> bool:
+        return self.drop_ratio > 0.0 and "heads" in find_unit(self.unit).pattern.shared_over
+
+    def _batch_and_heads(self, lead: torch.Size) -> tuple[int, int]:
+        """Return B and H for tensors whose axes before the tokens are ``lead``.
+
+        Raises:
+            ValueError: heads share a draw, and it is not known which axis has them.
+        """
+        heads = self.num_heads
+        if not self._heads_share_a_draw or not lead:
+            return (lead[:-1].numel(), lead[-1]) if len(lead) > 1 else (lead.numel(), 1)
+        if len(lead) > 1 and heads in (None, lead[-1]):
+            return lead[:-1].numel(), lead[-1]
+        if len(lead) == 1 and heads is not None and lead[0] % heads == 0:
+            return lead[0] // heads, heads
+        raise ValueError(
+            'shared_over=("heads",) needs to know which of the attention maps are heads of one '
+            f"image; the axes before queries and keys are {tuple(lead)}, the number of heads is "
+            f"{heads}: give the module an attribute num_heads, or leave it out with select=..."
+        )
 
 
 class AttentionInterception(TorchFunctionMode):
@@ -200,9 +307,27 @@ class AttentionInterception(TorchFunctionMode):
         """Answer one call to torch."""
         kwargs = kwargs or {}
         answer = _ANSWERS.get(func)
+        if func is F.multi_head_attention_forward:
+            with self:  # torch leaves this mode for the time of a call: look into this one
+                return _multi_head_attention(*args, **kwargs)
         if answer is None:
-            return func(*args, **kwargs)
-        return answer(self.interception, func, *args, **kwargs)
+            result = func(*args, **kwargs)
+        else:
+            result = answer(self.interception, func, *args, **kwargs)
+        if not torch.compiler.is_compiling() and self.interception.channels is not None:
+            self.interception.channels.follow(func, args, kwargs, result)
+        return result
+
+
+def run_intercepted(
+    interception: Interception,
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call ``forward`` with its attention intercepted."""
+    with AttentionInterception(interception):
+        return forward(*args, **kwargs)
 
 
 _ANSWERS: dict[Callable[..., Any], Callable[..., Tensor]] = {
@@ -213,18 +338,54 @@ _ANSWERS: dict[Callable[..., Any], Callable[..., Tensor]] = {
     Tensor.softmax: Interception.normalise,
     F.dropout: Interception.drop_weights,
     torch.dropout: Interception.drop_weights,
+    torch.cat: Interception.join,
+    torch.concat: Interception.join,
 }
 
 
-def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
-    """Return (Lq, Lk) bool, True = may attend: each query the keys up to its own number."""
-    every = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
-    return every.tril()
+def _unseen(tensors: Any) -> bool:
+    """Take the place of ``has_torch_function``: no, go on with the code of the function."""
+    return False
 
 
-def _with_two_axes(x: Tensor, lead: torch.Size) -> Tensor:
-    """Bring (..., M, N), whose first axes broadcast to ``lead``, to (B, H, M, N)."""
-    x = x.expand(*lead, *x.shape[-2:])
-    if len(lead) < 2:
-        return x.reshape(*lead, *[1] * (2 - len(lead)), *x.shape[-2:])
-    return x if len(lead) == 2 else x.flatten(1, len(lead) - 1)
+_torchs = F.multi_head_attention_forward
+_multi_head_attention = FunctionType(
+    _torchs.__code__, {**_torchs.__globals__, "has_torch_function": _unseen}, _torchs.__name__
+)
+_multi_head_attention.__defaults__ = _torchs.__defaults__
+_multi_head_attention.__kwdefaults__ = _torchs.__kwdefaults__
+
+
+def _mask_far(logits: Tensor) -> Tensor:
+    """Put -inf where a logit, or an additive mask, is ``FAR`` below the largest of its row."""
+    if logits.shape[-1] == 0:
+        return logits
+    lowest = logits.detach().amax(-1, keepdim=True) - FAR
+    return logits.masked_fill(logits < lowest, -torch.inf)
+
+
+def _take(shapes: list[torch.Size], shape: torch.Size) -> bool:
+    """Remove a shape from the list if it is there; return whether it was."""
+    for place, other in enumerate(shapes):
+        # Length by length, since torch.compile cannot compare shapes of unknown lengths.
+        if len(other) == len(shape) and all(a == b for a, b in zip(other, shape, strict=True)):
+            del shapes[place]
+            return True
+    return False
+
+
+def _leads(*tensors: Tensor, per_group: bool) -> list[torch.Size]:
+    """Return the axes before the tokens, broadcast; ``per_group`` leaves the heads as they are."""
+    num_own = 3 if per_group else 2
+    shared = torch.broadcast_shapes(*(x.shape[:-num_own] for x in tensors))
+    return [torch.Size((*shared, *x.shape[-num_own:-2])) for x in tensors]
+
+
+def _is_checkpointed_inside() -> bool:
+    """Return whether there is activation checkpointing between ``run_intercepted`` and here."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not run_intercepted.__code__:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

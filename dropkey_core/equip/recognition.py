@@ -3,36 +3,43 @@
 ``torch.nn.MultiheadAttention`` and its subclasses are recognised by their type. Of other modules
 one is equipped if
 
-1. it looks like attention: its class is called so (``NAME``), or the code of its class calls
-   ``scaled_dot_product_attention``;
-2. it computes attention: the code of its class, or a function that this calls, takes a softmax or
-   calls ``scaled_dot_product_attention`` or one of transformers' attention functions;
+1. it looks like attention: its class is called so (``NAME``), or the code of its class, or a
+   function that this calls, calls ``scaled_dot_product_attention`` or
+   ``multi_head_attention_forward``;
+2. it computes attention: that code takes a softmax or calls one of these or of transformers'
+   attention functions;
 3. it is the innermost module of which both hold;
 4. its class is none of ``LOOKALIKES``, whose softmax does not run over keys.
 
 What looks like attention and is not equipped is reported with the reason.
 """
 
-import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, FunctionType
 
 import torch
 from torch import nn
 
 from dropkey_core.attention.modules import MultiheadAttention
+from dropkey_core.equip.code import makes_weights, names
 from dropkey_core.equip.equipped import SETTINGS, EquippedAttention, drops_keys
 
 # What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA ...
 NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$")
 # Names in the code of a class that tell that it computes attention.
-_FUSED = "scaled_dot_product_attention"
-_COMPUTING = {_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
+_FUSED = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+_COMPUTING = {*_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
 # How many calls away from the methods of the class a function may be to count as their code.
 _CALLS = 2
 
+_UNNAMED = (
+    "it takes a softmax between two products, and is not called attention: if it is, name it with "
+    "include=..."
+)
+_GRAPH = (
+    "it is a torch.fx graph, which has no attention modules any more: equip the model it was "
+    "traced from, and take features with forward hooks"
+)
 _COMPUTES_NOTHING = "no softmax over keys was found in its code"
 _HAS_DROPOUT = "it has dropout, whose place DropKey takes: set its dropout to 0 first"
 _BESIDE = "it computes attention beside the attention inside it, which is equipped"
@@ -59,8 +66,6 @@ LOOKALIKES: dict[str, str] = {
 
 # Implementations of transformers that compute attention in one call of their own.
 _OPAQUE = re.compile(r"flash|flex|paged|/")
-
-_NAMES: dict[tuple[type, int], frozenset[str]] = {}  # what names() has found before
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
         if name in found or any(_is_inside(name, other) for other in found):
             continue
         cls = type(looking[name])
-        if any(_is_inside(inner, name) for inner in looking) and not _COMPUTING & names(cls):
+        contains = any(_is_inside(inner, name) for inner in looking)
+        if contains and (reason == _UNNAMED or not _COMPUTING & names(cls)):
             continue  # it only wraps attention
         left_out.append(LeftOut(name, cls.__name__, reason or _BESIDE))
     return found, left_out
@@ -105,7 +111,15 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
 def looks_like_attention(cls: type) -> bool:
     """Return whether the name of a class, its ancestry or its code speaks of attention."""
     is_known = issubclass(cls, nn.MultiheadAttention | EquippedAttention)
-    return is_known or NAME.search(cls.__name__) is not None or _FUSED in names(cls)
+    if is_known or NAME.search(cls.__name__) is not None or _FUSED & names(cls, _CALLS):
+        return True
+    return makes_weights(cls) or (issubclass(cls, torch.fx.GraphModule) and _has_attention(cls))
+
+
+def _has_attention(cls: type[torch.fx.GraphModule]) -> bool:
+    """Return whether a graph, whose code names all that was called, was traced from attention."""
+    used = names(cls, _CALLS)
+    return bool(_COMPUTING & used) and any(NAME.search(name) for name in used)
 
 
 def why_not(module: nn.Module) -> str | None:
@@ -117,11 +131,11 @@ def why_not(module: nn.Module) -> str | None:
         return _HAS_DROPOUT if is_ours and module.dropout else None
     cls = type(module)
     reason = why_not_class(cls)
-    implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    implementation = getattr(vars(module).get("config"), "_attn_implementation", None)
     if reason is None and isinstance(implementation, str) and _OPAQUE.search(implementation):
         advice = 'call model.set_attn_implementation("sdpa") first'
         return f'the implementation "{implementation}" cannot be equipped: {advice}'
-    taken = [name for name in SETTINGS if hasattr(module, name)]
+    taken = [name for name in (*SETTINGS, "observe", "_dropkey") if _has(module, name)]
     if reason is None and taken:
         return f"it has an attribute {taken[0]} of its own"
     return reason
@@ -137,61 +151,22 @@ def why_not_class(cls: type) -> str | None:
         return None if inherits else "it overrides forward of torch.nn.MultiheadAttention"
     if issubclass(cls, torch.jit.ScriptModule):
         return "it is compiled by TorchScript: equip the model before scripting"
+    if issubclass(cls, torch.fx.GraphModule):
+        return _GRAPH
     if not _COMPUTING & names(cls, _CALLS):
         return _COMPUTES_NOTHING
     for pattern, reason in LOOKALIKES.items():
         if any(re.fullmatch(pattern, base.__name__) for base in cls.__mro__):
             return reason
-    return None
+    is_named = NAME.search(cls.__name__) or _FUSED & names(cls, _CALLS)
+    return None if is_named else _UNNAMED
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Return whether a module has an attribute, without running a property."""
+    parts = (vars(module), module._parameters, module._buffers, module._modules)
+    return hasattr(type(module), name) or any(name in part for part in parts)
 
 
 def _is_inside(name: str, outer: str) -> bool:
     return name != outer and (not outer or name.startswith(f"{outer}."))
-
-
-def names(cls: type, calls: int = 0) -> frozenset[str]:
-    """Return the names that the methods of a class use, other than those inherited from torch.
-
-    Args:
-        cls: any class.
-        calls: names used by functions that many calls away count too.
-    """
-    if (cls, calls) in _NAMES:
-        return _NAMES[cls, calls]
-    used: set[str] = set()
-    functions = set(_methods(cls))
-    seen: set[FunctionType] = set()
-    for _ in range(calls + 1):
-        seen |= functions
-        found = {function: set(_names(function.__code__)) for function in functions}
-        used = used.union(*found.values())
-        functions = {
-            called
-            for function, its_names in found.items()
-            for name in its_names
-            if (called := _as_function(function.__globals__.get(name))) and called not in seen
-        }
-    return _NAMES.setdefault((cls, calls), frozenset(used))
-
-
-def _methods(cls: type) -> Iterator[FunctionType]:
-    for name in dir(cls):
-        method = inspect.getattr_static(cls, name)
-        method = getattr(method, "__func__", method)  # of static and class methods
-        function = _as_function(getattr(method, "fget", method))  # of properties
-        if function:
-            yield function
-
-
-def _as_function(x: object) -> FunctionType | None:
-    """Return x without its decorators if it is a function that is not torch's, else None."""
-    x = inspect.unwrap(x) if callable(x) else x
-    is_foreign = isinstance(x, FunctionType) and x.__module__.split(".")[0] != "torch"
-    return x if is_foreign else None  # type: ignore[return-value]
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):  # of a function inside the function
-            yield from _names(constant)

@@ -326,7 +326,7 @@ def test_inference_that_cannot_be_called_is_refused(inference, text):
 )
 def test_a_report_that_is_used_as_a_model_says_what_it_is(use):
     report = apply_dropkey(Model(), 0.3)
-    with pytest.raises((AttributeError, TypeError), match="a report, not a model: .* in place"):
+    with pytest.raises((AttributeError, TypeError), match=r"a report, not a model: .* in place"):
         use(report)
     assert copy.deepcopy(report) == pickle.loads(pickle.dumps(report)) == report
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dropkey_core.attention.patterns import Pattern
+from dropkey_core.equip.axes import OTHER_AXIS
 from dropkey_core.equip.interception import AttentionInterception, Interception
 
 INF = torch.inf
@@ -125,7 +126,7 @@ def test_softmax_over_another_axis_is_left_and_noticed(dim):
     with mode:
         weights = logits.softmax(dim)
     assert torch.equal(weights, logits.softmax(dim))
-    assert interception.other_axis and interception.num_attended == 0
+    assert interception.others == [OTHER_AXIS] and interception.num_attended == 0
 
 
 def test_softmax_over_experts_or_layers_is_left():
@@ -134,7 +135,7 @@ def test_softmax_over_experts_or_layers_is_left():
     with mode:
         for logits in (torch.randn(6, 4), torch.randn(4)):
             assert torch.equal(logits.softmax(-1), F.softmax(logits, 0 if logits.dim() == 1 else 1))
-    assert interception.num_attended == 0 and not interception.other_axis
+    assert interception.num_attended == 0 and OTHER_AXIS not in interception.others
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout(0.9), lambda x: torch.dropout(x, 0.9, True)])
