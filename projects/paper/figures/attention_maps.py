@@ -24,9 +24,8 @@ from projects.paper.figures.trained import Source, Trained, measured
 
 COLOURS = "magma"
 SIDE = 150  # pixels of a map's longer side on the figure
-SCALE = (
-    "black: 0; lightest: the greatest weight of this layer and image, the same for all models; in "
-    "between by the square root"
+SCALE = "square root of the weight; lightest: the greatest of layer and image in all models"
+    "by the square root, from black (0) to the greatest weight of a layer and image in any model"
 )
 
 
@@ -121,14 +120,9 @@ def study_maps(
     layers: Sequence[str] | None = None,
     head: int | None = None,
 ) -> None:
-    """Where the class token looks: ``maps.png``, ``maps.csv``.
+    """Where the class token looks: ``maps.png``, ``maps.csv``; see :func:`draw_maps`.
 
-    Args:
-        sources: the models; rows of equal label are numbered.
-        output: folder.
-        num_images: images, drawn at random, the same for all models.
-        layers: which to draw; None: all.
-        head: which one; None: their mean.
+    ``num_images`` are drawn at random, the same for all models. Equal labels are numbered.
     """
     images: dict[str, list[ImageMaps]] = {}
     rows: list[dict[str, Any]] = []

@@ -44,20 +44,14 @@ def parse_pattern(text: str, grid: tuple[int, int]) -> Pattern:
 def sample_dropped(
     pattern: Pattern, grid: tuple[int, int], drop_ratio: float, num_queries: int, seed: int
 ) -> Tensor:
-    """Draw the patches that each of some queries loses.
+    """Draw the patches that each of some queries loses: (num_queries, h, w) bool, True = dropped.
 
     Args:
         pattern: what falls together.
         grid: (h, w), patches in a column and in a row.
-        drop_ratio: probability in [0, 1) that a query loses a patch.
+        drop_ratio: probability in [0, 1) that a query loses a patch; else a ValueError.
         num_queries: how many draws.
         seed: decides them.
-
-    Returns:
-        (num_queries, h, w) bool, True = dropped
-
-    Raises:
-        ValueError: a ``drop_ratio`` outside [0, 1).
     """
     check_drop_ratio(drop_ratio)
     shape = (1, 1, num_queries, grid[0] * grid[1])
@@ -82,10 +76,10 @@ def draw_masks(
 
     Args:
         patterns: names that ``parse_pattern`` knows.
-        grid: (h, w), patches in a column and in a row.
-        drop_ratio: probability in [0, 1) that a query loses a patch.
+        grid: see ``sample_dropped``, as the following three.
+        drop_ratio: see there.
         num_queries: columns, at most h * w.
-        seed: decides what is lost.
+        seed: see there.
         path: the picture's file; its ending says the format. Its folder is made.
 
     Raises:

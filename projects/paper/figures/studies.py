@@ -99,14 +99,8 @@ def study_occlusion(
 ) -> None:
     """A metric without part of the patches: ``occlusion.png``, ``occlusion.csv``.
 
-    Args:
-        sources: the models.
-        output: folder.
-        num_images: at most so many.
-        ratios: in [0, 1).
-        num_runs: draws of the patches.
-        seed: decides them.
-        metric: which one to draw; None: the one by which the training chose its best weights.
+    ``ratios``, ``num_runs`` and ``seed`` are those of ``occlusion_curve``. ``metric`` is drawn;
+    None: the one by which the training chose its best weights.
     """
     rows: list[dict[str, Any]] = []
     curves: list[tuple[str, Curve]] = []
@@ -144,8 +138,7 @@ def spread_of(sources: Sequence[Source], within: str) -> str:
     counts = sorted({labels.count(label) for label in labels})
     if counts == [1]:
         return f"deviation over {within}" if within else ""
-    numbers = " or ".join(map(str, counts))
-    return f"deviation over {numbers} runs"
+    return f"deviation over {' or '.join(map(str, counts))} runs"
 
 
 def choose_metric(name: str | None, source: Source, metrics: Mapping[str, float]) -> str:

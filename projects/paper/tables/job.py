@@ -136,10 +136,8 @@ class Job:
     def record(self) -> dict[str, Any] | None:
         """Return ``settings``, ``start`` and ``metrics`` as the folder has them; None if it is new.
 
-        A run that ``tools/train_net.py`` began there counts, too: its config is its settings.
-
-        Raises:
-            UserError: a file that cannot be read.
+        A run that ``tools/train_net.py`` began there counts, too: its config is its settings. A
+        file that cannot be read is a UserError.
         """
         if (path := self.folder / RECORD).is_file():
             return read_json(path, dict[str, Any])
@@ -151,9 +149,7 @@ class Job:
     def write_record(self, start: Metrics | None, metrics: Metrics | None = None) -> None:
         """Write down what the numbers depend on, and the numbers once they are there.
 
-        Args:
-            start: the metrics of the job whose weights this one uses; None if it uses none.
-            metrics: its numbers; None before it is done.
+        ``start`` are the metrics of the job whose weights this one uses; None if it uses none.
 
         Raises:
             UserError: the folder cannot be written to, or settings that are wrong.

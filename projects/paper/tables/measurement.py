@@ -9,7 +9,7 @@ import copy
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -36,8 +36,8 @@ def aligned(
 
     Args:
         model: trained with unit "key".
-        loader: of the test set.
-        evaluator: of the test set.
+        loader: of the test set, as ``evaluator``.
+        evaluator: see there.
         seed: of the masks that Monte Carlo draws.
         inference: ``dropkey_core.attention.alignment.MonteCarlo`` or ``Expected``.
     """
@@ -59,8 +59,8 @@ def occluded(
 
     Args:
         model: any that ``occlusion_curve`` takes.
-        loader: of the test set.
-        evaluator: of the test set.
+        loader: of the test set, as ``evaluator``.
+        evaluator: see there.
         seed: of what is taken away.
         metric: one of the evaluator's, for instance ``cls/top1``.
         ratios: parts that are taken away, in [0, 1).
@@ -102,14 +102,9 @@ def check_measurement(measure: Mapping[str, Any]) -> None:
 def measure_weights(
     measure: Mapping[str, Any], config: DictConfig, weights: Path, seed: int, folder: Path
 ) -> dict[str, float]:
-    """Measure the weights of a training on its own test set.
+    """Measure the weights of a training, given by its config, on its own test set.
 
-    Args:
-        measure: of the setup.
-        config: of the training.
-        weights: its checkpoint.
-        seed: of what is drawn while measuring.
-        folder: where an evaluator writes its files, which would replace the training's own.
+    An evaluator's files go to ``folder``; they would replace the training's own.
 
     Raises:
         UserError: weights that do not fit, or options that the measurement refuses.
@@ -122,5 +117,4 @@ def measure_weights(
     model.to(config.train.device).eval()
     loader, evaluator = build_evaluation(config)
     given = {"model": model, "loader": loader, "evaluator": evaluator, "seed": seed}
-    metrics: dict[str, float] = instantiate(measure, "measure", **given)
-    return metrics
+    return cast(dict[str, float], instantiate(measure, "measure", **given))

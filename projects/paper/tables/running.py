@@ -39,9 +39,7 @@ class LeftAlone(Exception):
 def check_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     """Check all settings, and that what the folders hold was made with them.
 
-    Args:
-        jobs: in the order in which they are done.
-        overwrite: delete what was made with other settings, and what was made from that.
+    With ``overwrite`` what was made with others, and what was made from that, is deleted.
 
     Raises:
         UserError: wrong settings, or an outdated result without ``overwrite``.
@@ -80,7 +78,7 @@ def run_jobs(
         after_job: called after each job, for instance to write a report.
 
     Returns:
-        why jobs failed, by name.
+        why jobs failed, by name
 
     Raises:
         TrainingStopped: after Ctrl-C or SIGTERM, when the training that ran is saved.
