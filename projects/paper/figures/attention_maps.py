@@ -25,8 +25,6 @@ from projects.paper.figures.trained import Source, Trained, measured
 COLOURS = "magma"
 SIDE = 150  # pixels of a map's longer side on the figure
 SCALE = "square root of the weight; lightest: the greatest of layer and image in all models"
-    "by the square root, from black (0) to the greatest weight of a layer and image in any model"
-)
 
 
 @dataclass(frozen=True)
