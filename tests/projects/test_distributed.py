@@ -22,40 +22,19 @@ from projects.classification.evaluation import ClassificationEvaluator
 from projects.detr.evaluation import CocoEvaluator
 from projects.metro.evaluation import MeshEvaluator
 from projects.qpic.evaluation import HicoDetEvaluator
+from tests.projects.detr.conftest import SMALL_BODY
+from tests.projects.metro.conftest import SMALL as SMALL_METRO
 from tests.projects.metro.conftest import toy_body, toy_body_file  # noqa: F401, fixtures
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
-DETR_SIZES = {
-    "backbone": "resnet10",
-    "pretrained_backbone": False,
-    "backbone_stages": 2,
-    "embed_dim": 16,
-    "num_heads": 2,
-    "num_encoder_layers": 1,
-    "num_decoder_layers": 2,
-    "ffn_dim": 16,
-    "num_queries": 4,
-    "pre_norm": True,
-    "dropout": 0.0,
-    "drop_ratio": 0.0,
-}
+NOTHING_DRAWN = {"dropout": 0.0, "drop_ratio": 0.0}
+DETR_SIZES = {**SMALL_BODY, "backbone_stages": 2, "pre_norm": True, **NOTHING_DRAWN}
 T2T_SIZES = {"splits": [[3, 1, 1], [3, 2, 1], [1, 1, 0]], "token_dim": 8, "embed_dim": 16}
 T2T_SIZES |= {"depth": 2, "num_heads": 2, "mlp_ratio": 1.0}
-METRO_SIZES = {
-    "backbone": "resnet10t",
-    "backbone_stages": 2,
-    "pretrained_backbone": False,
-    "image_size": 32,
-    "embed_dims": [16],
-    "token_dims": [],
-    "num_layers": 1,
-    "ffn_dim": 16,
-    "dropout": 0.0,
-    "drop_ratio": 0.0,
-    "max_masked": 0.0,
-}
+METRO_SIZES = {**SMALL_METRO, "image_size": 32, "backbone_stages": 2, "max_masked": 0.0}
+METRO_SIZES |= NOTHING_DRAWN
 # Objects, or pairs, or what is known of a body, in six images: in two processes one has all but
 # one, in three processes one has none.
 COUNTS = (3, 1, 0, 0, 0, 1)
@@ -155,10 +134,8 @@ def as_arrays(value):
 
 
 def all_projects(body_file):
-    return {
-        project: train_a_little(project, body_file)
-        for project in ("detr", "qpic", "metro", "classification")
-    }
+    names = ("detr", "qpic", "metro", "classification")
+    return {project: train_a_little(project, body_file) for project in names}
 
 
 @pytest.fixture(scope="module")
@@ -193,19 +170,16 @@ IMAGES = (11, 4, 25, 3, 8, 90, 7)  # ids in the order of the test set; 2 and 3 p
 def write_coco_file(folder):
     """Objects of two classes in every image."""
     torch.manual_seed(2)
-    objects = [
-        {
-            "image_id": image,
-            "category_id": 1 + number,
-            "bbox": [*torch.randint(30, (2,)).tolist(), 20, 20],
-        }
-        for image in IMAGES
-        for number in range(2)
+    places = [
+        (image, label, torch.randint(30, (2,)).tolist()) for image in IMAGES for label in (1, 2)
     ]
     document = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "height": 60, "width": 60} for i in IMAGES],
         "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "tree"}],
-        "annotations": [{"id": n, **one} for n, one in enumerate(objects, start=1)],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": label, "bbox": [*corner, 20, 20]}
+            for n, (image, label, corner) in enumerate(places, start=1)
+        ],
     }
     (folder / "coco.json").write_text(json.dumps(document))
 
@@ -296,16 +270,6 @@ def test_metrics_are_the_same_to_the_last_digit(tmp_path, toy_body_file, capsys)
         assert ranks[0].out == said
         assert all(set(rank.value.values()) == {None} and rank.out == "" for rank in ranks[1:])
         assert written(folder) == written(tmp_path / "1")
-
-
-def test_images_seen_twice_count_once(tmp_path, toy_body_file):  # noqa: F811
-    """As where a sampler fills up the shares of all processes to equal length."""
-    write_coco_file(tmp_path)
-    alone = evaluate_all(tmp_path / "1", toy_body_file)
-    ranks = run_ranks(
-        2, in_a_group, evaluate_all, tmp_path / "2", toy_body_file, [[0, 1, 2], [3, 4, 5, 6]]
-    )
-    assert repr(ranks[0].value) == repr(alone), ranks[0].err
 
 
 def test_a_whole_evaluation(load_script, tmp_path, monkeypatch):

@@ -82,18 +82,6 @@ def test_a_padded_image_is_seen_as_if_alone(small_detr):
     torch.testing.assert_close(together, alone)
 
 
-def test_other_images_of_a_batch_do_not_matter(small_detr, small_samples):
-    model = small_detr().eval()
-    images, padding_mask = model.batch(small_samples)
-    with torch.no_grad():
-        together = model.predict_batch(images, padding_mask)["pred_boxes"]
-        apart = [
-            model.predict_batch(images[i : i + 1], padding_mask[i : i + 1])["pred_boxes"]
-            for i in range(2)
-        ]
-    torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-5, rtol=1e-4)
-
-
 def test_a_tall_box_stays_tall():
     """Centre (1/4, 1/2), width 1/10, height 4/5, in an image 100 wide and 50 high."""
     outputs = {

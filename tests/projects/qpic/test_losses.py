@@ -190,14 +190,6 @@ def test_pairs_count_over_the_whole_batch():
     assert losses["loss_verb_ce"].item() == pytest.approx(12 * focal(0.5) / 3)
 
 
-def test_more_pairs_than_queries():
-    judged = outputs([[LEFT_HALF]], [[LEFT_HALF]])
-    target = pairs((RIGHT_HALF, RIGHT_HALF, 0, [1.0, 0.0]), (LEFT_HALF, LEFT_HALF, 0, [1.0, 0.0]))
-    losses = InteractionLoss()(judged, [target])
-    assert losses["loss_sub_bbox"].item() == 0.0  # the nearer one is matched
-    assert losses["loss_verb_ce"].item() == pytest.approx(2 * focal(0.5) / 1)
-
-
 def test_batch_without_any_pair():
     """ "No object" and no verb are taught; the boxes get a gradient of zero rather than none."""
     judged = outputs([[LEFT_HALF, RIGHT_HALF]] * 2, [[LEFT_HALF, RIGHT_HALF]] * 2)

@@ -64,21 +64,6 @@ def test_training_returns_weighted_losses(small_qpic, small_samples):
     assert not missing
 
 
-def test_small_image_without_any_pair(small_qpic):
-    sample = {
-        "image": torch.zeros(3, 5, 7, dtype=torch.uint8),
-        "height": 5,
-        "width": 7,
-        "obj_labels": torch.zeros(0, dtype=torch.int64),
-        "verb_labels": torch.zeros(0, 4),
-        "sub_boxes_cxcywh": torch.zeros(0, 4),
-        "obj_boxes_cxcywh": torch.zeros(0, 4),
-    }
-    loss = sum(small_qpic()([sample]).values())
-    loss.backward()
-    assert loss.isfinite()
-
-
 @pytest.mark.slow
 def test_learns_one_batch_by_heart(small_qpic, small_samples):
     """Heads, matching and losses pull in one direction: right classes, verbs and boxes."""
