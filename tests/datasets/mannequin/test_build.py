@@ -3,7 +3,7 @@ import pytest
 from mannequin import make_mannequin
 from mannequin.anatomy import person
 
-from projects.metro.body.model import arrays_of, read_body, write_body
+from projects.metro.body.model import arrays_of
 from tests.datasets.mannequin.conftest import SMALL
 from tests.datasets.mannequin.meshes import angles, assert_closed, volume
 
@@ -29,21 +29,12 @@ def test_it_has_a_persons_size_and_stands_on_the_floor(small_mannequin):
     assert abs(person().distance(points)).max() < 1e-4
 
 
-def test_it_is_read_as_it_was_written(small_mannequin, tmp_path):
-    write_body(tmp_path / "body.npz", small_mannequin)
-    found = arrays_of(read_body(tmp_path / "body.npz"))
-    for name, array in arrays_of(small_mannequin).items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
-
-
-@pytest.mark.slow
 def test_the_same_arguments_give_the_same_body(small_mannequin):
     again = arrays_of(make_mannequin(**SMALL))
     for name, array in arrays_of(small_mannequin).items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
 
 
-@pytest.mark.slow
 def test_at_full_size_no_triangle_is_a_sliver():
     body = make_mannequin()
     assert_closed(body.faces, 6890)

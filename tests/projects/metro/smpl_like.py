@@ -5,6 +5,7 @@ import pickle
 import sys
 import types
 import zipfile
+from unittest.mock import patch
 
 import numpy as np
 from scipy import sparse
@@ -52,50 +53,37 @@ def body():
     )
 
 
-class FakeChumpy:
-    """Puts modules and classes like chumpy's in place while a pickle is written."""
-
-    def __enter__(self):
-        self.modules = {}
-        for name in ("chumpy", "chumpy.ch", "chumpy.reordering"):
-            self.modules[name] = sys.modules[name] = types.ModuleType(name)
-        for module, name in (("chumpy.ch", "Ch"), ("chumpy.reordering", "Select")):
-            setattr(self.modules[module], name, type(name, (), {"__module__": module}))
-        return self
-
-    def __exit__(self, *_):
-        for name in self.modules:
-            del sys.modules[name]
-
-    def ch(self, array):
-        """An object that holds an array, with what chumpy keeps besides."""
-        found = self.modules["chumpy.ch"].Ch()
-        found.__dict__ = {"x": array, "_dirty_vars": {"x"}, "_itr": None, "_cache": {"drs": {}}}
-        return found
-
-    def select(self, source, indices, shape):
-        """An object that chooses elements of another."""
-        found = self.modules["chumpy.reordering"].Select()
-        found.__dict__ = {"a": source, "idxs": indices, "preferred_shape": shape}
-        return found
-
-
 def chumpy_pickle(arrays, protocol):
     """The bytes of a pickle as SMPL's: chumpy objects and a sparse regressor among arrays."""
-    with FakeChumpy() as chumpy:
-        whole = np.concatenate([arrays["shapedirs"], np.ones((V, 3, 2))], axis=2)
-        indices = np.arange(whole.size).reshape(whole.shape)[:, :, : arrays["shapedirs"].shape[2]]
-        document = {
-            **arrays,
-            "v_template": chumpy.ch(arrays["v_template"]),
-            "posedirs": chumpy.ch(np.asfortranarray(arrays["posedirs"])),
-            "shapedirs": chumpy.select(
-                chumpy.ch(whole), indices.ravel(), arrays["shapedirs"].shape
-            ),
-            "J_regressor": sparse.csc_matrix(arrays["J_regressor"]),
-            "bs_type": "lrotmin",
-            "pose_training_info": {"count": np.float64(3)},
-        }
+    modules = {
+        name: types.ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")
+    }
+
+    def made(module, name, **state):
+        """An object of a class like chumpy's, which is there while the pickle is written."""
+        kind = vars(modules[module]).setdefault(name, type(name, (), {"__module__": module}))
+        found = kind()
+        vars(found).update(state)
+        return found
+
+    def holding(array):
+        besides = {"_dirty_vars": {"x"}, "_itr": None, "_cache": {"drs": {}}}
+        return made("chumpy.ch", "Ch", x=array, **besides)
+
+    shape = arrays["shapedirs"].shape
+    whole = np.concatenate([arrays["shapedirs"], np.ones((V, 3, 2))], axis=2)
+    chosen = np.arange(whole.size).reshape(whole.shape)[:, :, : shape[2]].ravel()
+    select = {"a": holding(whole), "idxs": chosen, "preferred_shape": shape}
+    document = {
+        **arrays,
+        "v_template": holding(arrays["v_template"]),
+        "posedirs": holding(np.asfortranarray(arrays["posedirs"])),
+        "shapedirs": made("chumpy.reordering", "Select", **select),
+        "J_regressor": sparse.csc_matrix(arrays["J_regressor"]),
+        "bs_type": "lrotmin",
+        "pose_training_info": {"count": np.float64(3)},
+    }
+    with patch.dict(sys.modules, modules):
         return pickle.dumps(document, protocol=protocol)
 
 
