@@ -35,14 +35,9 @@ class LayerFocus:
 
 
 def share_of_top(weights: Tensor, top: int) -> Tensor:
-    """Return the part of each row that its ``top`` largest weights have together.
+    """Return the part of each row that its ``top`` largest weights have: (..., Lk) -> (...).
 
-    Args:
-        weights: (..., Lk), not negative.
-        top: how many; of fewer keys all.
-
-    Returns:
-        (...) in [0, 1]
+    Weights are not negative; of fewer keys than ``top`` all count.
     """
     largest = weights.float().topk(min(top, weights.shape[-1]), dim=-1).values
     return largest.sum(dim=-1) / weights.float().sum(dim=-1)

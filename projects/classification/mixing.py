@@ -4,6 +4,7 @@ Shapes: B images, K classes.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from timm.data import Mixup
 from torch import Tensor
@@ -28,38 +29,25 @@ def build_mixing(
         num_classes: K.
 
     Returns:
-        the mixing, or None if both are 0.
-
-    Raises:
-        ValueError: a negative alpha.
+        the mixing, or None if both are 0; a negative alpha is a ValueError.
     """
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not alpha >= 0.0:
             raise ValueError(f"{name} must be 0 or above, got {alpha}")
     if not mixup and not cutmix:
         return None
-    mixing: Mixing = Mixup(
-        mixup_alpha=mixup,
-        cutmix_alpha=cutmix,
-        label_smoothing=label_smoothing,
-        num_classes=num_classes,
-    )
-    return mixing
+    mixing = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
+    return cast(Mixing, mixing)
 
 
 def mix(mixing: Mixing, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix a batch; timm's takes pairs.
-
-    Args:
-        mixing: what ``build_mixing`` returned.
-        images: (B, 3, S, S); may be overwritten.
-        labels: (B,) int64.
+    """Mix images (B, 3, S, S), which may be overwritten, and their labels (B,) int64.
 
     Returns:
         mixed images and their targets (B, K), which sum to 1.
 
     Raises:
-        UserError: B is odd.
+        UserError: B is odd; timm mixes pairs.
     """
     if len(images) % 2:
         raise UserError(

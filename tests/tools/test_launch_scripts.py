@@ -15,10 +15,8 @@ LAUNCH = PROJECT_ROOT / "tools/launch"
 RECIPES = [f"projects/{name}/dropkey.yaml" for name in ("detr", "qpic", "metro")]
 RECIPES += ["projects/classification/t2t.yaml"]
 NOTE = 'printf "%s\\n" "$(basename "$0")" "$@" >> "$NOTES"\n'
-SRUN = (
-    NOTE
-    + 'trap \'echo SIGTERM >> "$NOTES"; exit 0\' TERM\nwhile [ -e "$LASTS" ]; do sleep 0.05; done\n'
-)
+SRUN = NOTE + "trap 'echo SIGTERM >> \"$NOTES\"; exit 0' TERM\n"
+SRUN += 'while [ -e "$LASTS" ]; do sleep 0.05; done\n'
 
 
 @pytest.fixture

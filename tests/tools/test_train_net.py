@@ -80,16 +80,8 @@ def start(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "tests" / "toy")}
     environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, str(TOOL), "--config", "toy.yaml", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes)
 
 
 def test_ctrl_c_in_a_terminal(toy_folder):
