@@ -72,21 +72,11 @@ def draw_page(
         middle = MARGIN + (number + 0.5) * CAPTION
         write_within(figure, MARGIN, middle, width - 2 * MARGIN, line, 1.25 * FONT_SIZE)
     if legend:
-        page_width, page_height = figure.get_size_inches() * DPI
-        figure.legend(
-            handles=legend,
-            loc="center left",
-            bbox_to_anchor=(
-                MARGIN / page_width,
-                1 - (MARGIN + (lines - 0.5) * CAPTION) / page_height,
-            ),
-            ncol=len(legend),
-            fontsize=FONT_SIZE,
-            frameon=False,
-            borderaxespad=0,
-            borderpad=0,
-            handlelength=3,
-        )
+        _, page_height = figure.get_size_inches() * DPI
+        place = (MARGIN / width, 1 - (MARGIN + (lines - 0.5) * CAPTION) / page_height)
+        style = {"fontsize": FONT_SIZE, "frameon": False, "borderaxespad": 0, "borderpad": 0}
+        style |= {"ncol": len(legend), "handlelength": 3}
+        figure.legend(handles=legend, loc="center left", bbox_to_anchor=place, **style)
     for row in rows:
         if row.title:
             middle = y + CAPTION / 2 + 4
@@ -112,10 +102,8 @@ def new_figure(width: int, height: int) -> Figure:
 def add_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Axes without ticks at a place in pixels from the figure's upper left corner."""
     page_width, page_height = figure.get_size_inches() * DPI
-    bottom = page_height - y - height
-    axes = figure.add_axes(
-        (x / page_width, bottom / page_height, width / page_width, height / page_height)
-    )
+    left, bottom = x / page_width, 1 - (y + height) / page_height
+    axes = figure.add_axes((left, bottom, width / page_width, height / page_height))
     axes.set_axis_off()
     return axes
 

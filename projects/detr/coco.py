@@ -158,8 +158,7 @@ def load_coco(
 def check_same_categories(categories: CategoryMap, source: Path, other_source: Path) -> None:
     """Raise UserError unless both files have the same categories, ids and names."""
     other = read_categories(other_source)
-    differing = sorted(set(categories.names.items()) ^ set(other.names.items()))
-    if differing:
+    if differing := sorted(set(categories.names.items()) ^ set(other.names.items())):
         number, name = differing[0]
         place = source if number in categories.names else other_source
         raise UserError(

@@ -107,9 +107,8 @@ class Box(NamedTuple):
 
     def annotation(self, is_named: bool = True) -> Marking:
         """How it is drawn: predicted ones solid, true ones dashed."""
-        name = self.name
-        if len(name) > LONGEST_NAME:
-            name = name[: LONGEST_NAME - 1] + "…"
+        is_long = len(self.name) > LONGEST_NAME
+        name = self.name[: LONGEST_NAME - 1] + "…" if is_long else self.name
         more = " (crowd)" if self.is_crowd else "" if self.score is None else f" {self.score:.2f}"
         colour = TRUE if self.score is None else PREDICTED
         label = name + more if is_named else ""

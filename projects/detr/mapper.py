@@ -149,11 +149,9 @@ def maybe_cropped(
 
 
 class ResizeShorterSide(v2.Transform):
-    """Resize so that the shorter side is one of ``sizes`` and the longer one at most ``max_size``.
+    """Resize so that the shorter side is one of ``sizes``, in pixels, each as likely as the others.
 
-    Args:
-        sizes: lengths in pixels, each as likely as the others.
-        max_size: in pixels; it prevails.
+    The longer side becomes at most ``max_size``, which prevails.
 
     Raises:
         ValueError: no size, or one below 1.
@@ -162,9 +160,7 @@ class ResizeShorterSide(v2.Transform):
     def __init__(self, sizes: Sequence[int], max_size: int) -> None:
         super().__init__()
         if not sizes or min(*sizes, max_size) < 1:
-            raise ValueError(
-                f"sizes must be 1 pixel or more, got {list(sizes)}, at most {max_size}"
-            )
+            raise ValueError(f"sizes must be 1 pixel or more, got {list(sizes)} and {max_size}")
         self.sizes = [int(size) for size in sizes]
         self.max_size = max_size
 
@@ -181,9 +177,7 @@ class ResizeShorterSide(v2.Transform):
 class RandomSizeCrop(v2.Transform):
     """Cut out a rectangle, with sides and place at random; boxes are clipped to it.
 
-    Args:
-        min_size: the sides' least length in pixels, where the image has as many.
-        max_size: their greatest length in pixels.
+    Its sides have from ``min_size`` to ``max_size`` pixels, where the image has as many.
 
     Raises:
         ValueError: not 1 <= min_size <= max_size.
@@ -192,9 +186,7 @@ class RandomSizeCrop(v2.Transform):
     def __init__(self, min_size: int, max_size: int) -> None:
         super().__init__()
         if not 1 <= min_size <= max_size:
-            raise ValueError(
-                f"crop_range must be 1 <= least <= greatest, got {min_size}, {max_size}"
-            )
+            raise ValueError(f"crop_range must be 1 <= least <= most, got {min_size}, {max_size}")
         self.min_size = min_size
         self.max_size = max_size
 

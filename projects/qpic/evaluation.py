@@ -66,17 +66,11 @@ def build_evaluator(
 
 
 class Kept(NamedTuple):
-    """What is kept of an image's predictions, K of them by falling score.
+    """What is kept of an image's predictions, K of them by falling score."""
 
-    Args:
-        cell: (K,) class of the object and verb, as indices into the C * V.
-        score: (K,).
-        boxes: (K, 8) boxes of subject and object, xyxy in pixels.
-    """
-
-    cell: np.ndarray
-    score: np.ndarray
-    boxes: np.ndarray
+    cell: np.ndarray  # (K,) class of the object and verb, as indices into the C * V
+    score: np.ndarray  # (K,)
+    boxes: np.ndarray  # (K, 8) boxes of subject and object, xyxy in pixels
 
 
 @dataclass(frozen=True)
@@ -142,8 +136,7 @@ class HicoDetEvaluator(ImageEvaluator):
         non_rare_triplets: the others. A triplet in neither list counts in the full mean alone.
         subject_label: object class of those who act.
         official_quirks: count as QPIC's evaluator where it differs from the definitions.
-        output_dir: folder for ``interaction_average_precision.json``, the result of every triplet;
-            None writes none.
+        output_dir: folder for ``interaction_average_precision.json``, the result of every triplet.
         object_names: of the C classes, for that file, which else has numbers.
         verb_names: likewise.
     """
@@ -264,8 +257,7 @@ class HicoDetEvaluator(ImageEvaluator):
         by_triplet = np.argsort(small, kind="stable")
         ends = np.cumsum(np.bincount(triplet, minlength=num_triplets))
         results = []
-        for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            places = by_triplet[start:end]
+        for row, places in enumerate(np.split(by_triplet, ends[:-1])[:num_triplets]):
             places = places[self._falling(score[places])]
             results.append(
                 TripletResult(

@@ -43,8 +43,7 @@ class Release:
         triplets: (object, verb) class indices of the HOI classes, in HICO-DET's order; [] if the
             source does not say.
         rare: the rare ones of them; None if the source does not say.
-        training_counts: training instances of each (object, verb), which merging boxes leaves as
-            they are.
+        training_counts: training instances of each (object, verb).
         problems: what looks wrong, one line each.
     """
 
