@@ -1,5 +1,7 @@
 """What falls together: keys, windows, blocks, crosses; rates, prefix tokens, sharing, errors."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -129,7 +131,7 @@ def test_keys_that_are_never_dropped(num_queries):
     ("shared_over", "axes"),
     [((), []), (("heads",), [1]), (["queries"], [2]), (("heads", "queries"), [1, 2])],
 )
-@pytest.mark.parametrize("make", [Key, lambda **s: Window(2, **s), lambda **s: Block(1, **s)])
+@pytest.mark.parametrize("make", [Key, partial(Window, 2), partial(Block, 1), partial(Cross, 1)])
 def test_what_shares_a_draw_loses_the_same_keys(make, shared_over, axes):
     shape = (2, 3, 5, 16)
     drawn = (draw(make(shared_over=shared_over), shape) == -torch.inf).expand(shape)
@@ -170,25 +172,6 @@ def test_share_that_is_lost_where_patterns_overlap():
     for pattern in (Block(2), Block(3), Cross(1), Cross(2)):
         share = lost(pattern, (1, 1, 2000, 196)).double().mean().item()
         assert 0.24 < share < 0.28, pattern
-
-
-def test_block_of_one_patch_is_dropkey():
-    share = lost(Block(1), (1, 1, 5000, 25)).double().mean().item()
-    assert abs(share - 0.3) < 4.5 * (0.21 / 125_000) ** 0.5
-
-
-@pytest.mark.parametrize("make", [Block, Cross])
-def test_prefix_tokens_are_never_dropped(make):
-    rates = lost(make(2, num_prefix_tokens=2), (1, 2, 500, 18)).double().mean((0, 1, 2))
-    assert (rates[:2] == 0).all()
-    assert (rates[2:] > 0.1).all()
-
-
-@pytest.mark.parametrize("make", [Block, Cross])
-def test_every_query_of_every_head_draws_for_itself(make):
-    drawn = lost(make(1), (2, 3, 4, 64))
-    for axis in range(3):
-        assert (drawn.diff(dim=axis) != 0).any()
 
 
 @pytest.mark.parametrize("make", [Block, Cross])

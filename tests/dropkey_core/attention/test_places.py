@@ -26,14 +26,6 @@ def random_logits(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape or SHAPE, generator=generator, dtype=dtype)
 
 
-def test_key_is_a_softmax_over_what_is_kept():
-    logits = random_logits()
-    torch.manual_seed(1)
-    weights = drop_key_softmax(logits, 0.4)
-    kept = logits.exp() * (weights != 0)
-    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
-
-
 def test_drop_attention_has_dropkeys_values_and_other_gradients():
     """Forward: kept weights over their sum. Backward: that sum is a constant.
 
@@ -79,39 +71,27 @@ def explicit_mask(pattern, shape, ratio):
 
 
 @each_pattern
-def test_structured_dropout_against_an_explicit_mask(pattern):
-    """After the softmax: dropped weights are 0, the others are divided by how likely they stay."""
+@pytest.mark.parametrize("place", [BeforeSoftmax, AfterSoftmax, Renormalised])
+def test_every_place_against_an_explicit_mask(place, pattern):
+    """Before the softmax it is one over the keys that are left, and renormalised the same values.
+
+    After it dropped weights are 0, the others divided by how likely they stay.
+    """
     logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
-    if pattern == Key():
+    torch.manual_seed(1)
+    weights = drop_key_softmax(logits, 0.3, unit=place(pattern))
+    if place is BeforeSoftmax and isinstance(pattern, Key):  # drawn in another way
+        lost = weights == 0
+    elif place is AfterSoftmax and pattern == Key():
         torch.manual_seed(1)
         lost = torch.nn.functional.dropout(torch.ones(logits.shape), 0.3) == 0
-        torch.manual_seed(1)
     else:
         lost = explicit_mask(pattern, tuple(logits.shape), 0.3)
     assert lost.any(-1).float().mean() > 0.2
-    weights = drop_key_softmax(logits, 0.3, unit=AfterSoftmax(pattern))
-    keep = torch.as_tensor(pattern.keep_probability(0.3, 64)).double()
-    torch.testing.assert_close(weights, logits.softmax(-1) * ~lost / keep)
-
-
-@each_pattern
-def test_structured_dropkey_against_an_explicit_mask(pattern):
-    """Before the softmax: a softmax over the keys that are left."""
-    logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
-    torch.manual_seed(1)
-    weights = drop_key_softmax(logits, 0.3, unit=pattern)
-    lost = weights == 0 if isinstance(pattern, Key) else explicit_mask(pattern, logits.shape, 0.3)
-    kept = logits.exp() * ~lost
-    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
-
-
-@each_pattern
-def test_renormalised_against_an_explicit_mask(pattern):
-    logits = random_logits(2, 3, 5, 64, dtype=torch.float64)
-    lost = explicit_mask(pattern, tuple(logits.shape), 0.3)
-    weights = drop_key_softmax(logits, 0.3, unit=Renormalised(pattern))
     kept = logits.softmax(-1) * ~lost
-    torch.testing.assert_close(weights, kept / kept.sum(-1, keepdim=True))
+    share = torch.as_tensor(pattern.keep_probability(0.3, 64)).double()
+    expected = kept / (share if place is AfterSoftmax else kept.sum(-1, keepdim=True))
+    torch.testing.assert_close(weights, expected)
 
 
 @each_pattern

@@ -14,9 +14,9 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 lengths = st.integers(1, 9)
 ratios = st.floats(0, 0.99)
 by_heads, by_queries = Key(shared_over=("heads",)), Key(shared_over=("queries",))
-by_both = Key(shared_over=("heads", "queries"))
-units = st.sampled_from([*UNITS, by_heads, by_queries, by_both])
-key_units = st.sampled_from(["key", by_heads, by_queries])
+by_both, spared = Key(shared_over=("heads", "queries")), Key(keep_self=True, num_prefix_tokens=1)
+units = st.sampled_from([*UNITS, by_heads, by_queries, by_both, spared])
+key_units = st.sampled_from(["key", by_heads, by_queries, spared])
 
 
 @st.composite
@@ -107,14 +107,21 @@ def test_weights_are_a_softmax_over_the_keys_that_are_kept(problem, ratio, unit)
 
 
 @settings(max_examples=100, deadline=None)
-@given(problem=problems([torch.float64]), ratio=ratios, unit=units, seed=st.integers(0, 2**40))
-def test_fused_and_explicit_paths_agree(problem, ratio, unit, seed):
+@given(
+    problem=problems([torch.float64]),
+    ratio=ratios,
+    unit=units,
+    seed=st.integers(0, 2**40),
+    scale=st.sampled_from([None, 0.1, 2.0]),
+)
+def test_fused_and_explicit_paths_agree(problem, ratio, unit, seed, scale):
     """One seed, one mask: outputs and gradients to double precision's rounding."""
     qkv, masks = problem
     results = []
     for need_weights in (False, True):
         torch.manual_seed(seed)
-        out = drop_key_attention(*qkv, ratio, unit=unit, need_weights=need_weights, **masks)
+        given = {"unit": unit, "need_weights": need_weights, "scale": scale, **masks}
+        out = drop_key_attention(*qkv, ratio, **given)
         out = out[0] if need_weights else out
         results.append((out, *torch.autograd.grad(out.square().sum(), qkv)))
     if unit != "weight":  # torch's fused dropout draws in an order of its own
