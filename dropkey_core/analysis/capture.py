@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dropkey_core.attention.observation import Observe
 from dropkey_core.equip.apply import attention_that_drops
 
 
@@ -31,13 +32,27 @@ def captured_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     modules = attention_that_drops(model)
     collected: dict[str, list[Tensor]] = {name: [] for name in modules}
+    outer = {name: vars(module).get("observe") for name, module in modules.items()}
     for name, module in modules.items():
-        module.observe = collected[name].append  # type: ignore[assignment]
+        module.observe = _observer(collected[name], outer[name])  # type: ignore[assignment]
     try:
         yield collected
     finally:
-        for module in modules.values():
+        for name, module in modules.items():
             del module.observe
+            if outer[name] is not None:
+                module.observe = outer[name]
+
+
+def _observer(collected: list[Tensor], outer: Observe | None) -> Observe:
+    """Return what collects weights, and shows them to who observed before."""
+
+    def observe(weights: Tensor) -> None:
+        collected.append(weights)
+        if outer is not None:
+            outer(weights)
+
+    return observe
 
 
 @contextmanager

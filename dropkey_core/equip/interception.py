@@ -184,7 +184,7 @@ class Interception:
         logits = input if dtype is None else input.to(dtype)
         num_sinks = int(_take(self.sunk, input.shape))
         if self.drop_ratio == 0.0:
-            return self.finish(drop_key_softmax(logits, 0.0))
+            return self._finish_beside_sinks(drop_key_softmax(logits, 0.0), num_sinks)
         logits = _mask_far(logits)
         if self._heads_share_a_draw and logits.dim() > 2:
             logits = logits.reshape(*self._batch_and_heads(input.shape[:-2]), *input.shape[-2:])
@@ -200,7 +200,14 @@ class Interception:
                 training=self.training,
                 inference=self.inference,
             )
-        return self.finish(weights.reshape(input.shape))
+        return self._finish_beside_sinks(weights.reshape(input.shape), num_sinks)
+
+    def _finish_beside_sinks(self, weights: Tensor, num_sinks: int) -> Tensor:
+        """Do as ``finish`` with the weights of the keys."""
+        if not num_sinks:
+            return self.finish(weights)
+        weights, sinks = weights.tensor_split([-num_sinks], -1)
+        return torch.cat((self.finish(weights), sinks), -1)
 
     def _normalise_beside_sinks(self, logits: Tensor, sinks: Tensor) -> Tensor:
         """Drop keys, and never a sink: a logit that takes weight and has no value."""

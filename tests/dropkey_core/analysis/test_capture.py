@@ -70,6 +70,18 @@ def test_weights_are_those_after_dropping(kind):
     assert_close(output, weights @ x)
 
 
+def test_captures_inside_a_capture_collect_each_what_they_see():
+    attention, x = equipped(FusedAttention(), 0.5), torch.randn(1, 4, 8)
+    with captured_attention(attention) as outer:
+        with captured_attention(attention) as inner:
+            attention(x)
+        attention(x)
+    attention(x)
+    assert (len(outer[""]), len(inner[""])) == (2, 1)
+    assert torch.equal(outer[""][0], inner[""][0])
+    assert "observe" not in vars(attention)
+
+
 def test_names_are_those_of_the_model():
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
     apply_dropkey(model.eval(), 0.3)
