@@ -74,7 +74,12 @@ def draw_page(
     if legend:
         _, page_height = figure.get_size_inches() * DPI
         place = (MARGIN / width, 1 - (MARGIN + (lines - 0.5) * CAPTION) / page_height)
-        style = {"fontsize": FONT_SIZE, "frameon": False, "borderaxespad": 0, "borderpad": 0}
+        style: dict[str, Any] = {
+            "fontsize": FONT_SIZE,
+            "frameon": False,
+            "borderaxespad": 0,
+            "borderpad": 0,
+        }
         style |= {"ncol": len(legend), "handlelength": 3}
         figure.legend(handles=legend, loc="center left", bbox_to_anchor=place, **style)
     for row in rows:

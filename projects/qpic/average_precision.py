@@ -23,8 +23,7 @@ def strongest_interactions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose the pairs and verbs with the highest scores.
 
-    A verb that is impossible with the pair's object counts with score 0 rather than not at all,
-    so it is chosen where fewer than ``limit`` others are left.
+    A verb that is impossible with the pair's object counts with score 0 rather than not at all.
 
     Args:
         verb_scores: (Q, V) finite; left as it is.
@@ -79,11 +78,10 @@ def find_true_positives(
         (P,) bool, True for true positives.
     """
     prediction, truth = pairs_of_equal_keys(keys, truth_keys)
+    found_boxes, true_boxes = boxes[prediction], truth_boxes[truth]
     overlap = np.minimum(
-        *(
-            overlaps(boxes[prediction, part], truth_boxes[truth, part])
-            for part in (slice(0, 4), slice(4, 8))
-        )
+        overlaps(found_boxes[:, :4], true_boxes[:, :4]),
+        overlaps(found_boxes[:, 4:], true_boxes[:, 4:]),
     )
     matches = overlap >= MIN_OVERLAP
     prediction, truth, overlap = prediction[matches], truth[matches], overlap[matches]

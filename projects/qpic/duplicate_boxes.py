@@ -24,7 +24,8 @@ def entry_of(
 
     In the release each HOI class has boxes of its own, so a person who does two things to an object
     is drawn twice, some pixels apart. Boxes of one category become one (the first) where their IoU
-    is at least ``merge_iou``, but not two of the same HOI class: those are two instances.
+    is at least ``merge_iou`` (1: equal ones only), but not two of the same HOI class: those are two
+    instances.
     """
     merged = MergedBoxes(merge_iou)
     hois = [
@@ -45,11 +46,7 @@ def entry_of(
 
 
 class MergedBoxes:
-    """The boxes of an image, each object or person once.
-
-    Args:
-        merge_iou: boxes of one category that overlap so much are one; 1 merges equal ones only.
-    """
+    """The boxes of an image, each object or person once; see ``entry_of`` for ``merge_iou``."""
 
     def __init__(self, merge_iou: float) -> None:
         self.merge_iou = merge_iou

@@ -49,14 +49,8 @@ def box_costs(
     GIoU cost is the subject's minus the GIoU of the predicted object with the all-zero box, a
     point in the image's corner. Queries with an object box near that corner are preferred.
 
-    Args:
-        sub_boxes: (R, 4) predicted, as are ``obj_boxes``; cxcywh in [0, 1] like all boxes here.
-        obj_boxes: (R, 4).
-        true_sub_boxes: (T, 4).
-        true_obj_boxes: (T, 4), zeros where the pair has no object.
-
-    Returns:
-        two tensors (R, T).
+    Predicted boxes are (R, 4), true ones (T, 4), all cxcywh in [0, 1], an object's box zeros where
+    the pair has none. Returns two tensors (R, T).
     """
     exists = has_object(true_obj_boxes)
     sub_l1 = torch.cdist(sub_boxes, true_sub_boxes, p=1)

@@ -45,9 +45,7 @@ class Qpic(DetrBody):
         """Find pairs (eval mode), or judge what is found (training mode).
 
         Args:
-            samples: one dict per image. ``image``: uint8 (3, h, w), RGB; ``height``, ``width``:
-                size of the original image in pixels, to which the boxes returned refer; in
-                training also the targets that ``InteractionLoss`` takes.
+            samples: as ``Detr.forward`` takes them, with the targets of ``InteractionLoss``.
 
         Returns:
             In training the weighted losses by name (see ``InteractionLoss``). Else a list with,

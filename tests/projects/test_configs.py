@@ -11,13 +11,7 @@ from hydra.utils import instantiate
 
 from dropkey_core.engine import load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.projects.small_runs import (
-    RECIPES,
-    ROWS,
-    second_stage,
-    small_overrides,
-    small_recipe,
-)
+from tests.projects.small_runs import RECIPES, ROWS, second_stage, small_overrides, small_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -58,12 +52,8 @@ def test_every_row_is_overrides(project, row, train_net):
 @pytest.mark.parametrize("project", RECIPES)
 def test_second_stage_starts_from_the_first(project, train_net):
     arguments = ["--config", str(RECIPES[project]), *small_recipe(project)]
-    first = [
-        *arguments,
-        "train.seed=1",
-        "train.output_dir=first",
-    ]  # other weights than the second's
-    assert train_net(first) == 0
+    # With other weights than the second's would be.
+    assert train_net([*arguments, "train.seed=1", "train.output_dir=first"]) == 0
     second = [*arguments, "--weights", "first/last.pth", *second_stage(project)]
     assert train_net([*second, "train.log_period=1", "train.output_dir=second"]) == 0
     assert [float(rate) for rate in logged("second", "lr")] == [1e-5, 1e-5]

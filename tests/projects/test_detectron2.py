@@ -16,13 +16,7 @@ import torch
 
 from dropkey_core.engine import evaluate, load_config, train
 from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.projects.small_runs import (
-    RECIPES,
-    ROWS,
-    second_stage,
-    small_overrides,
-    small_recipe,
-)
+from tests.projects.small_runs import RECIPES, ROWS, second_stage, small_overrides, small_recipe
 from tests.projects.test_configs import CONFIGS
 
 VARIABLE = "DROPKEY_DETECTRON2"
