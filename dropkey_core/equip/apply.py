@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import nn
 
 from dropkey_core.attention.functional import Inference
@@ -23,7 +22,7 @@ from dropkey_core.attention.schedule import (
 )
 from dropkey_core.equip.depth import first_calls, layers_of_stacks
 from dropkey_core.equip.equipped import EquippedAttention, drops_keys, equip, unequip
-from dropkey_core.equip.recognition import LeftOut, find_attention, why_not
+from dropkey_core.equip.recognition import LeftOut, find_attention, why_never
 from dropkey_core.equip.report import DropKeyReport, EquippedSite, count, first_of, grouped
 from dropkey_core.equip.watch import watch_first_forward
 
@@ -219,10 +218,9 @@ def _included(model: nn.Module, include: Include) -> set[str]:
                 )
         names = set().union(*meant)
     for name in names:
-        if isinstance(modules[name], nn.MultiheadAttention | torch.jit.ScriptModule):
-            reason = why_not(modules[name])
-            if reason:
-                raise ValueError(f"include: {name} cannot be equipped: {reason}")
+        reason = why_never(modules[name])
+        if reason is not None:
+            raise ValueError(f"include: {name or 'the model'} cannot be equipped: {reason}")
     return names
 
 

@@ -22,7 +22,6 @@ The rule, which knows names and containers only (``ModuleList``, ``Sequential``,
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from dropkey_core.equip.trial import call, trial
@@ -76,9 +75,6 @@ def first_calls(model: nn.Module, names: Iterable[str], inputs: Any) -> list[str
         )
         for name in names
     ]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    # torch's encoder layers have a path for evaluation that never calls their attention.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with trial(model, training=False):
             call(model, inputs)
@@ -88,7 +84,6 @@ def first_calls(model: nn.Module, names: Iterable[str], inputs: Any) -> list[str
             f"{error}; give a tuple of its arguments, a dictionary of named ones, or the only one"
         ) from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:
             hook.remove()
     return list(called)

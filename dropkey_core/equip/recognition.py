@@ -125,12 +125,18 @@ def _has_attention(cls: type[torch.fx.GraphModule]) -> bool:
 def why_not(module: nn.Module) -> str | None:
     """Return why a module that looks like attention is not equipped; None if it can be."""
     if drops_keys(module):
+        return why_never(module)
+    return why_not_class(type(module)) or why_never(module)
+
+
+def why_never(module: nn.Module) -> str | None:
+    """Return why a module cannot be equipped, not even where ``include`` names it; or None."""
+    if drops_keys(module):
         is_ours = isinstance(module, MultiheadAttention) and not isinstance(
             module, EquippedAttention
         )
         return _HAS_DROPOUT if is_ours and module.dropout else None
-    cls = type(module)
-    reason = why_not_class(cls)
+    reason = _why_never_class(type(module))
     implementation = getattr(vars(module).get("config"), "_attn_implementation", None)
     if reason is None and isinstance(implementation, str) and _OPAQUE.search(implementation):
         advice = 'call model.set_attn_implementation("sdpa") first'
@@ -146,13 +152,9 @@ def why_not_class(cls: type) -> str | None:
 
     It depends on the class alone; ``why_not`` looks at the module, too.
     """
-    if issubclass(cls, nn.MultiheadAttention):
-        inherits = cls.forward is nn.MultiheadAttention.forward
-        return None if inherits else "it overrides forward of torch.nn.MultiheadAttention"
-    if issubclass(cls, torch.jit.ScriptModule):
-        return "it is compiled by TorchScript: equip the model before scripting"
-    if issubclass(cls, torch.fx.GraphModule):
-        return _GRAPH
+    never = _why_never_class(cls)
+    if never is not None or issubclass(cls, nn.MultiheadAttention):
+        return never
     if not _COMPUTING & names(cls, _CALLS):
         return _COMPUTES_NOTHING
     for pattern, reason in LOOKALIKES.items():
@@ -160,6 +162,15 @@ def why_not_class(cls: type) -> str | None:
             return reason
     is_named = NAME.search(cls.__name__) or _FUSED & names(cls, _CALLS)
     return None if is_named else _UNNAMED
+
+
+def _why_never_class(cls: type) -> str | None:
+    if issubclass(cls, nn.MultiheadAttention):
+        inherits = cls.forward is nn.MultiheadAttention.forward
+        return None if inherits else "it overrides forward of torch.nn.MultiheadAttention"
+    if issubclass(cls, torch.jit.ScriptModule):
+        return "it is compiled by TorchScript: equip the model before scripting"
+    return _GRAPH if issubclass(cls, torch.fx.GraphModule) else None
 
 
 def _has(module: nn.Module, name: str) -> bool:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from dropkey_core.equip.watch import stop_watching
+
 
 @contextmanager
 def trial(model: nn.Module, training: bool) -> Iterator[None]:
     """Put a model into one mode for a while, without gradients; then undo what runs change.
 
     Put back are the mode of each module, all buffers (running statistics, caches), and the random
-    state of torch, Python and numpy. Compiled code is run as it was written, so that hooks see it.
+    state of torch, Python and numpy. Compiled code is run as it was written, so that hooks see it,
+    and who watches for the first training forward still waits for it afterwards.
 
     Args:
         model: any module.
@@ -23,6 +26,9 @@ def trial(model: nn.Module, training: bool) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module, _copied(module._buffers)) for module in model.modules()]
+    hooks = [(module, dict(module._forward_hooks)) for module in model.modules()]
+    for module in model.modules():
+        stop_watching(module)
     model.train(training)
     try:
         with (
@@ -36,6 +42,9 @@ def trial(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
         for module, of_module in buffers:
             _put_back(module, of_module)
+        for module, before in hooks:
+            module._forward_hooks.clear()
+            module._forward_hooks.update(before)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

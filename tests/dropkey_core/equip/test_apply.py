@@ -376,15 +376,32 @@ def test_include_equips_what_is_not_found(include):
     assert type(model.mixer) is Mixer
 
 
-def test_include_alone_is_enough_and_does_not_take_what_breaks():
-    class Other(nn.MultiheadAttention):
-        def forward(self, x):
-            return x
+class OwnForward(nn.MultiheadAttention):
+    def forward(self, x):
+        return x
 
-    model = Mixer()
-    assert len(apply_dropkey(model, 0.4, include=[""]).equipped) == 1
-    with pytest.raises(ValueError, match="include: 0 cannot be equipped: it overrides forward"):
-        apply_dropkey(nn.Sequential(Other(WIDTH, HEADS)), 0.3, include="0")
+
+class WithUnit(Mixer):
+    unit = 3
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (OwnForward(WIDTH, HEADS), "it overrides forward of torch.nn.MultiheadAttention"),
+        (WithUnit(), "it has an attribute unit of its own"),
+    ],
+)
+def test_include_does_not_take_what_would_break(module, reason):
+    with pytest.raises(ValueError, match=f"include: 0 cannot be equipped: {reason}"):
+        apply_dropkey(nn.Sequential(module), 0.3, include="0")
+
+
+def test_include_alone_is_enough_and_what_computes_no_attention_is_an_error_in_the_first_step():
+    model = Mixer(lambda x: 2 * x)
+    assert [site.name for site in apply_dropkey(model, 0.4, include=[""]).equipped] == [""]
+    with pytest.raises(RuntimeError, match="Mixer computed neither"):
+        model(torch.ones(2, 3))
 
 
 class Backwards(nn.Module):
