@@ -41,7 +41,7 @@ def captured_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         for name, module in modules.items():
             del module.observe
             if outer[name] is not None:
-                module.observe = outer[name]
+                module.observe = outer[name]  # type: ignore[assignment]
 
 
 def _observer(collected: list[Tensor], outer: Observe | None) -> Observe:

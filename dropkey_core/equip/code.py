@@ -53,11 +53,15 @@ def _num_products(code: CodeType) -> int:
 
 
 def _methods(cls: type) -> Iterator[FunctionType]:
+    """Yield the methods of a class, and those that they reach by super()."""
     for name in dir(cls):
-        method = inspect.getattr_static(cls, name)
-        function = _as_function(method)
-        if function:
-            yield function
+        for base in cls.__mro__:
+            if name in vars(base):
+                function = _as_function(vars(base)[name])
+                if function:
+                    yield function
+                if function is None or "super" not in function.__code__.co_names:
+                    break
 
 
 def _as_function(x: object) -> FunctionType | None:

@@ -49,13 +49,26 @@ class Equipment:
     Attributes:
         own_forward: the ``forward`` that stood on the instance, as accelerate, torch.compile and
             notebooks put it there, in place of that of the class. None: there was none.
+        is_bound: whether it is a function that was bound to the instance.
         kinds: what each softmax of its forward runs over, as far as it is known; see ``axes``.
         has_attended: whether it has dropped keys, outside of compiled code.
     """
 
     own_forward: Callable[..., Any] | None = None
+    is_bound: bool = False
     kinds: dict[int, str | None] = field(default_factory=dict)
     has_attended: bool = False
+
+    def take_forward(self, module: nn.Module, forward: Callable[..., Any] | None) -> None:
+        """Keep a forward; of a method the function, since a copy has to bind it to itself."""
+        self.is_bound = isinstance(forward, MethodType) and forward.__self__ is module
+        self.own_forward = forward.__func__ if self.is_bound else forward  # type: ignore[union-attr]
+
+    def forward_of(self, module: nn.Module) -> Callable[..., Any] | None:
+        """Return the forward that was taken from the module."""
+        if self.own_forward is None or not self.is_bound:
+            return self.own_forward
+        return MethodType(self.own_forward, module)
 
     def start_following(self) -> ChannelAxes | None:
         """Return what tells the kinds that are not known yet; None: all are."""
@@ -110,7 +123,7 @@ class EquippedAttention(nn.Module):
         """Keep the original's ``forward`` from hiding ours, where a library puts it back."""
         if name == "forward" and _is_forward_of(self, value):
             vars(self).pop("forward", None)
-            self._dropkey.own_forward = value
+            self._dropkey.take_forward(self, value)
         else:
             super().__setattr__(name, value)
 
@@ -125,7 +138,7 @@ class EquippedAttention(nn.Module):
 
     def _compute(self, *args: Any, **kwargs: Any) -> Any:
         """Call the forward that the module had before."""
-        own_forward = self._dropkey.own_forward
+        own_forward = self._dropkey.forward_of(self)
         return (super().forward if own_forward is None else own_forward)(*args, **kwargs)
 
     def _interception(self) -> Interception:
@@ -236,8 +249,9 @@ def equip(
     find_unit(unit)  # refuses an unknown one
     if not drops_keys(module):
         module.__class__ = equipped_class(type(module))
+        equipment = module._dropkey = Equipment()  # type: ignore[assignment]
         # The instance's own forward would hide that of the class.
-        module._dropkey = Equipment(vars(module).pop("forward", None))  # type: ignore[assignment]
+        equipment.take_forward(module, vars(module).pop("forward", None))
     elif not isinstance(module, EquippedAttention) and _BEFORE not in vars(module):
         setattr(module, _BEFORE, {name: getattr(module, name) for name in SETTINGS})
     for name, value in zip(SETTINGS, (drop_ratio, unit, inference, reweigh), strict=True):
@@ -252,7 +266,7 @@ def unequip(module: nn.Module) -> None:
     """
     stop_watching(module)
     if isinstance(module, EquippedAttention):
-        own_forward = vars(module).pop("_dropkey").own_forward
+        own_forward = vars(module).pop("_dropkey").forward_of(module)
         for name in SETTINGS:
             delattr(module, name)
         module.__class__ = _without_dropkey(type(module))

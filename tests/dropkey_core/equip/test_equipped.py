@@ -1,0 +1,219 @@
+"""The class of equipped modules beside what else is done to a module and its class."""
+
+import copy
+import pickle
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dropkey_core.equip.apply import apply_dropkey, remove_dropkey, set_inference
+from dropkey_core.equip.equipped import EquippedAttention
+
+WIDTH = 8
+X = torch.randn(2, 5, WIDTH)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return (q @ k.mT).softmax(-1) @ v
+
+
+def doubled(self, x):
+    return 2 * SelfAttention.forward(self, x)
+
+
+def seeded(run, *args, seed=3):
+    torch.manual_seed(seed)
+    return run(*args)
+
+
+def drops(run, *args):
+    """Return whether equal seeds give equal outputs, and other seeds others."""
+    first, again, other = (seeded(run, *args, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    return not torch.equal(first, other)
+
+
+# --- forward on the instance ---
+
+
+def test_forward_of_the_instance_drops_and_comes_back():
+    attention = SelfAttention()
+    attention.forward = own = types.MethodType(doubled, attention)
+    expected = attention(X)
+    apply_dropkey(attention, 0.5)
+    assert drops(attention, X)
+    plain = SelfAttention()
+    plain.load_state_dict(attention.state_dict())
+    apply_dropkey(plain, 0.5)
+    assert torch.equal(seeded(attention, X), 2 * seeded(plain, X))
+    assert torch.equal(attention.eval()(X), expected)
+    remove_dropkey(attention)
+    assert vars(attention)["forward"] == own
+    assert torch.equal(attention.train()(X), expected)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_have_a_forward_of_their_own(duplicate):
+    attention = SelfAttention()
+    attention.forward = types.MethodType(doubled, attention)
+    apply_dropkey(attention, 0.5)
+    twin = duplicate(attention)
+    nn.init.zeros_(attention.qkv.weight)
+    assert drops(twin, X)
+    remove_dropkey(twin)
+    assert twin.forward.__self__ is twin and twin.forward.__func__ is doubled
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_forward_of_the_instance_of_torchs_attention(need_weights):
+    """It calls ``multi_head_attention_forward``, whose softmax and dropout are torch's."""
+    attention = nn.MultiheadAttention(WIDTH, 2, dropout=0.9, batch_first=True)
+    twin = copy.deepcopy(attention)
+    attention.forward = types.MethodType(nn.MultiheadAttention.forward, attention)
+    outputs = []
+    for module in (attention, twin):
+        apply_dropkey(module, 0.5)
+        outputs.append(seeded(lambda m=module: m(X, X, X, need_weights=need_weights)))
+    torch.testing.assert_close(*(output[0] for output in outputs))
+    if need_weights:
+        torch.testing.assert_close(*(output[1] for output in outputs))
+
+
+def test_compiled_forward_of_the_instance():
+    attention = SelfAttention()
+    attention.forward = torch.compile(attention.forward, backend="eager")
+    attention(X)
+    apply_dropkey(attention, 0.5)
+    torch.manual_seed(0)
+    assert not torch.allclose(attention(X), attention(X))
+    torch._dynamo.reset()
+
+
+def test_forward_of_the_class_that_is_put_back_does_not_hide_ours():
+    """What accelerate does when it takes its hooks away, and who patches after equipping."""
+    attention = SelfAttention()
+    kept = attention.forward
+    attention.forward = types.MethodType(doubled, attention)
+    apply_dropkey(attention, 0.5)
+    attention.forward = kept
+    assert "forward" not in vars(attention) and drops(attention, X)
+
+
+def test_a_forward_that_was_kept_outlives_removing():
+    for attention, args in ((SelfAttention(), [X]), (nn.MultiheadAttention(WIDTH, 2), [X, X, X])):
+        expected = attention(*args)
+        apply_dropkey(attention, 0.5)
+        kept = attention.forward
+        remove_dropkey(attention)
+        torch.testing.assert_close(kept(*args), expected)
+
+
+# --- classes of other libraries on top ---
+
+
+@pytest.mark.parametrize("make", [SelfAttention, lambda: nn.MultiheadAttention(WIDTH, 2)])
+def test_a_parametrization_stays_when_dropkey_goes(make):
+    attention = make()
+    name = "in_proj_weight" if hasattr(attention, "in_proj_weight") else "qkv.weight"
+    args = [X] if name == "qkv.weight" else [X, X, X]
+    original = type(attention)
+    owner = attention.qkv if name == "qkv.weight" else attention
+    apply_dropkey(attention, 0.5)
+    nn.utils.parametrizations.orthogonal(owner, name.rpartition(".")[2])
+    expected = attention.eval()(*args)
+    assert drops(lambda: attention.train()(*args)[0])
+    remove_dropkey(attention)
+    torch.testing.assert_close(attention.eval()(*args), expected)
+    assert isinstance(attention, original) and not isinstance(attention, EquippedAttention)
+    nn.utils.parametrize.remove_parametrizations(owner, name.rpartition(".")[2])
+    assert type(attention) is original
+    torch.testing.assert_close(attention(*args), expected)
+
+
+def test_classes_that_share_one_derived_class_are_undone_one_by_one():
+    first, second = SelfAttention(), SelfAttention()
+    for attention in (first, second):
+        apply_dropkey(attention, 0.5)
+    derived = type("Sharded", (type(first),), {"mark": 1})
+    first.__class__ = second.__class__ = derived
+    remove_dropkey(first)
+    assert first.mark == 1 and not isinstance(first, EquippedAttention)
+    assert type(second) is derived and drops(second, X)
+    assert copy.deepcopy(second).mark == 1
+
+
+def test_torch_is_told_the_truth_about_its_projections_while_training():
+    """Adapters of weights ask for it; in evaluation torch's encoder must not go round inference."""
+    attention = nn.MultiheadAttention(WIDTH, 2)
+    apply_dropkey(attention, 0.5)
+    assert attention.train()._qkv_same_embed_dim and attention.eval()._qkv_same_embed_dim
+    set_inference(attention, lambda logits, ratio: logits.softmax(-1))
+    assert not attention._qkv_same_embed_dim
+
+
+# --- recomputation ---
+
+
+class CheckpointedAttention(SelfAttention):
+    def forward(self, x, use_reentrant):
+        return checkpoint(super().forward, x, use_reentrant=use_reentrant)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_inside_the_forward_is_refused(use_reentrant):
+    attention, x = CheckpointedAttention(), X.clone().requires_grad_()
+    apply_dropkey(attention, 0.5)
+    with pytest.raises(RuntimeError, match=r"checkpoints inside its own forward.*the whole"):
+        attention(x, use_reentrant)
+    attention.eval()(x, use_reentrant).sum().backward()
+
+
+# --- nothing to attend to ---
+
+
+class CrossAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, x, context=None, project_first=False):
+        q = self.q(x) if project_first else None
+        if context is None:
+            return (x if q is None else x + 0 * q), None
+        return F.scaled_dot_product_attention(self.q(x), *self.kv(context).chunk(2, -1)), None
+
+
+def test_no_context_in_this_batch():
+    attention = CrossAttention()
+    apply_dropkey(attention, 0.5)
+    assert attention(X)[0] is X
+    with pytest.raises(RuntimeError, match="computed neither"):
+        attention(X, project_first=True)
+    attention(X, X)
+    attention(X, project_first=True)  # it has shown that it attends
+
+
+# --- tracers ---
+
+
+def test_tracers_are_refused_while_training_with_what_to_do():
+    for attention, args in ((SelfAttention(), (X,)), (nn.MultiheadAttention(WIDTH, 2), (X, X, X))):
+        apply_dropkey(attention, 0.5)
+        for trace in (torch.jit.trace, lambda module, _: torch.jit.script(module)):
+            with pytest.raises(RuntimeError, match=r"call remove_dropkey\(model\) first"):
+                trace(attention, args)
+    model = nn.Sequential(SelfAttention())
+    apply_dropkey(model, 0.5)
+    with pytest.raises(RuntimeError, match=r"call remove_dropkey\(model\) first"):
+        torch.fx.symbolic_trace(model)
+    assert torch.equal(torch.fx.symbolic_trace(model.eval())(X), model(X))
