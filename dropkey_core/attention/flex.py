@@ -117,9 +117,9 @@ def flex_drop_key_attention(
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     shape = (*query.shape[:-1], key.shape[-2])
     rule = _Rule(
-        num_prefix_tokens=pattern.num_prefix_tokens,
+        num_prefix_tokens=_number(pattern.num_prefix_tokens or None, query.device),
         spares_own=pattern.keep_self and shape[-2] == shape[-1],
-        diagonal=diagonal,
+        diagonal=_number(diagonal, query.device),
         may_be_bare=seed is None
         or bool(masks)
         or diagonal is not None
@@ -200,18 +200,18 @@ class HashedKey(Key):
 
 
 class _Rule(NamedTuple):
-    """What the kernel has to know of the place of a query and a key.
+    """What the kernel has to know of the place of a query and a key; numbers are tensors of ().
 
     Attributes:
-        num_prefix_tokens: keys that come first and are never dropped.
+        num_prefix_tokens: keys that come first and are never dropped. None: no such keys.
         spares_own: whether query i never loses key i.
         diagonal: query i may attend to the keys 0 ... i + diagonal. None: to all.
         may_be_bare: whether a query may lose every key that it may attend to.
     """
 
-    num_prefix_tokens: int
+    num_prefix_tokens: Tensor | None
     spares_own: bool
-    diagonal: int | None
+    diagonal: Tensor | None
     may_be_bare: bool
 
 
@@ -238,7 +238,7 @@ def _attend(
         if rule.diagonal is not None:
             score = torch.where(k <= q + rule.diagonal, score, -torch.inf)
         dropped = _bits(factors[b, h, q], offsets[b, h, q], columns[k]) < threshold
-        if rule.num_prefix_tokens:
+        if rule.num_prefix_tokens is not None:
             dropped = dropped & (k >= rule.num_prefix_tokens)
         if rule.spares_own:
             dropped = dropped & (q != k)
@@ -300,6 +300,11 @@ def _drawn_settings(drop_ratio: float, device: torch.device) -> Tensor:
     threshold = torch.full((), drop_ratio, dtype=torch.float64, device=device) * 2**32
     threshold = threshold.round().clamp(max=2**32 - 1).to(torch.int64) - 2**31
     return torch.stack(((upper << 32) ^ lower, threshold))
+
+
+def _number(number: int | None, device: torch.device) -> Tensor | None:
+    # A kernel is compiled once for all numbers that are in tensors.
+    return None if number is None else torch.full((), number, dtype=torch.int32, device=device)
 
 
 def _threshold(drop_ratio: float) -> int:

@@ -9,7 +9,7 @@ import torch._dynamo.testing
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dropkey_core import MultiheadAttention, drop_key_attention
+from dropkey_core import DropKey, MultiheadAttention, drop_key_attention
 from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.patterns import Block, Cross, Key, Window
 from dropkey_core.attention.places import AfterSoftmax, Renormalised
@@ -18,17 +18,8 @@ pytestmark = pytest.mark.slow
 
 INF = torch.inf
 WIDTH, HEADS, LENGTH = 8, 2, 9
-UNITS = [
-    "key",
-    "weight",
-    "element",
-    "column",
-    Key(shared_over=("heads",)),
-    Renormalised(Window(2)),
-    Block(2),
-    Cross(1),
-    AfterSoftmax(Block(2)),
-]
+UNITS = ["key", "weight", "element", "column", Key(shared_over=("heads",)), Block(2), Cross(1)]
+UNITS += [Renormalised(Window(2)), AfterSoftmax(Block(2)), Key(keep_self=True, num_prefix_tokens=1)]
 
 
 def works(backend):
@@ -142,9 +133,14 @@ def test_the_fused_path_drops_as_often(backend):
 
 @pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_every_unit_is_one_graph(backend, unit):
+    """Causal, too, which every unit goes with."""
     tensors = queries_keys_values()
-    attend = compiled(partial(drop_key_attention, drop_ratio=0.3, unit=unit), backend)
+    attend = partial(drop_key_attention, drop_ratio=0.3, unit=unit, is_causal=True)
+    attend = compiled(attend, backend)
+    torch.manual_seed(1)
     first, second = attend(*tensors), attend(*tensors)
+    torch.manual_seed(1)
+    assert torch.equal(attend(*tensors), first)
     assert not torch.equal(first, second)
     for gradient in torch.autograd.grad(first.square().sum(), tensors):
         assert gradient.isfinite().all()
@@ -158,9 +154,12 @@ def test_softmax_of_explicit_attention_is_one_graph(backend):
     forbidden = torch.zeros(9, 9).index_fill_(0, torch.tensor(3), -INF)
 
     def attend(q, k, bias):
-        return drop_key_softmax(q @ k.mT + bias + forbidden, 0.4)
+        logits = q @ k.mT + bias + forbidden
+        return drop_key_softmax(logits, 0.4), DropKey(0.4)(logits)
 
-    weights = compiled(attend, backend)(query, key, bias)
+    weights, lowered = compiled(attend, backend)(query, key, bias)
+    share = (lowered < -1000).double().mean()  # a ninth of them are forbidden
+    assert 0.3 < share < 0.7
     assert (weights[:, :, 3] == 0).all()
     others = torch.cat((weights[:, :, :3], weights[:, :, 4:]), dim=2)
     torch.testing.assert_close(others.sum(-1), torch.ones(2, HEADS, 8))
@@ -170,39 +169,18 @@ def test_softmax_of_explicit_attention_is_one_graph(backend):
     assert (bias.grad[:3] != 0).any()
 
 
-@pytest.mark.parametrize("num_keys", [1, 2])
-def test_a_query_that_would_lose_every_key_loses_none(backend, num_keys):
-    tensors = queries_keys_values(length=30)
-    tensors[1:] = [x[:, :, :num_keys] for x in tensors[1:]]
+def test_a_query_without_keys_to_keep_keeps_all_it_has(backend):
+    """One sequence has no key, which gives zeros, the other one, or two that most would lose."""
     attend = compiled(partial(drop_key_attention, drop_ratio=0.9), backend)
-    out = attend(*tensors)
-    assert (out != 0).all()
-    if num_keys == 1:
-        torch.testing.assert_close(out, tensors[2].expand_as(out))
-    assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), tensors))
-
-
-def test_a_query_that_may_attend_to_nothing_gets_zeros(backend):
-    tensors = queries_keys_values()
-    attend = compiled(partial(drop_key_attention, drop_ratio=0.9), backend)
-    out = attend(*tensors, key_padding_mask=padding(0, 1))
-    assert (out[0] == 0).all()
-    torch.testing.assert_close(out[1], tensors[2][1, :, :1].expand(HEADS, LENGTH, 4))
-    for gradient in torch.autograd.grad(out.sum(), tensors):
-        assert gradient.isfinite().all()
-        assert (gradient[0] == 0).all()
-
-
-def test_manual_seed_governs_compiled_masks(backend):
-    attend = compiled(partial(drop_key_attention, drop_ratio=0.4), backend)
-    tensors = queries_keys_values()
-
-    def run(seed):
-        torch.manual_seed(seed)
-        return attend(*tensors)
-
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
+    for num_keys in (1, 2):
+        tensors = queries_keys_values()
+        out = attend(*tensors, key_padding_mask=padding(0, num_keys))
+        assert (out[0] == 0).all() and (out[1] != 0).all()
+        if num_keys == 1:
+            torch.testing.assert_close(out[1], tensors[2][1, :, :1].expand(HEADS, LENGTH, 4))
+        for gradient in torch.autograd.grad(out.sum(), tensors):
+            assert gradient.isfinite().all()
+            assert (gradient[0] == 0).all()
 
 
 def test_a_ratio_that_changes_compiles_once_more_at_most(backend):
