@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.patterns import Key, Pattern
 from dropkey_core.equip.axes import OTHER_AXIS
 from dropkey_core.equip.interception import AttentionInterception, Interception
 
@@ -84,16 +84,37 @@ def test_grouped_queries():
     torch.testing.assert_close(out, explicit(query, key, value, every_third(4, 5)))
 
 
-@pytest.mark.parametrize("masked", [-INF, LOWEST, -1e9, -1e4])
-def test_a_query_never_falls_back_on_keys_masked_by_a_large_number(masked):
-    """It would lose the one key it has: it loses none, rather than attend to the padding."""
+@pytest.mark.parametrize("level", [0.0, -1e6])
+@pytest.mark.parametrize("masked", [-INF, LOWEST, -1e9, -1e4, -100.0])
+def test_a_query_never_falls_back_on_keys_masked_by_a_large_number(masked, level):
+    """It would lose the one key it has: it loses none, rather than attend to the padding.
+
+    All logits may be low: only their distances count.
+    """
     query, key, value = qkv((1, 1), num_queries=1)
-    mask = torch.tensor([0.0, *[masked] * 4], dtype=torch.float64)
+    mask = level + torch.tensor([0.0, *[masked] * 4], dtype=torch.float64)
     with intercepted()[1]:
         fused = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[None])
         weights = (query @ key.mT + mask).softmax(-1)
     torch.testing.assert_close(fused, value[:, :, :1])
     torch.testing.assert_close(weights, torch.tensor([[[[1.0, 0, 0, 0, 0]]]]).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rows_whose_logits_are_all_low_drop_keys_as_others(dtype):
+    logits = (torch.randn(2, 3, 4, 5) - 6e4).to(dtype)
+    with intercepted()[1]:
+        weights = logits.softmax(-1)
+    expected = (logits + every_third(4, 5, dtype)).softmax(-1)
+    torch.testing.assert_close(weights, expected)
+
+
+def test_a_key_that_is_far_but_not_masked_takes_over():
+    """40 below the largest logit is small, and more than nothing."""
+    logits = torch.tensor([[[0.0, -40.0, -41.0]]])  # the first query loses its first key
+    with intercepted()[1]:
+        weights = logits.softmax(-1)
+    torch.testing.assert_close(weights, torch.tensor([[[0.0, 0.7310586, 0.2689414]]]))
 
 
 SOFTMAXES = {
@@ -175,3 +196,119 @@ def test_inference_takes_the_place_of_the_softmax():
     torch.testing.assert_close(fused, tensors[2].mean(-2, keepdim=True).expand(-1, -1, 4, -1))
     assert (weights == 0.2).all()
     assert calls == [((2, 3, 4, 5), 0.3), ((2, 4, 5), 0.3)]
+
+
+# --- heads that share a draw ---
+
+
+def shared_by_heads(num_heads):
+    unit = Key(shared_over=("heads",))
+    return AttentionInterception(Interception(0.5, unit, True, None, num_heads=num_heads))
+
+
+def explicitly(x):
+    return (x @ x.mT).softmax(-1)
+
+
+def fused(x):
+    """The weights, by values that are the identity."""
+    return F.scaled_dot_product_attention(x, x, torch.eye(x.shape[-2]).expand(*x.shape[:-1], -1))
+
+
+@pytest.mark.parametrize("attend", [explicitly, fused])
+@pytest.mark.parametrize("lead", [(6,), (2, 3), (4, 2, 3)])
+def test_heads_of_an_image_share_and_images_differ(attend, lead):
+    torch.manual_seed(0)
+    with shared_by_heads(3):
+        lost = attend(torch.randn(*lead, 8, 4)) == 0
+    lost = lost.reshape(-1, 3, 8, 8)
+    assert torch.equal(lost, lost[:, :1].expand_as(lost))
+    assert not any(torch.equal(lost[0], other) for other in lost[1:])
+
+
+@pytest.mark.parametrize("attend", [explicitly, fused])
+@pytest.mark.parametrize(("lead", "num_heads"), [((6,), None), ((6,), 4), ((2, 3), 4)])
+def test_heads_that_cannot_be_told_are_an_error(attend, lead, num_heads):
+    text = r"which of the attention maps are heads .*number of heads is (None|4): .*num_heads"
+    with pytest.raises(ValueError, match=text), shared_by_heads(num_heads):
+        attend(torch.randn(*lead, 8, 4))
+
+
+# --- attention sinks ---
+
+
+def attend_beside_a_sink(logits, sink, dropout=0.9):
+    """As gpt-oss and others: the sink takes weight and has no value."""
+    logits = torch.cat([logits, sink.expand(*logits.shape[:-1], 1)], dim=-1)
+    logits = logits - logits.max(dim=-1, keepdim=True).values
+    return F.dropout(F.softmax(logits, dim=-1)[..., :-1], dropout)
+
+
+def test_a_sink_is_never_dropped_and_the_dropout_of_the_weights_goes():
+    torch.manual_seed(0)
+    logits, sink = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(3, 1, 1).double()
+    expected = attend_beside_a_sink(logits + every_third(4, 5), sink, dropout=0.0)
+    interception, mode = intercepted()
+    interception.has_sink, seen = True, []
+    interception.observe = seen.append
+    with mode:
+        weights = attend_beside_a_sink(logits, sink)
+    torch.testing.assert_close(weights, expected)
+    assert torch.equal(seen[0], weights) and weights.sum(-1).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "inference"), [("weight", None), ("element", None), ("key", lambda x, ratio: x)]
+)
+def test_beside_a_sink_only_keys_can_be_dropped(unit, inference):
+    interception = Interception(0.3, unit, True, inference, has_sink=True)
+    with (
+        pytest.raises(ValueError, match="attention sink only keys can be dropped"),
+        AttentionInterception(interception),
+    ):
+        attend_beside_a_sink(torch.randn(2, 4, 5), torch.zeros(1))
+
+
+def test_a_logit_that_is_joined_is_a_key_where_the_code_has_no_sinks():
+    logits = torch.randn(2, 4, 5, dtype=torch.float64)
+    with intercepted()[1]:
+        weights = torch.cat([logits, logits[..., :1]], -1).softmax(-1)
+    expected = (torch.cat([logits, logits[..., :1]], -1) + every_third(4, 6)).softmax(-1)
+    torch.testing.assert_close(weights, expected)
+
+
+# --- torch's multi-head attention, and torch.compile ---
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_the_attention_inside_multi_head_attention_forward(need_weights):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, dropout=0.9).double()
+    x = torch.randn(6, 2, 4, dtype=torch.float64)  # (L, B, E)
+    interception, mode = intercepted()
+    with mode:
+        output, weights = attention(x, x, x, need_weights=need_weights)
+    q, k, v = (
+        y.unflatten(-1, (2, 2)).permute(1, 2, 0, 3)
+        for y in F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+    )
+    mask = every_third(6, 6)
+    expected = explicit(q, k, v, mask).permute(2, 0, 1, 3).flatten(2)
+    torch.testing.assert_close(output, attention.out_proj(expected))
+    assert interception.num_attended == 1
+    if need_weights:
+        torch.testing.assert_close(weights, (q @ k.mT * 2**-0.5 + mask).softmax(-1).mean(1))
+
+
+def test_lengths_that_change_are_compiled_whole():
+    def run(x):
+        interception = Interception(0.5, "key", True, None)
+        with AttentionInterception(interception):
+            weights = (x @ x.mT).softmax(-1)
+            return F.dropout(weights, 0.9)
+
+    compiled = torch.compile(run, backend="eager", fullgraph=True)
+    for length in (5, 7, 9):
+        weights = compiled(torch.randn(2, length, 4))
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, length))
+    torch._dynamo.reset()
