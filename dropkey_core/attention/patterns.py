@@ -69,6 +69,8 @@ class Pattern(ABC):
     Attributes:
         shared_over: "heads", "queries" or both: these lose the same keys. Empty in the paper.
             DropAttention's "columns" (arXiv 1907.11065) are ``Key(shared_over=("queries",))``.
+            Layers cannot share: activation checkpointing repeats one alone, with the random state
+            that it began with, when the forward pass that the others belonged to is long over.
     """
 
     shared_over: tuple[str, ...] = field(default=(), kw_only=True)

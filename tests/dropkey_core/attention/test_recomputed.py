@@ -41,6 +41,15 @@ def results(out, tensors):
     return [out, *torch.autograd.grad(out, tensors, torch.randn(out.shape).to(out.dtype))]
 
 
+def assert_same(out, expected, tensors, **tolerance):
+    """Outputs and gradients; to the last bit unless a tolerance is given."""
+    tolerance = tolerance or {"atol": 0.0, "rtol": 0.0}
+    for ours, theirs in zip(results(out, tensors), results(expected, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+# The keys' gradients are summed over pieces: some roundings of values around 1.
+ROUNDING = {"atol": 2e-6, "rtol": 1e-5}
 ALLOWED = {
     "everything": None,
     "padding": torch.zeros(2, 1, 1, 12).masked_fill(torch.arange(12) > 6, -INF),
@@ -65,9 +74,7 @@ def test_it_is_attention_with_the_dense_mask(allowed, diagonal, scale, drop_rati
     given = {"allowed": allowed, "diagonal": diagonal, "scale": scale}
     out = recomputed_attention(*qkv, drop_ratio, 5, **given)
     assert out.stride() == expected.stride()
-    for ours, theirs in zip(results(out, qkv), results(expected, qkv), strict=True):
-        # The keys' gradients are summed over pieces: some roundings of values around 1.
-        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    assert_same(out, expected, qkv, **ROUNDING)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 6])
@@ -79,8 +86,7 @@ def test_fewer_heads_of_keys_serve_more_of_queries(num_heads):
     out = recomputed_attention(*tensors, 0.4, 5, diagonal=1)
     repeated = (x.repeat_interleave(6 // num_heads, 1) for x in tensors[1:])
     expected = recomputed_attention(tensors[0], *repeated, 0.4, 5, diagonal=1)
-    for ours, theirs in zip(results(out, tensors), results(expected, tensors), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    assert_same(out, expected, tensors, **ROUNDING)
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -92,9 +98,8 @@ def test_keys_that_are_never_dropped(monkeypatch, lengths, is_causal):
     for pays in (recomputing_pays, lambda *_: False):
         monkeypatch.setattr(functional, "recomputing_pays", pays)
         torch.manual_seed(1)
-        outputs.append(results(drop_key_attention(*qkv, 0.6, is_causal=is_causal, **given), qkv))
-    for ours, theirs in zip(*outputs, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+        outputs.append(drop_key_attention(*qkv, 0.6, is_causal=is_causal, **given))
+    assert_same(*outputs, qkv, **ROUNDING)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -105,13 +110,7 @@ def test_other_types(dtype):
     out = recomputed_attention(*qkv, 0.3, 5)
     assert out.dtype == dtype
     tolerance = 4 * torch.finfo(dtype).eps
-    for ours, theirs in zip(results(out, qkv), results(expected, qkv), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=4 * tolerance, rtol=tolerance)
-
-
-def test_gradients_against_differences():
-    qkv = inputs(torch.float64, width=3, lengths=(5, 6, 6))
-    assert torch.autograd.gradcheck(lambda *x: recomputed_attention(*x, 0.3, 5), qkv)
+    assert_same(out, expected, qkv, atol=4 * tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
@@ -119,15 +118,12 @@ def test_one_seed_one_mask_on_every_path(monkeypatch, need_weights):
     """Recomputed, stored and explicit: under one seed of torch the outputs agree."""
     qkv = inputs()
     torch.manual_seed(1)
-    out = drop_key_attention(*qkv, 0.4, key_padding_mask=torch.arange(12).repeat(2, 1) > 9)
+    given = {"key_padding_mask": torch.arange(12).repeat(2, 1) > 9}
+    out = drop_key_attention(*qkv, 0.4, **given)
     monkeypatch.setattr(functional, "recomputing_pays", lambda *_: False)
     torch.manual_seed(1)
-    expected = drop_key_attention(
-        *qkv, 0.4, key_padding_mask=torch.arange(12).repeat(2, 1) > 9, need_weights=need_weights
-    )
-    expected = expected[0] if need_weights else expected
-    for ours, theirs in zip(results(out, qkv), results(expected, qkv), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    expected = drop_key_attention(*qkv, 0.4, need_weights=need_weights, **given)
+    assert_same(out, expected[0] if need_weights else expected, qkv, **ROUNDING)
 
 
 def test_autograd_keeps_no_mask(monkeypatch):
@@ -162,23 +158,16 @@ def test_memory_is_that_of_a_piece(is_causal):
     assert needed is None or needed < 100 * 2**20
 
 
-def test_without_gradients_nothing_is_saved():
-    qkv = inputs()
+def test_where_not_all_or_none_of_the_inputs_need_gradients():
+    query, key, value = qkv = inputs()
     expected = recomputed_attention(*qkv, 0.3, 5)
-    with torch.no_grad():
-        out = recomputed_attention(*qkv, 0.3, 5)
-    assert out.grad_fn is None
-    assert torch.equal(out, expected)
-    with torch.inference_mode():
-        assert torch.equal(recomputed_attention(*qkv, 0.3, 5), expected)
-
-
-def test_only_some_inputs_need_gradients():
-    query, key, value = inputs()
-    expected = results(recomputed_attention(query, key, value, 0.3, 5), [value])
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            out = recomputed_attention(*qkv, 0.3, 5)
+        assert out.grad_fn is None
+        assert torch.equal(out, expected)
     out = recomputed_attention(query.detach(), key.detach(), value, 0.3, 5)
-    for ours, theirs in zip(results(out, [value]), expected, strict=True):
-        assert torch.equal(ours, theirs)
+    assert_same(out, expected, [value])
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -193,27 +182,19 @@ def test_checkpointing(use_reentrant):
         assert torch.equal(x.grad, gradient)
 
 
-def test_hooks_of_others_get_masks_that_nobody_overwrites():
-    """They may keep the very tensor; each piece then has memory of its own.
+def test_where_the_mask_cannot_be_forgotten():
+    """Hooks of others may keep the very tensor; each piece then has memory of its own.
 
-    With so many keys that nobody looks for queries that lost all, which would copy the mask.
+    With so many keys that nobody looks for queries that lost all, which would copy the mask. Other
+    kernels save something else, as a torch may that names things differently.
     """
     qkv = inputs(lengths=(9, 40, 40))
-    expected = results(recomputed_attention(*qkv, 0.3, 5), qkv)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         out = recomputed_attention(*qkv, 0.3, 5)
-    for ours, theirs in zip(results(out, qkv), expected, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_where_torch_saves_something_else(monkeypatch):
-    """As with any other kernel, or in a torch that names things differently."""
-    qkv = inputs()
-    expected = results(recomputed_attention(*qkv, 0.3, 5), qkv)
+    assert_same(out, recomputed_attention(*qkv, 0.3, 5), qkv)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         out = recomputed_attention(*qkv, 0.3, 5)
-    for ours, theirs in zip(results(out, qkv), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    assert_same(out, recomputed_attention(*qkv, 0.3, 5), qkv, **ROUNDING)
 
 
 def test_backward_twice_and_from_two_threads():
