@@ -426,11 +426,13 @@ def test_example_inputs_order_the_layers_also_for_the_next_ratio():
     assert torch.equal(torch.rand(1), seeded(torch.rand, 1))
     assert [site.name for site in report.equipped] == [f"blocks.{i}.attn" for i in (2, 1, 0, 3)]
     assert ratios(model) == pytest.approx([0.4, 0.6, 0.8, 0.2])
-    set_drop_ratio(copy.deepcopy(model), 0.4)
-    set_drop_ratio(model, 0.4)
-    assert ratios(model) == pytest.approx([0.2, 0.3, 0.4, 0.1])
+    for equal in (copy.deepcopy(model), model):
+        set_drop_ratio(equal, 0.4)
+        assert ratios(equal) == pytest.approx([0.2, 0.3, 0.4, 0.1])
     apply_dropkey(model, 0.8)
     assert ratios(model) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    with pytest.warns(UserWarning, match="did not reach"):
+        apply_dropkey(model, 0.8, example_inputs=(x,))
     remove_dropkey(model)
     assert all(vars(b.attn).keys() == vars(SelfAttention()).keys() for b in model.blocks)
 
