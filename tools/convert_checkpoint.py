@@ -106,15 +106,9 @@ def add_classification(commands: Any) -> None:
         aliases=["t2t"],
         help="weights of T2T-ViT, VOLO or DeiT, official or timm's, or averaged ones of ours",
         description=(
-            "The weights of a T2T-ViT, VOLO or DeiT, official or timm's, under our names. Of a "
-            "checkpoint of ours that was trained with model.ema_decay: its averaged weights, for a "
-            "model without."
+            "The weights of a T2T-ViT, VOLO or DeiT, official or timm's, under our names. Of an "
+            "older checkpoint of ours that holds averaged weights inside the model: those."
         ),
-    )
-    parser.add_argument(
-        "--with-average",
-        action="store_true",
-        help="write the weights as averaged ones, too: a start for a model with model.ema_decay",
     )
     parser.set_defaults(convert=convert_classification)
 
@@ -123,7 +117,7 @@ def convert_classification(arguments: argparse.Namespace) -> list[str]:
     """Do what ``add_classification``'s arguments ask for; return what was done, a line each."""
     from projects.classification.convert import convert_classifier
 
-    return convert_classifier(arguments.input, arguments.output, arguments.with_average)
+    return convert_classifier(arguments.input, arguments.output)
 
 
 # One entry per project: it adds a command whose ``convert`` does what the command line says, and

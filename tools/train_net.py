@@ -31,6 +31,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine-rank", type=int, metavar="R", help="this machine's number")
     parser.add_argument("--dist-url", metavar="tcp://HOST:PORT", help="machine 0, with many")
     parser.add_argument(
+        "--strict-device", action="store_true", help="refuse a train.device that is not there"
+    )
+    parser.add_argument(
         "--dist-timeout",
         type=float,
         default=600,
@@ -64,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.machine_rank,
         arguments.dist_url,
         arguments.dist_timeout,
+        arguments.strict_device,
     )
     if arguments.eval_only:
         evaluate(config, arguments.resume, processes)

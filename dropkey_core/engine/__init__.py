@@ -24,6 +24,7 @@ from dropkey_core.engine.evaluation import Evaluator, ImageEvaluator, run_evalua
 from dropkey_core.engine.failed_step import replay_step
 from dropkey_core.engine.optim import ClippedAdamW, CosineMultiplier, StepMultiplier, param_groups
 from dropkey_core.engine.paths import dataset_path
+from dropkey_core.engine.precision import in_float32
 from dropkey_core.engine.signals import TrainingStopped
 from dropkey_core.engine.trainer import evaluate, train
 
@@ -41,6 +42,7 @@ __all__ = [
     "dataset_path",
     "evaluate",
     "gather_objects",
+    "in_float32",
     "instantiate",
     "load_config",
     "load_weights",

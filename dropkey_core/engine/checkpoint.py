@@ -1,7 +1,9 @@
 """Checkpoint files: plain dicts of tensors and numbers that official DETR and detectron2 read too.
 
-Under ``model`` lies the model's ``state_dict``. Files are read with ``weights_only=True``: one that
-holds code is refused, never run. They are written whole or not at all.
+Under ``model`` lies the ``state_dict`` of the model as it is evaluated: with ``train.ema`` that of
+the averages, beside which ``raw_model`` are the weights that training goes on from. Files are read
+with ``weights_only=True``: one that holds code is refused, never run. They are written whole or not
+at all.
 """
 
 import importlib.metadata
@@ -188,7 +190,8 @@ def take_up(
     if state.get("optimized", names) != names:
         problem = "optimizer.params has other groups than then"
         raise UserError(f"{path} cannot be resumed from: {problem}; go on {advice}")
-    load_state(model, state["model"], str(path), exactly=True)
+    # With averages of the weights these are ``model``, and what training goes on from lies beside.
+    load_state(model, state.get("raw_model", state["model"]), str(path), exactly=True)
     configured = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     # Loading also brings back the old values, of the weight decay for instance. Where the config

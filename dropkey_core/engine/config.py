@@ -221,11 +221,38 @@ class BestMode(Enum):
     min = "lower"
 
 
+class AmpDtype(Enum):
+    """The dtype of the forward in mixed precision."""
+
+    bfloat16 = "the range of float32, no scaler"
+    float16 = "CUDA only, with a scaler"
+
+
+class Float32Precision(Enum):
+    """What ``torch.set_float32_matmul_precision`` takes."""
+
+    highest = "float32"
+    high = "TF32"
+    medium = "bfloat16"
+
+
 @dataclass
 class AmpSettings:
-    """Mixed precision: float16 forward with loss scaling, on CUDA only."""
+    """Mixed precision; without a dtype it is bfloat16, on a GPU that has none float16."""
 
     enabled: bool = False
+    dtype: AmpDtype | None = None
+
+
+@dataclass
+class EmaSettings:
+    """Moving average of the weights, evaluated in their place; see ``WeightAverage``.
+
+    ``decay`` 0 is none.
+    """
+
+    decay: float = 0.0
+    warmup: bool = False
 
 
 @dataclass
@@ -243,10 +270,13 @@ class TrainSettings:
     Attributes:
         output_dir: folder of everything the run writes, relative to the working folder.
         max_iter: number of training steps.
+        accumulate: micro-batches of a step, or ``auto``: as many as memory asks for.
+        ema: see ``EmaSettings``.
         init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
         eval_period: steps between evaluations; 0 evaluates at the end only.
         log_period: steps between lines in the log.
-        device: ``cuda`` or ``cpu``.
+        device: ``cuda``, ``mps`` or ``cpu``; where it is not there, the best that is.
+        float32_precision: of matrix products on CUDA; detectron2's name of torch's setting.
         seed: decides the initial weights, the order of samples and every random draw.
         best_metric: which result picks ``best.pth``, for instance ``bbox/AP``; empty for none.
         best_mode: ``max`` where a higher ``best_metric`` is better, ``min`` where a lower one is.
@@ -257,11 +287,14 @@ class TrainSettings:
     max_iter: int = MISSING
     init_checkpoint: str | None = None
     amp: AmpSettings = field(default_factory=AmpSettings)
+    accumulate: Any = 1
+    ema: EmaSettings = field(default_factory=EmaSettings)
     ddp: dict[str, Any] = field(default_factory=dict)
     checkpointer: CheckpointerSettings = field(default_factory=CheckpointerSettings)
     eval_period: int = 5000
     log_period: int = 20
     device: str = "cuda"
+    float32_precision: Float32Precision = Float32Precision.high
     seed: int = 0
     best_metric: str = ""
     best_mode: BestMode = BestMode.max
@@ -274,3 +307,8 @@ def check_train_settings(settings: DictConfig) -> None:
     for name, number in least.items():
         if (value := OmegaConf.select(settings, name)) < number:
             raise UserError(f"train.{name} must be at least {number}, got {value}")
+    number = settings.accumulate
+    if number != "auto" and (type(number) is not int or number < 1):
+        raise UserError(f"train.accumulate must be auto or at least 1, got {number!r}")
+    if not 0 <= settings.ema.decay < 1:
+        raise UserError(f"train.ema.decay must be 0 or in (0, 1), got {settings.ema.decay}")

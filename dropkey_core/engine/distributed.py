@@ -31,6 +31,7 @@ class Processes:
         machine_rank: number of this machine, from 0.
         dist_url: where the processes of several machines meet, ``tcp://HOST:PORT`` of machine 0.
         timeout: seconds that a process waits for another one before it gives up.
+        strict_device: refuse a ``train.device`` that is not there rather than take another.
     """
 
     num_gpus: int | None = None
@@ -38,6 +39,7 @@ class Processes:
     machine_rank: int | None = None
     dist_url: str | None = None
     timeout: float = TIMEOUT_S
+    strict_device: bool = False
 
     def counted(self) -> tuple[int, int]:
         """Return the number of processes on each machine and that of machines."""

@@ -6,6 +6,7 @@ are those before the step; running statistics, which no loss in training reads, 
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dropkey_core.engine.accumulation import add_losses, calls_of
 from dropkey_core.engine.build import build_model
 from dropkey_core.engine.checkpoint import changes, load_state, read_checkpoint, write_checkpoint
 from dropkey_core.engine.data import seed_step
+from dropkey_core.engine.distributed import Processes
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.launch import check_devices, precision_of
+from dropkey_core.engine.launch import choose_device
+from dropkey_core.engine.precision import precision_of
 from dropkey_core.engine.run_folder import CONFIG
 
 
@@ -62,24 +66,28 @@ def replay_step(config: DictConfig, path: str | Path) -> dict[str, float]:
     failed = read_checkpoint(path, "--replay")
     if not failed.keys() >= {"batch", "terms"}:
         raise UserError(f"{path} (from --replay) is no failed step: name a failed_step_*.pth")
-    check_devices(config.train, 1)
+    choose_device(config.train, Processes(num_gpus=1))
     if changed := changes(failed, config):
         print("changed since then:", changed)
     torch.manual_seed(config.train.seed)
     model = build_model(config, weights_follow=True)
     load_state(model, failed["model"], str(path), exactly=True)
     found = FirstNotFinite(model.to(config.train.device).train(), failed["batch"])
+    precision = precision_of(config.train)
+    losses: dict[str, Tensor] = {}
+    calls = calls_of(model, failed["batch"], failed.get("accumulate", 1))
     seed_step(failed["seed"], failed["step"], failed["rank"])
-    with precision_of(config.train).forward_context():
-        losses = model(failed["batch"])
+    with suppress(FloatingPointError):
+        for arguments in calls:
+            with precision.forward_context():
+                parts = model(*arguments)
+            found.look("the sum of the terms", sum(parts.values()))
+            add_losses(losses, parts).backward()
     terms = {name: loss.item() for name, loss in losses.items()}
     for name, value in terms.items():
         print(f"{name}: {failed['terms'].get(name)} then, {value} now")
     is_same = repr(terms) == repr(failed["terms"])  # as text, for NaN is not equal to itself
     print(f"the terms are {'' if is_same else 'not '}the same to the last bit", flush=True)
-    total = sum(losses.values())
-    found.look("the sum of the terms", total)
-    total.backward()
     gradients = [value.grad for value in model.parameters() if value.grad is not None]
     found.look("the norm of the gradients", torch.nn.utils.get_total_norm(gradients))
     if found.where:

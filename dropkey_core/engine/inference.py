@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -13,6 +12,7 @@ from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.images import find_images, spread
+from dropkey_core.engine.launch import available_device
 from dropkey_core.engine.run_folder import BEST, CONFIG, LAST
 
 
@@ -73,7 +73,7 @@ def load_trained(
         settings: of the model, instead of the config's.
 
     Returns:
-        the model, on the GPU if the config asks for one and there is one.
+        the model, on the config's device or, where that is not there, the best that is.
 
     Raises:
         UserError: the weights do not fit.
@@ -82,8 +82,7 @@ def load_trained(
     config.model.update({**(settings or {}), "pretrained_backbone": False})
     model = instantiate(config.model, "model").eval()
     print(load_weights(model, weights, content=content))
-    use_gpu = config.train.device == "cuda" and torch.cuda.is_available()
-    return model.to("cuda" if use_gpu else "cpu")
+    return model.to(available_device(config.train.device))
 
 
 def choose_records(

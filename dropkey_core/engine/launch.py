@@ -1,9 +1,4 @@
-"""Launching by Lightning Fabric: devices, processes, mixed precision, and a watchdog.
-
-In mixed precision the forward is float16, and a scaler multiplies the loss so that small gradients
-do not vanish. Where one overflows it leaves out the step, which counts all the same, and halves
-the scale; after 2,000 good steps in a row it doubles it.
-"""
+"""Launching by Lightning Fabric: devices, processes, and a watchdog."""
 
 import logging
 import os
@@ -21,34 +16,51 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from dropkey_core.engine.distributed import Processes, started_by
+from dropkey_core.engine.distributed import Processes, is_first_process, started_by
 from dropkey_core.engine.errors import UserError, first_line
+from dropkey_core.engine.precision import check_precision, precision_of
 from dropkey_core.engine.signals import TrainingStopped
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins import Precision
 
+DEVICES = ("cuda", "mps", "cpu")  # the best first
 POLL_S = 0.2
 # What a process waits with its own error before it tells it, and ends the others that it started.
 USER_ERROR_S = 1.0  # most mistakes are the same in every process: the first one tells them
 OTHER_ERROR_S = 5.0  # likely the consequence of another process's
 
-# Below this a loss of 1 is no normal float16 any more: it is not the scale that is too large.
-LEAST_SCALE = 2.0**-14
+
+def choose_device(train: DictConfig, processes: Processes) -> None:
+    """Put into ``train.device`` the named device, or where it is not there the best that is.
+
+    The same YAML then runs on any machine; another device is told in one line.
+
+    Raises:
+        UserError: no name of a device, one that is not there with ``strict_device``, fewer GPUs
+            than processes, or a dtype of ``train.amp`` that the device cannot do.
+    """
+    named, num_processes = train.device, processes.counted()[0]
+    if named not in DEVICES:
+        raise UserError(f"train.device must be cuda, mps or cpu, got {named!r}")
+    train.device = device = available_device(named)
+    if device != named:
+        told = f"train.device is {named} and this machine has none"
+        if processes.strict_device or num_processes > 1:
+            raise UserError(f"{told}: use train.device={device}")
+        if is_first_process():
+            print(f"warning: {told}: {device} takes its place", flush=True)
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, num_processes)
+    if num_processes > available:
+        raise UserError(f"--num-gpus {num_processes}: this machine has {available}")
+    check_precision(train)
 
 
-def check_devices(train: DictConfig, num_gpus: int) -> None:
-    """Raise UserError if the config asks for what there is not."""
-    is_cuda, available = train.device == "cuda", torch.cuda.device_count()
-    if not is_cuda and train.device != "cpu":
-        raise UserError(f"train.device must be cuda or cpu, got {train.device!r}")
-    if train.amp.enabled and not is_cuda:
-        raise UserError("train.amp.enabled needs train.device=cuda: set train.amp.enabled=false")
-    if is_cuda and available == 0:
-        raise UserError("train.device is cuda and this machine has no GPU: use train.device=cpu")
-    if is_cuda and num_gpus > available:
-        raise UserError(f"--num-gpus {num_gpus}: this machine has {available}")
+def available_device(named: str) -> str:
+    """Return ``named`` where it is there, else the best device that is: cuda, mps or cpu."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
+    return named if there[named] else next(name for name in DEVICES if there[name])
 
 
 def launch(train: DictConfig, processes: Processes) -> "Fabric":
@@ -56,7 +68,7 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
 
     Args:
         train: the ``train`` section: ``device``, ``amp`` and ``ddp`` are read.
-        processes: how many; announced before, and ``train.device`` checked.
+        processes: how many; announced before, and ``train.device`` chosen.
 
     Raises:
         UserError: the processes cannot meet, or are others than torchrun or SLURM has started.
@@ -91,17 +103,6 @@ def launch(train: DictConfig, processes: Processes) -> "Fabric":
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the processes of this run cannot meet: {first_line(error)}") from error
     return fabric
-
-
-def precision_of(train: DictConfig) -> "Precision":
-    """Return Lightning's plugin for ``train.amp``: casts the forward, scales the loss."""
-    from lightning.fabric.plugins import MixedPrecision, Precision
-
-    if not train.amp.enabled:
-        return Precision()
-    plugin: Any = MixedPrecision("16-mixed", device=train.device)
-    plugin.convert_input = lambda data: data  # its own would also round the true boxes
-    return plugin
 
 
 def watch(launched: "list[Popen[bytes]]") -> None:
@@ -174,29 +175,3 @@ def ending_together(fabric: "Fabric") -> Iterator[None]:
             raise UserError(f"{name}: {error.one_line()}") from error
         end_launched(launched_by(fabric))
         raise
-
-
-def measure_overflow(
-    precision: Any, optimizer: torch.optim.Optimizer, step: int
-) -> dict[str, float]:
-    """Return ``loss_scale`` and ``skipped_steps`` since the run began; nothing without a scaler.
-
-    Args:
-        precision: Lightning's plugin.
-        optimizer: keeps in its state how many steps it did.
-        step: steps of the run.
-
-    Raises:
-        UserError: the scale has fallen so low that gradients overflow whatever it is.
-    """
-    scaler = getattr(precision, "scaler", None)
-    if scaler is None:
-        return {}
-    scale = float(scaler.get_scale())
-    if scale < LEAST_SCALE:
-        raise UserError(
-            f"step {step}: in mixed precision no gradients are finite, with the loss scaled by "
-            f"{scale:.3g} only; try train.amp.enabled=false or a lower optimizer.lr"
-        )
-    done = max((float(state["step"]) for state in optimizer.state.values()), default=0.0)
-    return {"loss_scale": scale, "skipped_steps": step - done}

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from dropkey_core.engine.files.atomic_write import whole_file, writing
+from dropkey_core.engine.memory import peak_mb
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -135,7 +134,7 @@ class Progress:
         self._seconds_per_step = self._seconds / max(self._steps, 1)
         speed = self._images / self._seconds if self._seconds else 0.0
         self._steps, self._images, self._seconds = 0, 0, 0.0
-        return {"images_per_second": speed, "memory_mb": memory_mb()}
+        return {"images_per_second": speed, "memory_mb": peak_mb()}
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell the state after ``step`` steps: time to go, losses, learning rate, speed, memory."""
@@ -166,11 +165,3 @@ class Progress:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
-
-
-def memory_mb() -> float:
-    """Return the most memory used so far in MiB: of the GPU if one is used, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**10 if sys.platform != "darwin" else peak / 2**20

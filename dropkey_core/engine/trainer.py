@@ -5,6 +5,7 @@ rather than Lightning's Trainer, because a run must stop and go on at any step w
 to the last bit: the Trainer skips a validation that was interrupted.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dropkey_core.engine.accumulation import Accumulation, add_losses, check_accumulation
+from dropkey_core.engine.averaging import WeightAverage
 from dropkey_core.engine.build import build_evaluation, build_model, build_optimizer, instantiate
 from dropkey_core.engine.checkpoint import (
     changes,
@@ -31,7 +34,8 @@ from dropkey_core.engine.errors import UserError, listed
 from dropkey_core.engine.evaluation import run_evaluation
 from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
-from dropkey_core.engine.launch import check_devices, ending_together, launch, measure_overflow
+from dropkey_core.engine.launch import choose_device, ending_together, launch
+from dropkey_core.engine.precision import describe_precision, measure_overflow
 from dropkey_core.engine.run_folder import (
     BEST,
     LAST,
@@ -56,7 +60,7 @@ def train(
     """Train as a config says, from its first step or from where the run in its folder stopped.
 
     Args:
-        config: what ``load_config`` returns.
+        config: what ``load_config`` returns; ``train.device`` becomes what there is.
         resume: go on from ``last.pth`` in ``train.output_dir``; start anew where there is none.
         overwrite: delete the run that ``train.output_dir`` holds.
         processes: by default those that torchrun or SLURM has started, else one.
@@ -70,6 +74,7 @@ def train(
     """
     check_train_settings(config.train)
     processes = announced(processes, config)
+    check_accumulation(config, math.prod(processes.counted()))
     folder = Path(config.train.output_dir)
     with StopRequests() as stop:
         if is_first_process():
@@ -82,7 +87,7 @@ def train(
             if is_resumed:
                 trainer.resume_from(folder / LAST)
             elif start:
-                trainer.say(load_weights(trainer.model, start, "train.init_checkpoint"))
+                trainer.start_from(start)
             trainer.check_agreement()
             try:
                 return trainer.run()
@@ -114,10 +119,10 @@ def evaluate(
 
 
 def announced(processes: Processes | None, config: DictConfig) -> Processes:
-    """Return how many processes there will be, checked, and told where they meet."""
+    """Return how many processes there will be, told where they meet; choose their device."""
     processes = processes or Processes()
     processes.announce()
-    check_devices(config.train, processes.counted()[0])
+    choose_device(config.train, processes)
     return processes
 
 
@@ -159,11 +164,16 @@ class Trainer:
         self.test_loader, self.evaluator = build_evaluation(config)
         # The same parameters behind the strategy: calling it exchanges gradients and casts.
         self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
+        context = fabric.strategy.precision.forward_context
+        self.accumulation = Accumulation(self.settings.accumulate, self.model, context, self.say)
+        ema = self.settings.ema
+        self.average = WeightAverage(self.model, **ema) if ema.decay else None
 
     def run(self) -> dict[str, float]:
         """Train to the end, logging, evaluating and saving on the way."""
         self.log = MetricsLog(self.folder, self.step)
         self.progress = Progress(self.step, self.settings.max_iter, not self.fabric.is_global_zero)
+        self.say(describe_precision(self.settings))
         if not start_at(self.train_loader, self.step) and self.step:
             self.say("dataloader.train cannot be positioned: its samples begin anew")
         try:
@@ -195,22 +205,37 @@ class Trainer:
         """Do one step and return its losses.
 
         Raises:
-            UserError: the loss or a gradient is not finite; the weights stay as they were.
+            UserError: the loss or a gradient is not finite; the weights stay as they were. Or
+                memory is not enough.
         """
-        seed_step(self.settings.seed, self.step, self.fabric.global_rank)
         self.set_learning_rates()
-        self.optimizer.zero_grad()
-        losses = self.wrapped(batch)
-        total = sum(losses.values())
+        losses: dict[str, Tensor] = {}
         try:
-            if not torch.isfinite(total):
-                raise FloatingPointError("the loss is not finite")
-            self.fabric.backward(total)
+            while not self.has_gradients(batch, losses):
+                self.accumulation.double(batch)
             self.stepper.step()
         except FloatingPointError as error:
             raise self.failure(error, batch, losses) from error
         self.step += 1
-        return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        if self.average is not None:
+            self.average.update(self.model, self.step)
+        total: Any = sum(losses.values())
+        return {"loss": total, **losses}
+
+    def has_gradients(self, batch: list[dict[str, Any]], losses: dict[str, Tensor]) -> bool:
+        """Put losses and gradients of a batch into their places; False if GPU memory runs out."""
+        losses.clear()
+        calls = self.accumulation.calls(batch)
+        seed_step(self.settings.seed, self.step, self.fabric.global_rank)
+        self.optimizer.zero_grad()
+        try:
+            for arguments in calls:
+                is_last = arguments is calls[-1]
+                with self.fabric.no_backward_sync(self.wrapped, enabled=not is_last):
+                    self.fabric.backward(add_losses(losses, self.wrapped(*arguments)))
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def set_learning_rates(self) -> None:
         """Follow the schedule: it is a function of the part of the run that is done."""
@@ -231,7 +256,7 @@ class Trainer:
         amp = "train.amp.enabled=false or " if self.settings.amp.enabled else ""
         reason = f"step {self.step}: {error} ({listed(said)}); image ids {ids}"
         state = {"seed": self.settings.seed, "rank": self.fabric.global_rank, **self.weights()}
-        state |= {"batch": batch, "terms": terms}
+        state |= {"batch": batch, "terms": terms, "accumulate": self.accumulation.number}
         reason = f"{reason}; try {amp}a lower optimizer.lr"
         failure = write_failed_step(self.folder, state, reason)
         if names:  # in every process, and none may end the job while others still write
@@ -259,15 +284,22 @@ class Trainer:
         if not is_due or self.step == self.evaluated_step:
             return
         self.say(f"evaluating after step {self.step}")
-        self.share_buffers()
         # Several processes may see unequal numbers of batches, and must stop at the same point.
         stop = self.stop.raise_if_received if self.fabric.world_size == 1 else lambda: None
-        self.metrics = run_evaluation(self.wrapped, self.test_loader, self.evaluator, stop)
+        with self.evaluated_weights():
+            self.share_buffers()
+            self.metrics = run_evaluation(self.wrapped, self.test_loader, self.evaluator, stop)
         self.evaluated_step = self.step
         self.say(describe_metrics(self.metrics))
         if self.fabric.is_global_zero and self.metrics:
             self.log.write(self.step, self.metrics)
         self.keep_if_best()
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Let the averages, if there are some, take the place of the weights within a block."""
+        if self.average is None:
+            return contextlib.nullcontext()
+        return self.average.in_place_of_weights(self.model)
 
     def share_buffers(self) -> None:
         """Give every process rank 0's running averages (of batch norm), which are those saved."""
@@ -288,7 +320,7 @@ class Trainer:
         better = min if self.settings.best_mode is BestMode.min else max
         if self.best is None or (value != self.best and better(value, self.best) == value):
             self.best = value
-            weights = {"metrics": self.metrics, **self.weights()}
+            weights = {"metrics": self.metrics, **self.weights(), **self.averages()}
             self.on_first_process(write_checkpoint, self.folder / BEST, weights)
 
     def save_if_due(self) -> None:
@@ -310,9 +342,11 @@ class Trainer:
         """Return all that is needed to go on; ``resume_from`` takes it up."""
         return {
             **self.weights(),
+            **self.averages(),
             "optimizer": self.optimizer.state_dict(),
             "optimized": optimized_names(self.optimizer, self.model),
             "scaler": self.fabric.strategy.precision.state_dict(),
+            "accumulate": self.accumulation.number,
             "evaluated_step": self.evaluated_step,
             "best": self.best,
             "metrics": self.metrics,
@@ -334,6 +368,12 @@ class Trainer:
             "versions": versions(),
         }
 
+    def averages(self) -> dict[str, Any]:
+        """Return the averages as ``model``, what is evaluated, and the weights beside them."""
+        if self.average is None:
+            return {}
+        return {"model": self.average.state, "raw_model": self.model.state_dict()}
+
     def keep_numbered(self) -> None:
         """Give ``last.pth`` a numbered name, detectron2's, and drop the oldest ones too many."""
         link_file(self.folder / LAST, self.folder / f"model_{self.step - 1:07d}.pth")
@@ -341,11 +381,21 @@ class Trainer:
             with writing(path):
                 path.unlink()
 
+    def start_from(self, path: str) -> None:
+        """Begin with the weights of a checkpoint, of which the averages if it has some."""
+        self.say(load_weights(self.model, path, "train.init_checkpoint"))
+        if self.average is not None:
+            self.average.load(self.model.state_dict())
+
     def resume_from(self, path: Path) -> None:
         """Take up a run from its ``last.pth``; UserError if that is damaged or another model's."""
         state = read_last(path)
         take_up(self.model, self.optimizer, state, self.config, path)
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.take_up_averages(state)
+        if state["scaler"]:  # not of bfloat16
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self.accumulation.is_auto:
+            self.accumulation.number = state.get("accumulate", 0)
         self.saved = self.step, self.evaluated_step = state["step"], state["evaluated_step"]
         self.best, self.metrics = state["best"], state["metrics"]
         self.say(f"going on from {path} after step {self.step}")
@@ -353,6 +403,14 @@ class Trainer:
             self.say(f"changed since then, so this is not the run it would have been: {changed}")
         if self.fabric.is_global_zero:  # no barrier: other machines may not see this folder
             write_config(self.folder, self.config)
+
+    def take_up_averages(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's averages; where it has none they begin with its weights."""
+        if self.average is None:
+            return
+        self.average.load(state["model"])
+        if "raw_model" not in state:
+            self.say("warning: the checkpoint has no averages: those of train.ema begin with it")
 
     def check_agreement(self) -> None:
         """Raise UserError unless all processes begin at the same step: not with a folder each."""

@@ -9,7 +9,6 @@ from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit
 from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import apply_reattention, apply_token_pooling
-from projects.classification.averaging import WeightAverage
 from projects.classification.classifier import Classifier, Diversification
 from projects.classification.mixing import build_mixing
 from projects.classification.network import Wanted, arguments_of, build_network, refuse_unknown
@@ -38,7 +37,6 @@ def build_model(
     mixup: float = 0.0,
     cutmix: float = 0.0,
     label_smoothing: float = 0.0,
-    ema_decay: float = 0.0,
     variants: Mapping[str, Mapping[str, Any] | None] | None = None,
 ) -> Classifier:
     """Build an image classifier with DropKey in all its self-attention.
@@ -69,8 +67,6 @@ def build_model(
         mixup: alpha of mixup, see ``build_mixing``; 0 is none.
         cutmix: alpha of cutmix; 0 is none.
         label_smoothing: part of each target that is spread over all classes, in [0, 1).
-        ema_decay: weight of what went before in a moving average of the network's weights, which
-            takes the network's place in evaluation, see ``WeightAverage``; 0 is none.
         variants: methods that DropKey is compared with, alone or together: ``reattention``,
             ``token_pooling``, ``diversification``, each with its settings (none: ``{}``). They are
             the arguments of ``apply_reattention`` and ``apply_token_pooling`` of
@@ -106,7 +102,6 @@ def build_model(
         label_smoothing=label_smoothing,
         mixing=build_mixing(mixup, cutmix, label_smoothing, num_classes),
         diversification=None if diversification is None else Diversification(**diversification),
-        average=WeightAverage(network, ema_decay) if ema_decay else None,
     )
 
 

@@ -3,7 +3,7 @@
 Shapes: B images of S x S pixels, K = num_classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropkey_core.analysis.capture import captured_attention
-from dropkey_core.engine import UserError
+from dropkey_core.engine import UserError, per_total, total_over_processes
 from dropkey_core.variants import attention_diversification, self_attention
-from projects.classification.averaging import WeightAverage
 from projects.classification.mixing import Mixing, mix
 
 
@@ -65,15 +64,10 @@ class Classifier(nn.Module):
         mixing: makes (images, one-hot targets) of (images, labels) while training, smoothed
             already; see ``build_mixing``.
         diversification: a second loss, on the maps of the network's self-attention.
-        average: follows the weights of ``network`` and takes its place in evaluation.
     """
 
     # The heads depend on the data: a network fine-tuned on other classes begins them anew.
-    reinitialised_on_mismatch = tuple(
-        f"{network}.{head}."
-        for network in ("network", "average.module")
-        for head in ("head", "head_dist", "aux_head")
-    )
+    reinitialised_on_mismatch = ("network.head.", "network.head_dist.", "network.aux_head.")
 
     def __init__(
         self,
@@ -84,7 +78,6 @@ class Classifier(nn.Module):
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
         diversification: Diversification | None = None,
-        average: WeightAverage | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
@@ -95,14 +88,20 @@ class Classifier(nn.Module):
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.diversification = diversification
-        self.average = average
 
-    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+    def totals(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What a part of ``samples`` must know of all: their number, a scalar ``images``."""
+        return {"images": total_over_processes(torch.tensor(len(samples), device=self.device))}
+
+    def forward(
+        self, samples: Sequence[dict[str, Any]], totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Classify images (eval mode), or judge how they are classified (training mode).
 
         Args:
             samples: one dict per image. ``image``: float32 (3, S, S), normalised; in training also
                 ``label``, an int in [0, K).
+            totals: in training, of the batch that these samples are a part of.
 
         Returns:
             In training ``loss_cls``, the mean cross entropy, and ``loss_diversification`` if it is
@@ -114,15 +113,12 @@ class Classifier(nn.Module):
         """
         images = self.batch(samples)
         if not self.training:
-            return [{"logits": logits} for logits in self.evaluated_network(images).float()]
-        if self.average is not None:
-            self.average.update(self.network)
-        return self.losses(images, self.labels(samples))
-
-    @property
-    def evaluated_network(self) -> nn.Module:
-        """What evaluation runs: the averaged network where there is one."""
-        return self.network if self.average is None else self.average.module
+            return [{"logits": logits} for logits in self.network(images).float()]
+        losses = self.losses(images, self.labels(samples))
+        if totals is None:
+            return losses
+        share = per_total(torch.tensor(len(samples), device=self.device), totals["images"])
+        return {name: share * loss for name, loss in losses.items()}
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The losses of a batch.

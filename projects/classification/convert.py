@@ -22,15 +22,14 @@ AVERAGED = "the averaged weights took the network's place"
 T2T_MARK = "tokens_to_token.project.weight"
 
 
-def convert_classifier(source: str | Path, target: Path, with_average: bool = False) -> list[str]:
+def convert_classifier(source: str | Path, target: Path) -> list[str]:
     """Write weights of a classifier as those of ``projects.classification.Classifier``.
 
     Args:
         source: file or URL: a checkpoint of the official T2T-ViT (``.pth.tar``; its averaged
-            weights if there are some), VOLO or DeiT, or of timm; or one of ours that holds averaged
-            weights, which take the place of the others.
+            weights if there are some), VOLO or DeiT, or of timm; or an older one of ours that holds
+            averaged weights inside the model, which take the place of the others.
         target: where to write ``{"model": weights}``; what is there is replaced at once.
-        with_average: write the weights twice, for a model with ``ema_decay``.
 
     Returns:
         what was done, a line each.
@@ -45,14 +44,8 @@ def convert_classifier(source: str | Path, target: Path, with_average: bool = Fa
     network, said = network_weights(state)
     if T2T_MARK in network and AVERAGED not in said:
         said.append(describe_t2t(network))
-    prefixes = (NETWORK, AVERAGE) if with_average else (NETWORK,)
-    converted = {f"{p}{name}": tensor for p in prefixes for name, tensor in network.items()}
+    converted = {f"{NETWORK}{name}": tensor for name, tensor in network.items()}
     write_checkpoint(target.expanduser(), {"model": converted})
-    said.append(
-        "for a model with model.ema_decay"
-        if with_average
-        else "for a model with model.ema_decay=0; for another one: --with-average"
-    )
     return [f"converted: {len(network)} tensors of {place}", *said]
 
 

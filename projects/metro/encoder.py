@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropkey_core.attention import MultiheadAttention
+from dropkey_core.engine import in_float32
 
 NORM_EPS = 1e-12  # BERT's
 INIT_STD = 0.02  # of every weight matrix and of the positions
@@ -86,8 +87,10 @@ class EncoderBlock(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, input_dim) -> (B, N, output_dim)."""
+        """(B, N, input_dim) -> (B, N, output_dim), coordinates in the end: not in bfloat16."""
         x = self.dropout(self.embedding(tokens) + self.position)  # (B, N, D)
         for layer in self.layers:
             x = layer(x)
-        return self.head(x) + self.shortcut(tokens)
+        dtype = self.position.dtype
+        with in_float32(x.device):
+            return self.head(x.to(dtype)) + self.shortcut(tokens.to(dtype))

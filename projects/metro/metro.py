@@ -4,13 +4,13 @@ Shapes: B images of S x S pixels, L cells of the feature map, C its channels, J 
 vertices of the full mesh, V1 and V2 of the coarser ones, N = J + V2 tokens. Lengths are metres.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.engine import UserError
+from dropkey_core.engine import UserError, in_float32
 from projects.metro.backbone import Backbone
 from projects.metro.body.interpolation import interpolation_weights
 from projects.metro.body.model import Body
@@ -117,7 +117,22 @@ class Metro(nn.Module):
         for name, tensor in constants.items():
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+    def totals(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What a part of ``samples`` must know of all, see ``MeshLoss.totals``."""
+        known = (
+            torch.tensor([bool(sample[name]) for sample in samples], device=self.device)
+            for name in ("has_mesh", "has_joints_3d")
+        )
+        return self.loss.totals(*known)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def forward(
+        self, samples: Sequence[dict[str, Any]], totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Recover meshes (eval mode), or judge the recovered ones (training mode).
 
         Args:
@@ -126,6 +141,7 @@ class Metro(nn.Module):
                 ``joints_3d`` (J, 4) and ``joints_2d`` (J, 3) float32, the last number the
                 confidence, the picture's x and y in [-1, 1]; ``has_mesh`` and ``has_joints_3d``,
                 bool: False = not known, whatever the numbers are.
+            totals: in training, of the batch that these samples are a part of.
 
         Returns:
             In training the weighted losses by name (see ``MeshLoss``). Else a list with, for each
@@ -135,7 +151,8 @@ class Metro(nn.Module):
         """
         outputs = self.predict_batch(self.batch(samples))
         if self.training:
-            return self.loss(outputs, self.targets(samples))
+            with in_float32(self.device):
+                return self.loss(outputs, self.targets(samples), totals)
         predicted = {
             "vertices": outputs["meshes"][0],
             "joints_3d": outputs["mesh_joints"],
@@ -190,13 +207,14 @@ class Metro(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         joint_tokens, coarsest = tokens.split([len(JOINTS), tokens.shape[1] - len(JOINTS)], dim=1)
-        meshes = self.upsampling(coarsest)
-        return {
-            "camera": self.camera_head(coarsest),
-            "joint_tokens": joint_tokens,
-            "mesh_joints": self.joint_regressor.to(meshes[0].dtype) @ meshes[0],
-            "meshes": meshes,
-        }
+        with in_float32(self.device):  # bfloat16 would place vertices by two millimetres in a metre
+            meshes = self.upsampling(coarsest)
+            return {
+                "camera": self.camera_head(coarsest),
+                "joint_tokens": joint_tokens,
+                "mesh_joints": self.joint_regressor.to(meshes[0].dtype) @ meshes[0],
+                "meshes": meshes,
+            }
 
 
 def template_tokens(body: Body) -> Tensor:

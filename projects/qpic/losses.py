@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropkey_core.engine import per_total, total_over_processes
-from projects.detr.losses import box_losses, by_layer, classification_loss, number_over_processes
+from projects.detr.losses import (
+    box_losses,
+    by_layer,
+    classification_loss,
+    number_over_processes,
+    sum_of_weights,
+)
 from projects.detr.matcher import assign
 from projects.qpic.matcher import ROUNDING, has_object, interaction_cost
 
@@ -21,7 +27,9 @@ PREDICTIONS = ("pred_obj_logits", "pred_verb_logits", "pred_sub_boxes", "pred_ob
 TARGETS = ("obj_labels", "verb_labels", "sub_boxes_cxcywh", "obj_boxes_cxcywh")
 
 
-def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
+def verb_focal_loss(
+    pred_verb_logits: Tensor, verb_labels: Tensor, positive: Tensor | None = None
+) -> Tensor:
     """Focal loss (exponent 2, no class balance) per decoder layer.
 
     A verb that a query has costs -(1 - p)^2 log p, another -p^2 log(1 - p), with p its predicted
@@ -37,13 +45,15 @@ def verb_focal_loss(pred_verb_logits: Tensor, verb_labels: Tensor) -> Tensor:
     Args:
         pred_verb_logits: (N, B, Q, V).
         verb_labels: (N, B, Q, V), 1 = the query has this verb, else 0.
+        positive: the number of cells with a verb, a scalar, if another batch's is meant.
 
     Returns:
         (N,).
     """
     toward = torch.where(verb_labels == 1, pred_verb_logits, -pred_verb_logits)
     focal = -F.logsigmoid(toward) * torch.sigmoid(-toward) ** 2
-    positive = total_over_processes((verb_labels == 1).sum((1, 2, 3)))
+    if positive is None:
+        positive = total_over_processes((verb_labels == 1).sum((1, 2, 3)))
     return per_total(focal.sum((1, 2, 3)), positive.clamp(min=1))
 
 
@@ -68,8 +78,30 @@ class InteractionLoss(nn.Module):
         self.giou_weight = giou_weight
         self.no_object_weight = no_object_weight
 
+    def totals(
+        self, targets: Sequence[Mapping[str, Tensor]], num_queries: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """What the losses of a batch are divided by, scalars on ``device``.
+
+        They are ``pairs``, ``objects``, ``verbs`` and ``weights``. Where an image has more pairs
+        than queries all its pairs count, for which of them are matched is not known before;
+        ``forward`` without totals counts the matched ones, as the official code.
+        """
+        counts = [len(target["obj_labels"]) for target in targets]
+        objects = sum(has_object(target["obj_boxes_cxcywh"]).sum() for target in targets)
+        verbs = sum((target["verb_labels"] == 1).sum() for target in targets)
+        return {
+            "pairs": number_over_processes(sum(counts), device),
+            "objects": total_over_processes(torch.as_tensor(objects).to(device)) + ROUNDING,
+            "verbs": total_over_processes(torch.as_tensor(verbs).to(device)),
+            "weights": sum_of_weights(counts, num_queries, self.no_object_weight, device),
+        }
+
     def forward(
-        self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        totals: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Match and judge.
 
@@ -78,6 +110,7 @@ class InteractionLoss(nn.Module):
             targets: per image ``obj_labels`` (p,) int64, C = no object, ``verb_labels`` (p, V)
                 float32, 1 = has this verb, ``sub_boxes_cxcywh`` and ``obj_boxes_cxcywh`` (p, 4)
                 float32 in [0, 1], zeros = no object.
+            totals: of the batch that these images are a part of; by default their own.
 
         Returns:
             Weighted scalars ``loss_obj_ce``, ``loss_verb_ce``, ``loss_sub_bbox``,
@@ -108,12 +141,15 @@ class InteractionLoss(nn.Module):
             for part in ("sub", "obj")
         )
         exists = has_object(true["obj_boxes_cxcywh"])  # (N, M)
-        num_pairs = number_over_processes(sum(counts), device)
-        num_objects = total_over_processes(exists.sum(1)) + ROUNDING
+        totals = totals or {
+            "pairs": number_over_processes(sum(counts), device),
+            "objects": total_over_processes(exists.sum(1)) + ROUNDING,
+        }
+        num_pairs, num_objects = totals["pairs"], totals["objects"]
         obj_ce = classification_loss(
-            predicted["pred_obj_logits"], obj_labels, self.no_object_weight
+            predicted["pred_obj_logits"], obj_labels, self.no_object_weight, totals.get("weights")
         )
-        verb_ce = verb_focal_loss(predicted["pred_verb_logits"], verb_labels)
+        verb_ce = verb_focal_loss(predicted["pred_verb_logits"], verb_labels, totals.get("verbs"))
         losses = {
             "loss_obj_ce": self.object_weight * obj_ce,
             "loss_verb_ce": self.verb_weight * verb_ce,

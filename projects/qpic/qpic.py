@@ -4,13 +4,15 @@ Shapes: B images, H x W pixels, Q queries, C object classes, V verbs, D embeddin
 N decoder layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from projects.detr.detr import BodyParts, BoxHead, DetrBody
+from dropkey_core.engine import in_float32
+from projects.detr.detr import BodyParts, BoxHead, DetrBody, largest_size
 from projects.qpic.losses import TARGETS, InteractionLoss
 
 
@@ -41,23 +43,31 @@ class Qpic(DetrBody):
         self.obj_bbox_embed = BoxHead(parts.embed_dim)
         self.loss = loss
 
-    def forward(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+    def totals(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What a part of ``samples`` must know of all, see ``InteractionLoss`` and ``Detr``."""
+        totals = self.loss.totals(samples, self.query_embed.num_embeddings, self.device)
+        return {**totals, "size": torch.tensor(largest_size(samples))}
+
+    def forward(
+        self, samples: Sequence[dict[str, Any]], totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Find pairs (eval mode), or judge what is found (training mode).
 
         Args:
             samples: as ``Detr.forward`` takes them, with the targets of ``InteractionLoss``.
+            totals: in training, of the batch that these samples are a part of.
 
         Returns:
             In training the weighted losses by name (see ``InteractionLoss``). Else a list with,
             for each image, what ``interactions`` returns.
         """
-        outputs = self.predict_batch(*self.batch(samples))
+        size = None if totals is None else totals["size"].tolist()
+        outputs = self.predict_batch(*self.batch(samples, size))
         if not self.training:
             return interactions(outputs, [(s["height"], s["width"]) for s in samples])
-        device = self.pixel_mean.device
-        return self.loss(
-            outputs, [{name: sample[name].to(device) for name in TARGETS} for sample in samples]
-        )
+        targets = [{name: sample[name].to(self.device) for name in TARGETS} for sample in samples]
+        with in_float32(self.device):
+            return self.loss(outputs, targets, totals)
 
     def predict_batch(
         self, images: Tensor, padding_mask: Tensor | None = None
@@ -70,12 +80,14 @@ class Qpic(DetrBody):
             cxcywh in [0, 1] of the unpadded image; layers first to last.
         """
         queries = self.decode(images, padding_mask)  # (N, B, Q, D)
-        return {
-            "pred_obj_logits": self.obj_class_embed(queries),
-            "pred_verb_logits": self.verb_class_embed(queries),
-            "pred_sub_boxes": self.sub_bbox_embed(queries),
-            "pred_obj_boxes": self.obj_bbox_embed(queries),
-        }
+        queries = queries.to(self.query_embed.weight.dtype)
+        with in_float32(self.device):  # as in ``Detr``
+            return {
+                "pred_obj_logits": self.obj_class_embed(queries),
+                "pred_verb_logits": self.verb_class_embed(queries),
+                "pred_sub_boxes": self.sub_bbox_embed(queries),
+                "pred_obj_boxes": self.obj_bbox_embed(queries),
+            }
 
 
 def interactions(

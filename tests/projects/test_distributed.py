@@ -51,7 +51,7 @@ def build(project, body_file):
         return projects.metro.build_model(body_file, **METRO_SIZES)
     return projects.classification.build_model(
         "t2t_vit_14", 10, 8, pretrained_backbone=False, drop_ratio=0.0, drop_path=0.0,
-        label_smoothing=0.1, ema_decay=0.9, architecture_options=T2T_SIZES,
+        label_smoothing=0.1, architecture_options=T2T_SIZES,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dropkey_core.engine import UserError, gather_objects
+from dropkey_core.engine import UserError, gather_objects, per_total, total_over_processes
 
 
 class ToyModel(nn.Module):
@@ -25,14 +25,19 @@ class ToyModel(nn.Module):
         self.drop_ratio = drop_ratio
         self.activation = getattr(torch, activation)
 
-    def forward(self, batch):
+    def totals(self, batch):
+        return {"images": total_over_processes(torch.tensor(len(batch)))}
+
+    def forward(self, batch, totals=None):
         grey = torch.stack([sample["image"].float().mean((1, 2)) for sample in batch]) / 255
         hidden = self.activation(self.backbone(grey))
         guess = self.head(torch.dropout(hidden, self.drop_ratio, self.training))[:, 0]
         if not self.training:
             return [{"guess": value} for value in guess]
         target = torch.tensor([sample["image_id"] / 5 for sample in batch])
-        return {"loss_l2": ((guess - target) ** 2).mean(), "loss_l1": (guess - target).abs().mean()}
+        share = 1 if totals is None else per_total(len(batch), totals["images"])
+        errors = guess - target
+        return {"loss_l2": share * (errors**2).mean(), "loss_l1": share * errors.abs().mean()}
 
 
 def records(size: int = 10) -> list[dict[str, Any]]:

@@ -196,14 +196,14 @@ def state(pid):
         return "Z"  # gone in between
 
 
-SETTINGS = ["train.amp.enabled=true", "train.checkpointer.max_to_keep=20"]
+SETTINGS = ["train.amp={enabled: true, dtype: float16}", "train.checkpointer.max_to_keep=20"]
 
 
 @pytest.fixture
 def on_a_cpu(toy_folder, monkeypatch):
     """Mixed precision as on a GPU: float16 by autocast and a scaler, both of which CPUs have."""
     for module in (trainer, failed_step):
-        monkeypatch.setattr(module, "check_devices", lambda *_: None)
+        monkeypatch.setattr(module, "choose_device", lambda *_: None)
 
 
 @pytest.fixture

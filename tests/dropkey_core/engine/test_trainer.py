@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from dropkey_core.engine import UserError, evaluate, load_config, read_checkpoint, write_checkpoint
+from dropkey_core.engine import (
+    Processes,
+    UserError,
+    evaluate,
+    load_config,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tests.dropkey_core.engine.toy_run import (
     Crash,
     after_calls,
@@ -123,8 +130,11 @@ def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
         ("train.checkpointer.period=0", "train.checkpointer.period must be at least 1, got 0"),
         ("train.eval_period=-1", "train.eval_period must be at least 0, got -1"),
         ("train.best_mode=lowest", "train.best_mode.*lowest.*min"),
-        ("train.device=tpu", "train.device must be cuda or cpu, got 'tpu'"),
-        ("train.amp.enabled=true", "train.amp.enabled needs train.device=cuda"),
+        ("train.device=tpu", "train.device must be cuda, mps or cpu, got 'tpu'"),
+        ("train.accumulate=0", "train.accumulate must be auto or at least 1, got 0"),
+        ("train.accumulate=some", "train.accumulate must be auto or at least 1, got 'some'"),
+        ("train.accumulate=3", "train.accumulate=3 must divide the batch: .*batch_size is 4$"),
+        ("train.ema.decay=1", r"train.ema.decay must be 0 or in \(0, 1\), got 1.0"),
         ("model.drop_ratio=1.5", r"model: drop_ratio must be in \[0, 1\), got 1.5"),
         ("lr_multiplier.milestones=[2.0]", "lr_multiplier: milestones must increase"),
         ("optimizer.params.lr_multipliers={neck: 1.0}", "optimizer.params: .*'neck'"),
@@ -139,9 +149,15 @@ def test_bad_settings(toy_folder, override, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_cuda_without_a_gpu(toy_folder):
-    with pytest.raises(UserError, match=r"this machine has no GPU: use train.device=cpu"):
-        run("train.device=cuda")
+def test_a_device_that_is_not_there(toy_folder, capsys):
+    run("train.device=cuda", "train.max_iter=1")
+    told = "train.device is cuda and this machine has none"
+    assert capsys.readouterr().out.count(f"warning: {told}: cpu takes its place") == 1
+    assert read_checkpoint("output/last.pth")["config"].count("device: cpu") == 1
+    with pytest.raises(UserError, match=f"{told}: use train.device=cpu"):
+        run("train.device=cuda", processes=Processes(strict_device=True), output="other")
+    with pytest.raises(UserError, match=f"{told}: use train.device=cpu"):
+        run("train.device=cuda", processes=Processes(num_gpus=2), output="other")
 
 
 def test_evaluate_equals_the_evaluation_in_training(toy_folder, capsys):

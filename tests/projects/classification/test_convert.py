@@ -33,7 +33,6 @@ def test_an_official_t2t_becomes_a_start(small_t2t, tmp_path):
     assert convert_classifier(source, target) == [
         f"converted: {len(small_t2t)} tensors of state_dict",
         "model.architecture=t2t_vit_2 model.num_classes=5 model.image_size=32",
-        "for a model with model.ema_decay=0; for another one: --with-average",
     ]
     model = build_model("t2t_vit_14", 5, 32, architecture_options=SMALL)
     load_weights(model, target)
@@ -49,24 +48,15 @@ def test_averaged_weights_come_first_and_prefixes_go(small_t2t, tmp_path):
     torch.testing.assert_close(state["network.cls_token"], small_t2t["cls_token"] + 1)
 
 
-def test_a_start_for_a_model_with_an_average(small_t2t, tmp_path):
-    source = official_file(tmp_path / "a.pth.tar", small_t2t)
-    said = convert_classifier(source, tmp_path / "b.pth", with_average=True)
-    assert said[-1] == "for a model with model.ema_decay"
-    settings = {"architecture_options": SMALL, "ema_decay": 0.9}
-    model = build_model("t2t_vit_14", 5, 32, **settings)
-    load_weights(model, tmp_path / "b.pth")
-    torch.testing.assert_close(model.average.module.state_dict(), small_t2t, rtol=0, atol=0)
-
-
-def test_our_average_becomes_a_network(tiny, samples, tmp_path):
-    model = tiny(ema_decay=0.5)
-    with torch.no_grad():
-        model.network.head.bias.add_(1.0)
-    torch.save({"model": model.state_dict(), "step": 7}, tmp_path / "best.pth")
+def test_an_average_inside_a_model_becomes_its_network(tiny, samples, tmp_path):
+    model = tiny()
+    state = model.state_dict()
+    averages = {name.replace("network.", "average.module."): t for name, t in state.items()}
+    raw = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save({"model": {**raw, **averages}, "step": 7}, tmp_path / "best.pth")
     # A T2T-ViT of no official size is converted without being described.
     said = convert_classifier(tmp_path / "best.pth", tmp_path / "b.pth")
-    assert said[1:-1] == ["the averaged weights took the network's place"]
+    assert said[1:] == ["the averaged weights took the network's place"]
     plain = tiny()
     load_weights(plain, tmp_path / "b.pth")
     torch.testing.assert_close(plain.eval()(samples), model.eval()(samples))

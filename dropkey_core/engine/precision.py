@@ -1,0 +1,115 @@
+"""Precision: the dtype of the forward, of float32 matrix products, and what stays float32.
+
+In mixed precision the forward is bfloat16 where the device can, by torch's autocast. Elsewhere on
+CUDA it is float16, and a scaler multiplies the loss so that small gradients do not vanish. Where
+one overflows it leaves out the step, which counts all the same, and halves the scale; after 2,000
+good steps in a row it doubles it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+
+from dropkey_core.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins import Precision
+
+# Below this a loss of 1 is no normal float16 any more: it is not the scale that is too large.
+LEAST_SCALE = 2.0**-14
+
+
+def check_precision(train: DictConfig) -> None:
+    """Raise UserError if ``train.device`` cannot do ``train.amp.dtype``."""
+    if not train.amp.enabled:
+        return
+    dtype, other = amp_dtype(train), "bfloat16 where the device can, or train.amp.enabled=false"
+    if dtype is torch.float16 and train.device != "cuda":
+        raise UserError(f"train.amp.dtype float16 needs a CUDA device, not {train.device}: {other}")
+    if dtype is torch.bfloat16 and not has_bfloat16(train.device):
+        other = "float16 on CUDA, or train.amp.enabled=false"
+        raise UserError(f"train.amp.dtype: this {train.device} device has no bfloat16: {other}")
+
+
+def amp_dtype(train: DictConfig) -> torch.dtype:
+    """Return the dtype of mixed precision; left open, bfloat16 wherever CUDA does not lack it."""
+    if train.amp.dtype is not None:
+        return getattr(torch, train.amp.dtype.name)
+    lacks = train.device == "cuda" and not has_bfloat16("cuda")
+    return torch.float16 if lacks else torch.bfloat16
+
+
+def has_bfloat16(device: str) -> bool:
+    """Return whether a device computes in bfloat16 itself; of a CPU, whether it gives results."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "mps":
+        try:
+            torch.zeros(1, dtype=torch.bfloat16, device="mps")
+        except (TypeError, RuntimeError):  # macOS before 14
+            return False
+    return torch.amp.is_autocast_available(device)
+
+
+def precision_of(train: DictConfig) -> "Precision":
+    """Choose the precision of a run, the one place that does.
+
+    ``train.float32_precision`` is given to ``torch.set_float32_matmul_precision`` on CUDA: "high"
+    is TF32 where the GPU has it. On a CPU torch's own setting stays.
+
+    Returns:
+        Lightning's plugin for ``train.amp``: casts the forward, scales the loss.
+    """
+    from lightning.fabric.plugins import MixedPrecision, Precision
+
+    if train.device == "cuda":
+        torch.set_float32_matmul_precision(train.float32_precision.name)
+        torch.backends.cudnn.allow_tf32 = train.float32_precision.name != "highest"
+    if not train.amp.enabled:
+        return Precision()
+    is_float16 = amp_dtype(train) is torch.float16
+    plugin: Any = MixedPrecision("16-mixed" if is_float16 else "bf16-mixed", device=train.device)
+    plugin.convert_input = lambda data: data  # its own would also round the true boxes
+    return plugin
+
+
+def describe_precision(train: DictConfig) -> str:
+    """Return in words what :func:`precision_of` chooses."""
+    matmul = train.float32_precision.name if train.device == "cuda" else "torch's own"
+    amp = str(amp_dtype(train)).removeprefix("torch.") if train.amp.enabled else "off"
+    return f"on {train.device}; mixed precision {amp}; float32 matrix products {matmul}"
+
+
+def in_float32(device: torch.device) -> torch.autocast:
+    """Return a context without autocast on ``device``: for losses, matching, boxes and meshes.
+
+    What autocast has made must be cast by ``.float()`` inside.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
+def measure_overflow(
+    precision: Any, optimizer: torch.optim.Optimizer, step: int
+) -> dict[str, float]:
+    """Return ``loss_scale`` and ``skipped_steps`` since the run began; nothing without a scaler.
+
+    Args:
+        precision: Lightning's plugin.
+        optimizer: keeps in its state how many steps it did.
+        step: steps of the run.
+
+    Raises:
+        UserError: the scale has fallen so low that gradients overflow whatever it is.
+    """
+    scaler = getattr(precision, "scaler", None)
+    if scaler is None:
+        return {}
+    scale = float(scaler.get_scale())
+    if scale < LEAST_SCALE:
+        raise UserError(
+            f"step {step}: in mixed precision no gradients are finite, with the loss scaled by "
+            f"{scale:.3g} only; try train.amp.enabled=false or a lower optimizer.lr"
+        )
+    done = max((float(state["step"]) for state in optimizer.state.values()), default=0.0)
+    return {"loss_scale": scale, "skipped_steps": step - done}
