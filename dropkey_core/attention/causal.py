@@ -40,7 +40,7 @@ def split_causal(
     if is_causal:
         return None, 0
     bias: Any = attn_mask
-    if not _is_bias(bias):
+    if not is_causal_bias(bias):
         return attn_mask, None
     lengths = bias.seq_len_q, bias.seq_len_kv
     if lengths != (num_queries, num_keys):
@@ -79,7 +79,8 @@ def hidden_keys(size: tuple[int, int], diagonal: int, device: torch.device) -> T
     return torch.ones(size, dtype=torch.bool, device=device).triu_(diagonal + 1)
 
 
-def _is_bias(attn_mask: Tensor | None) -> bool:
+def is_causal_bias(attn_mask: Tensor | None) -> bool:
+    """Return whether a mask is a ``torch.nn.attention.bias.CausalBias``, which has no entries."""
     # Nobody can have made one before its module is imported, which takes a while.
     module = sys.modules.get("torch.nn.attention.bias")
     return module is not None and isinstance(attn_mask, module.CausalBias)

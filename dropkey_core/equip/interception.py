@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from dropkey_core.attention.causal import is_causal_bias
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
 from dropkey_core.attention.masks import draw_seed
 from dropkey_core.attention.observation import Observe, Reweigh
@@ -120,7 +120,7 @@ class Interception:
             )
             for x, own in zip((query, key, value), leads, strict=True)
         )
-        if attn_mask is not None and not isinstance(attn_mask, CausalBias):
+        if attn_mask is not None and not is_causal_bias(attn_mask):
             if attn_mask.dtype != torch.bool:
                 attn_mask = _mask_far(attn_mask)
             if attn_mask.dim() > 2 and lead != (batch, heads):

@@ -75,6 +75,16 @@ def test_causal_attention():
     torch.testing.assert_close(out, explicit(*tensors, both))
 
 
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3), (2, 2, 3)])
+def test_causal_bias_of_torch(lead):
+    bias = pytest.importorskip("torch.nn.attention.bias").causal_lower_right(4, 5)
+    tensors = qkv(lead)
+    with intercepted()[1]:
+        out = F.scaled_dot_product_attention(*tensors, attn_mask=bias)
+    causal = torch.full((4, 5), -INF).triu(2).double()
+    torch.testing.assert_close(out, explicit(*tensors, causal + every_third(4, 5)))
+
+
 def test_grouped_queries():
     query = qkv((2, 6))[0]
     _, key, value = qkv((2, 3))
