@@ -35,7 +35,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from sweep_judge import LIMIT, LOUD, SILENT, UNBUILT, VERDICTS, Unbuilt, build, judge, told
+from sweep_judge import LATE, LIMIT, LOUD, SILENT, UNBUILT, VERDICTS, Unbuilt, build, judge, told
 from sweep_models import LIBRARIES, architectures
 
 SECONDS, GIBIBYTES = 90, 10  # of a processor and of memory, for one architecture
@@ -108,7 +108,7 @@ def page(rows: list[Row]) -> str:
     parts = [PAGE.format(table=table(rows))]
     parts += [f"\n## Not right\n\n{_listed(rows, SILENT, LOUD) or 'None.'}\n"]
     parts += [f"\n## Refused, or left out beside what is equipped\n\n{_reasons(rows)}\n"]
-    parts += [f"\n## Limits\n\n{_listed(rows, LIMIT) or 'None.'}\n"]
+    parts += [f"\n## Limits\n\n{_listed(rows, LATE, LIMIT) or 'None.'}\n"]
     parts += [f"\n## Cannot be built here\n\n{_unbuilt(rows)}\n"]
     return "".join(parts)
 
@@ -125,8 +125,8 @@ DropKey; `tests/sweep.py` says how.
 {table}
 
 *Right*: all attention drops keys as it should, or is left out with a reason below. *Refused*:
-nothing can be equipped, and the error says why. *Limit*: the inputs made here do not reach all of
-its attention.
+nothing can be equipped, and the error says why, at once or in the first training step. *Limit*:
+the inputs made here do not reach all of its attention.
 """
 
 

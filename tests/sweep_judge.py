@@ -4,6 +4,7 @@ See ``sweep``. Shapes: (..., Lq, Lk) = batch and heads in any number of axes, qu
 """
 
 import re
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -20,16 +21,21 @@ from dropkey_core.equip import apply_dropkey, check_dropkey, set_drop_ratio
 from dropkey_core.equip.recognition import LeftOut, find_attention
 
 MILLION_PARAMETERS = 100
+SECONDS = 20  # of a processor, to find out how to make and call an architecture
 RATIO = 0.5
 HIGH = 0.9  # so that many rows would lose all their keys
 
 # Verdicts, from the best on.
 RIGHT, NO_ATTENTION, REFUSED, LIMIT = "right", "no attention", "refused", "limit"
+LATE = "refused in the first step"
 UNBUILT, LOUD, SILENT = "cannot be built here", "wrong with an error", "wrong silently"
-VERDICTS = (RIGHT, NO_ATTENTION, REFUSED, LIMIT, UNBUILT, LOUD, SILENT)
+VERDICTS = (RIGHT, NO_ATTENTION, REFUSED, LATE, LIMIT, UNBUILT, LOUD, SILENT)
 
 # Classes whose softmax outside of attention has been looked at -> what it weighs.
-NO_KEYS: dict[str, str] = {}
+NO_KEYS = {
+    "BltPatcher": "the next byte, whose entropy cuts patches",
+    "GraniteSpeechCTCEncoder": "characters",
+}
 
 
 class Unbuilt(Exception):
@@ -65,6 +71,8 @@ def build(library: str, name: str) -> tuple[Driver, str]:
     errors = ["no model class has this configuration"]
     got_further: list[str] = []
     for how, make in candidates(library, name):
+        if time.process_time() > SECONDS:
+            break
         try:
             torch.manual_seed(0)
             _check_size(make)
@@ -101,8 +109,9 @@ def _randomise(model: nn.Module) -> None:
     """Make all parameters random: what is 0 hides the attention, what is large saturates it."""
     with torch.no_grad():
         for parameter in filter(torch.is_floating_point, model.parameters()):
-            if parameter.dim() > 1:
-                parameter.mul_(0.1 / parameter.std(correction=0).clamp(min=0.1))
+            is_scale = parameter.dim() < 2  # of a norm, most of all
+            spread = parameter.std(correction=0).clamp(min=0.1)
+            parameter.mul_(0.3 if is_scale else 0.1 / spread)
             parameter.add_(0.05 * torch.randn_like(parameter))
 
 
@@ -119,7 +128,13 @@ def _silence(model: nn.Module) -> None:
 
 def judge(driver: Driver) -> dict[str, Any]:
     """Return the verdict on one architecture, with what it is based on."""
-    model = driver.model
+    model = driver.model.train()
+    try:
+        with torch.no_grad():
+            driver()
+    except Exception as error:
+        why = f"training wants other inputs: {told(error)}"
+        return {"verdict": LIMIT, "why": why, "sites": 0, "faults": []}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,7 +159,7 @@ def judge(driver: Driver) -> dict[str, Any]:
 
 def _verdict(row: dict[str, Any]) -> dict[str, str]:
     kinds = {kind: what for kind, what, _ in reversed(row["faults"])}
-    for kind in (SILENT, LOUD):
+    for kind in (SILENT, LOUD, LATE):
         if kind in kinds:
             return {"verdict": kind, "why": kinds[kind]}
     if row["not_called"]:
@@ -184,7 +199,7 @@ def _checked(driver: Driver, known: list[str]) -> tuple[list[str], list[str], li
     try:
         check = check_dropkey(driver.model, **driver.arguments)
     except Exception as error:
-        return [], [], [[LOUD, f"check_dropkey: {told(error)}", ""]]
+        return [], [], [[_kind(error), f"check_dropkey: {told(error)}", ""]]
     never = [s.name for s in check.sites if not s.num_calls and s.name != "probe"]
     faults = []
     if check.evaluation_difference:
@@ -228,7 +243,7 @@ def _drive(
         site.drop_ratio = HIGH  # type: ignore[assignment]
         yield from _weights(_observed(driver, site), whole, HIGH)
     except Exception as error:
-        yield LOUD, told(error)
+        yield _kind(error), told(error)
     finally:
         site.drop_ratio = 0.0  # type: ignore[assignment]
         site.training = not rest_is_random
@@ -286,8 +301,9 @@ def _weights(observed: list[Tensor], free: list[Tensor], ratio: float) -> Iterat
             yield SILENT, "masked keys are seen"
         if ((number > 0) & ~kept.any(-1)).any():
             yield SILENT, "a row has lost all keys"
-        rest = (whole * kept).sum(-1, keepdim=True).clamp(min=1e-30)
-        share = whole * kept / rest * whole.sum(-1, keepdim=True)
+        sink = (1.0 - whole.sum(-1, keepdim=True)).clamp(min=0.0)  # what keys do not get
+        rest = (whole * kept).sum(-1, keepdim=True) + sink
+        share = whole * kept / rest.clamp(min=1e-30)
         if (weights - share).abs().max() > 1e-3:
             yield SILENT, "a row is not the softmax over the keys that stay"
         lost += (allowed & ~kept).sum().item()
@@ -307,6 +323,11 @@ def _may_drop(free: list[Tensor]) -> bool:
 
 def _class(module: nn.Module) -> str:
     return getattr(module, "original_class", type(module)).__name__
+
+
+def _kind(error: Exception) -> str:
+    is_refusal = isinstance(error, RuntimeError) and "DropKey has nothing to act on" in str(error)
+    return LATE if is_refusal else LOUD
 
 
 def told(error: Exception) -> str:

@@ -116,7 +116,7 @@ def _transformers_models(name: str) -> Iterator[tuple[str, Callable[[], nn.Modul
     cls = CONFIG_MAPPING[name]
     makers = _model_classes(name, cls)
     for rule in RULES:
-        for maker in makers[:3]:
+        for maker in makers[:2]:
             yield f"{rule}, {maker.__name__}", lambda r=rule, m=maker: m(small_config(cls(), r))
 
 
@@ -158,7 +158,7 @@ _IDS = re.compile(r"(_token_id|_token_index|_token|_id|_ids|_index)$")
 _LAYERS = re.compile(r"(layers?|depth|depths|n_layer|blocks|num_stacks|layers_per_stage)$")
 _HEADS = re.compile(r"heads?$|n_head|attention_heads_per")
 _WIDTH = re.compile(
-    r"(hidden|embed|inter|ffn|mlp|proj|model|dim|channels|width|rank|n_embd|n_inner|size|d_ff|d_kv)"
+    r"(hidden|embed|inter|ffn|mlp|proj|model|dim|channels|width|rank|n_embd|n_inner|size|d_ff|d_kv|d_head|d_ssm)"
 )
 _KEEP = re.compile(
     r"(type_vocab|num_channels|in_channels|in_chans|image_channels|patch|kernel|stride|conv_k|num_mel"
@@ -183,10 +183,10 @@ def small_config(config: Any, rule: str) -> Any:
 
 
 def _shrink(config: Any, rule: str, ids: dict[int, int]) -> Any:
-    small = {}
+    small: dict[str, Any] = {}
     factor = _factor(config)
     for name, default in _defaults(type(config)).items():
-        value = getattr(config, name, None)
+        value = _get(config, name)
         if name.startswith("backbone_config"):
             small |= _small_backbone(name, value, rule)
         elif _is_config(value):
@@ -196,19 +196,32 @@ def _shrink(config: Any, rule: str, ids: dict[int, int]) -> Any:
             small[name] = {**value, "mrope_section": _sections(sections)} if sections else value
         elif name in ("image_token_id", "image_token_index"):
             small[name] = ids.setdefault(value or -1, 16 + len(ids))
-        elif default not in (None, inspect.Parameter.empty):
+        elif value is None:
+            small[name] = _missing(name)
+        elif default is not None:
             small[name] = _small(name, value, rule, factor, ids)
         elif name == "layer_types" and isinstance(value, list):
             small[name] = list(dict.fromkeys(value))[:4]
-    if len(small.get("layer_types") or ()) > 0:
+    if small.get("layer_types"):
         kinds = small["layer_types"]
-        kinds = small["layer_types"] = (kinds * 2)[: max(2, len(kinds))]
-        small["num_hidden_layers"] = len(kinds)
-    if "prediction_length" in _defaults(type(config)):
-        small |= {"prediction_length": 4, "context_length": 16, "lags_sequence": [1, 2]}
-    small["use_cache"] = False
-    small = {k: v for k, v in small.items() if v is not None}
-    return type(config)(**small)
+        small["layer_types"] = (kinds * 2)[: max(2, len(kinds))]
+        small["num_hidden_layers"] = len(small["layer_types"])
+    small = {name: value for name, value in small.items() if value is not None}
+    return type(config)(**small, **{} if "use_cache" in small else {"use_cache": False})
+
+
+def _get(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # some have values that differ from layer to layer
+        return None
+
+
+def _missing(name: str) -> int | None:
+    """Return a value for what some configurations want to be told; None for all else."""
+    values = {"vocab_size": _VOCABULARY, "num_experts_per_tok": 2, "n_routed_experts": 4}
+    values |= {"prediction_length": 4, "context_length": 16, "n_group": 1, "topk_group": 1}
+    return values.get(name)
 
 
 def _small_backbone(name: str, value: Any, rule: str) -> dict[str, Any]:
@@ -225,7 +238,8 @@ def _small_backbone(name: str, value: Any, rule: str) -> dict[str, Any]:
 
 def _sections(sections: list[int]) -> list[int]:
     """Scale the parts of a rotary embedding to a head of 16 numbers."""
-    return [size * 8 // sum(sections) for size in sections]
+    rest = [size * 8 // sum(sections) for size in sections[1:]]
+    return [8 - sum(rest), *rest]
 
 
 def _is_config(value: Any) -> bool:
@@ -267,8 +281,10 @@ def _small_list(name: str, value: Any, rule: str, ids: dict[int, int]) -> Any:
         if name in ("layer_types", "mlp_layer_types") or name.endswith("layers_block_type"):
             return list(dict.fromkeys(value))
         return value
+    if name == "lags_sequence":
+        return [1, 2]
     if _LAYERS.search(name) and max(value) > 1 and len(value) <= 6:
-        return type(value)(min(v, 1) for v in value)
+        return type(value)(min(v, 3 if "4 layers" in rule else 1) for v in value)
     if _HEADS.search(name):
         return type(value)(v // math.gcd(*value) for v in value)
     return value
@@ -285,8 +301,8 @@ def _small_number(name: str, value: int, rule: str, factor: int, ids: dict[int, 
         return min(value, 512)
     if re.search(r"n_group|topk_group", name):
         return 1
-    if re.search(r"experts|moe_num", name) and value > 1:
-        return 2 if re.search(r"per_tok|top_?k|_per_", name) else 4
+    if re.search(r"experts|moe_num|moe_k", name) and value > 1:
+        return 2 if re.search(r"per_tok|top_?k|_per_|moe_k", name) else 4
     if re.search(r"num_queries|num_proposals|num_query", name):
         return min(value, 8)
     if _LAYERS.search(name) and value > 2:
@@ -313,6 +329,10 @@ def _small_width(name: str, value: int, rule: str, factor: int) -> int:
     if rule == "scale":
         is_of_head = re.search(r"head_dim|d_kv|head_size", name)
         return value if is_of_head else max(8, value // factor)
+    if name == "mamba_d_head":
+        return 32
+    if name == "mamba_d_ssm":
+        return 128
     return 16 if re.search(r"head_dim|d_kv|head_size|lora_rank|head_width", name) else 64
 
 
@@ -361,8 +381,7 @@ def _transformers_inputs(model: nn.Module) -> Iterator[Inputs]:
     for plan in _plans(model, list(parameters.values())):
         if "input_ids" in plan:
             yield from _with_pictures(model, plan, find)
-        for way in itertools.islice(_products(plan, find), 24):
-            yield dict(zip(plan, way, strict=True))
+        yield from _products(plan, find)
 
 
 def _plans(model: nn.Module, parameters: list[inspect.Parameter]) -> list[list[str]]:
@@ -384,8 +403,13 @@ def _plans(model: nn.Module, parameters: list[inspect.Parameter]) -> list[list[s
     return [plan for i, plan in enumerate(plans) if plan and plan not in plans[:i]]
 
 
-def _products(names: list[str], find: "_Settings") -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*(_ways(name, find) for name in names))
+def _products(names: list[str], find: "_Settings") -> Iterator[dict[str, Any]]:
+    """Give the likeliest of each argument, then all with one that is less likely."""
+    ways = {name: _ways(name, find) for name in names}
+    first = {name: way[0] for name, way in ways.items()}
+    yield first
+    for name, way in ways.items():
+        yield from ({**first, name: other} for other in way[1:])
 
 
 _PICTURES = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
@@ -400,9 +424,9 @@ def _with_pictures(model: nn.Module, plan: list[str], find: "_Settings") -> Iter
         if token < 0 or features is None or argument not in parameters:
             continue
         beside = [n for n in (f"{kind}_grid_thw", "image_sizes") if n in parameters]
-        taken = [[argument, *beside], [argument]][: 1 + bool(beside)]
-        ways = (zip(names, way, strict=True) for names in taken for way in _products(names, find))
-        for given in map(dict, ways):
+        for given in itertools.chain(
+            _products([argument, *beside], find), _products([argument], find)
+        ):
             try:
                 with torch.no_grad():
                     number = _rows(features(**given))
