@@ -1,6 +1,6 @@
 """ResNet as DETR uses it: batch norm frozen, first stage frozen, last feature map out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 TRAINED_STAGES = STAGES[1:]
+TOP_DOWN_CHANNELS = 128
+NORM_GROUPS = 8
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -84,6 +86,8 @@ class ResNetBackbone(nn.Module):
         dilation: keep the last stage at stride 16 instead of 32 (the official DC5 models).
         num_stages: how many of the four stages to use; fewer give a finer map (stride 16, 8 or 4),
             for small images.
+        top_down: how many finer stages the last one is merged into, each of which halves the
+            stride of the map, see ``TopDown``; 0 gives the last stage's map.
 
     Raises:
         UserError: if ``name`` or ``norm`` is unknown, or the weights cannot be fetched.
@@ -96,6 +100,7 @@ class ResNetBackbone(nn.Module):
         norm: str = "frozen",
         dilation: bool = False,
         num_stages: int = 4,
+        top_down: int = 0,
     ) -> None:
         super().__init__()
         _check_choice("backbone", name, ARCHITECTURES)
@@ -103,6 +108,11 @@ class ResNetBackbone(nn.Module):
         block, depths = ARCHITECTURES[name]
         if not 1 <= num_stages <= len(STAGES):
             raise UserError(f"backbone_stages must be in 1..{len(STAGES)}, got {num_stages}")
+        if not 0 <= top_down < num_stages:
+            raise UserError(
+                f"backbone_top_down must be in 0..{num_stages - 1}, below backbone_stages, "
+                f"got {top_down}"
+            )
         if dilation and block is FoldedBasicBlock:
             raise UserError(f"dilation needs a bottleneck ResNet (resnet50, resnet101), got {name}")
         dilated = [False, False, dilation]
@@ -120,15 +130,51 @@ class ResNetBackbone(nn.Module):
             for parameter_name, parameter in body.named_parameters():
                 parameter.requires_grad_(parameter_name.startswith(TRAINED_STAGES))
         self.body = body.to(memory_format=torch.channels_last)
+        self.top_down: TopDown | None = None
+        if top_down:
+            merged = [self.num_channels // 2**step for step in range(top_down + 1)]
+            self.top_down = TopDown(merged).to(memory_format=torch.channels_last)
+            self.num_channels = TOP_DOWN_CHANNELS
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, ceil(H/32), ceil(W/32)), or at a finer stride."""
         body = self.body
         x = images.contiguous(memory_format=torch.channels_last)
         x = body.maxpool(body.relu(conv_norm(body.conv1, body.bn1, x)))
+        maps = []
         for stage in self.stages:
             x = getattr(body, stage)(x)
-        return x
+            maps.append(x)
+        return x if self.top_down is None else self.top_down(maps[::-1])
+
+
+class TopDown(nn.Module):
+    """Merge the coarse maps of a backbone into a finer one (FPN, arXiv 1612.03144, section 3).
+
+    M_l = conv_1x1(C_l) + upsampled(M_l+1), nearest neighbours, and a 3x3 convolution of the last;
+    here with group norm before and after it, since nothing is pretrained.
+
+    Args:
+        channels: of the maps that are merged, the coarsest first.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        width = TOP_DOWN_CHANNELS
+        self.lateral = nn.ModuleList(nn.Conv2d(number, width, kernel_size=1) for number in channels)
+        self.output = nn.Sequential(
+            nn.GroupNorm(NORM_GROUPS, width),
+            nn.Conv2d(width, width, kernel_size=3, padding=1),
+            nn.GroupNorm(NORM_GROUPS, width),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C, h, w), coarsest first, as many or more -> that of the last lateral one."""
+        merged: Tensor | None = None
+        for lateral, x in zip(self.lateral, maps, strict=False):
+            side = lateral(x)
+            merged = side if merged is None else side + F.interpolate(merged, size=side.shape[-2:])
+        return self.output(merged)
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from torch import nn
 from dropkey_core.attention import MultiheadAttention, drop_ratios
 from dropkey_core.engine.errors import UserError
 from projects.detr.backbone import ResNetBackbone
+from projects.detr.box_decoder import BoxDecoder, BoxDecoderLayer, ConditionalAttention
+from projects.detr.box_detr import BoxDetr
 from projects.detr.detr import BodyParts, Detr
 from projects.detr.losses import DetectionLoss
 from projects.detr.position_encoding import SinePositionEncoding
@@ -36,6 +38,10 @@ class BodySettings:
         backbone_norm: ``frozen`` or ``batch``, see ``ResNetBackbone``.
         backbone_stages: ResNet stages in use; fewer give a finer feature map, for small images.
         dilation: feature map at stride 16 instead of 32.
+        backbone_top_down: finer stages that the last one is merged into, see ``ResNetBackbone``;
+            each halves the stride, for small objects.
+        query_groups: groups of queries in training, see ``DetrBody``; 1 for one group as published.
+        query_boxes: queries are boxes that each layer of the decoder refines, see ``BoxDecoder``.
         position_temperature: longest over shortest wavelength of the position encoding; about 20
             tells the cells of a small feature map better apart.
         drop_ratio: ratio at the first layer of encoder and of decoder.
@@ -47,7 +53,7 @@ class BodySettings:
             ``decoder_cross``.
 
     Raises:
-        UserError: an unknown site.
+        UserError: an unknown site, or no group.
     """
 
     backbone: str = "resnet50"
@@ -63,6 +69,9 @@ class BodySettings:
     backbone_norm: str = "frozen"
     backbone_stages: int = 4
     dilation: bool = False
+    backbone_top_down: int = 0
+    query_groups: int = 1
+    query_boxes: bool = False
     position_temperature: float = 10_000.0
     drop_ratio: float = 0.3
     drop_unit: str = "key"
@@ -74,33 +83,38 @@ class BodySettings:
             raise UserError(
                 f"drop_sites may hold {', '.join(ATTENTION_SITES)}, got {', '.join(unknown)}"
             )
+        if self.query_groups < 1:
+            raise UserError(f"query_groups must be at least 1, got {self.query_groups}")
 
 
 def build_transformer(body: BodySettings) -> Transformer:
     """DETR's encoder and decoder."""
 
     def attention(site: str, ratio: float) -> MultiheadAttention:
-        return MultiheadAttention(
-            body.embed_dim,
-            body.num_heads,
-            batch_first=True,
-            drop_ratio=ratio if site in body.drop_sites else 0.0,
-            unit=body.drop_unit,
-        )
+        dropping = {
+            "drop_ratio": ratio if site in body.drop_sites else 0.0,
+            "unit": body.drop_unit,
+        }
+        if body.query_boxes and site == "decoder_cross":
+            return ConditionalAttention(body.embed_dim, body.num_heads, **dropping)
+        return MultiheadAttention(body.embed_dim, body.num_heads, batch_first=True, **dropping)
 
     further = (body.ffn_dim, body.dropout, body.pre_norm)
     encoder = [
         EncoderLayer(attention("encoder_self", ratio), *further)
         for ratio in drop_ratios(body.num_encoder_layers, body.drop_ratio, body.drop_schedule)
     ]
+    layer = BoxDecoderLayer if body.query_boxes else DecoderLayer
     decoder = [
-        DecoderLayer(attention("decoder_self", ratio), attention("decoder_cross", ratio), *further)
+        layer(attention("decoder_self", ratio), attention("decoder_cross", ratio), *further)
         for ratio in drop_ratios(body.num_decoder_layers, body.drop_ratio, body.drop_schedule)
     ]
     encoder_norm = nn.LayerNorm(body.embed_dim) if body.pre_norm else None
-    return Transformer(
-        Encoder(encoder, encoder_norm), Decoder(decoder, nn.LayerNorm(body.embed_dim))
-    )
+    norm = nn.LayerNorm(body.embed_dim)
+    if body.query_boxes:
+        encoding = SinePositionEncoding(body.embed_dim, body.position_temperature)
+        return Transformer(Encoder(encoder, encoder_norm), BoxDecoder(decoder, norm, encoding))
+    return Transformer(Encoder(encoder, encoder_norm), Decoder(decoder, norm))
 
 
 def build_body(body: BodySettings) -> BodyParts:
@@ -117,9 +131,11 @@ def build_body(body: BodySettings) -> BodyParts:
         body.backbone_norm,
         body.dilation,
         body.backbone_stages,
+        body.backbone_top_down,
     )
     position_encoding = SinePositionEncoding(body.embed_dim, body.position_temperature)
-    return BodyParts(backbone, position_encoding, transformer, body.embed_dim, body.num_queries)
+    sizes = (body.embed_dim, body.num_queries, body.query_groups)
+    return BodyParts(backbone, position_encoding, transformer, *sizes)
 
 
 def build_model(
@@ -142,6 +158,12 @@ def build_model(
     backbone_norm: str = BodySettings.backbone_norm,
     backbone_stages: int = BodySettings.backbone_stages,
     dilation: bool = BodySettings.dilation,
+    backbone_top_down: int = BodySettings.backbone_top_down,
+    query_groups: int = BodySettings.query_groups,
+    query_boxes: bool = BodySettings.query_boxes,
+    select_queries: bool = False,
+    denoising_groups: int = 0,
+    focal: bool = False,
     position_temperature: float = BodySettings.position_temperature,
     drop_ratio: float = BodySettings.drop_ratio,
     drop_unit: str = BodySettings.drop_unit,
@@ -159,15 +181,26 @@ def build_model(
         l1_weight: weight of the L1 box term in loss and matching.
         giou_weight: weight of the generalised-IoU term in loss and matching.
         no_object_weight: class weight of "no object" in the classification loss.
-        embed_dim: see ``BodySettings``, as the following.
+        embed_dim: see ``BodySettings``, as what is not said here.
+        select_queries: queries begin as the surest cells of the encoder, see ``CellDetector``;
+            needs ``query_boxes`` and ``focal``.
+        denoising_groups: groups of noisy queries in training, see ``noisy_queries``; needs
+            ``query_boxes`` and ``focal``.
+        focal: each class has a sigmoid of its own, judged by ``focal_loss``; ``class_weight`` 2
+            is usual for it.
 
     Returns:
         The model in training mode. In eval mode nothing is dropped.
 
     Raises:
-        UserError: see ``BodySettings`` and ``build_body``.
+        UserError: see ``BodySettings`` and ``build_body``; an option without what it needs.
         ValueError: see ``build_body``.
     """
+    if denoising_groups < 0:
+        raise UserError(f"denoising_groups must be at least 0, got {denoising_groups}")
+    if (select_queries or denoising_groups) and not (query_boxes and focal):
+        name = "select_queries" if select_queries else "denoising_groups"
+        raise UserError(f"{name} needs query_boxes=true and focal=true: set them as well")
     body = BodySettings(
         backbone=backbone,
         num_queries=num_queries,
@@ -182,14 +215,17 @@ def build_model(
         backbone_norm=backbone_norm,
         backbone_stages=backbone_stages,
         dilation=dilation,
+        backbone_top_down=backbone_top_down,
+        query_groups=query_groups,
+        query_boxes=query_boxes,
         position_temperature=position_temperature,
         drop_ratio=drop_ratio,
         drop_unit=drop_unit,
         drop_schedule=drop_schedule,
         drop_sites=drop_sites,
     )
-    return Detr(
-        build_body(body),
-        num_classes,
-        DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight),
-    )
+    loss = DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight, focal)
+    parts = build_body(body)
+    if query_boxes:
+        return BoxDetr(parts, num_classes, loss, denoising_groups, select_queries)
+    return Detr(parts, num_classes, loss)

@@ -38,6 +38,8 @@ class DetrMapper:
         crop_probability: share of images that are cropped; 0 for small images.
         crop_min_sizes: lengths of the shorter side before the crop, in pixels.
         crop_range: shortest and longest side of the crop, in pixels.
+        vertical_flip_probability: share of images that are mirrored top to bottom: for images
+            without up and down, such as those of microscopes.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class DetrMapper:
         crop_probability: float = 0.5,
         crop_min_sizes: Sequence[int] = (400, 500, 600),
         crop_range: Sequence[int] = (384, 600),
+        vertical_flip_probability: float = 0.0,
     ) -> None:
         self.training = training
-        flip = v2.RandomHorizontalFlip(flip_probability)
+        flips: list[v2.Transform] = [v2.RandomHorizontalFlip(flip_probability)]
+        if vertical_flip_probability:  # else nothing is drawn for it
+            flips.append(v2.RandomVerticalFlip(vertical_flip_probability))
         crop = maybe_cropped(crop_probability, crop_min_sizes, crop_range)
-        self.transform = resized_after([flip, crop], training, min_sizes, max_size)
+        self.transform = resized_after([*flips, crop], training, min_sizes, max_size)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # arXiv 1708.02002
 
 
 def pairwise_giou(boxes_cxcywh: Tensor, others_cxcywh: Tensor) -> Tensor:
@@ -26,11 +28,13 @@ def detection_cost(
     class_cost: float = 1.0,
     l1_cost: float = 5.0,
     giou_cost: float = 2.0,
+    focal: bool = False,
 ) -> Tensor:
     """What it costs to let a query answer for an object.
 
     The class term is minus the softmax probability (not its logarithm), so that it is
-    commensurable with the box terms.
+    commensurable with the box terms. Or, for focal classification, what the focal loss would lose
+    by it: FL(p) of the class as the answer less FL(p) as not the answer (Deformable DETR's cost).
 
     Args:
         pred_logits: (..., Q, C + 1) class logits, the last one "no object".
@@ -40,18 +44,29 @@ def detection_cost(
         class_cost: weight of the class term.
         l1_cost: weight of the L1 distance between the boxes.
         giou_cost: weight of minus their generalised IoU.
+        focal: whether a class has a sigmoid of its own.
 
     Returns:
         (..., Q, T) float32.
     """
     boxes = pred_boxes.float().flatten(0, -2)
-    probability = pred_logits.float().flatten(0, -2).softmax(-1)
+    logits = pred_logits.float().flatten(0, -2)
+    gain = focal_gain(logits) if focal else logits.softmax(-1)
     cost = (
         l1_cost * torch.cdist(boxes, boxes_cxcywh, p=1)
-        - class_cost * probability[:, labels]
+        - class_cost * gain[:, labels]
         - giou_cost * pairwise_giou(boxes, boxes_cxcywh)
     )
     return cost.view(*pred_logits.shape[:-1], len(labels))
+
+
+def focal_gain(logits: Tensor) -> Tensor:
+    """The focal loss of each class as not the answer less that as the answer, of any shape."""
+    absent, present = (
+        sigmoid_focal_loss(logits, torch.full_like(logits, answer), FOCAL_ALPHA, FOCAL_GAMMA)
+        for answer in (0.0, 1.0)
+    )
+    return absent - present
 
 
 def assign(cost: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

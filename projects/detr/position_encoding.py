@@ -44,6 +44,10 @@ class SinePositionEncoding(nn.Module):
         columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
         return torch.cat([self._waves(rows), self._waves(columns)], dim=-1)
 
+    def of_coordinates(self, coordinates: Tensor) -> Tensor:
+        """Encode fractions of the image's height or width, (...,) -> (..., D / 2)."""
+        return self._waves(coordinates * (2 * math.pi))
+
     def _waves(self, position: Tensor) -> Tensor:
         angles = position[..., None] / self.wavelengths  # (B, h, w, D/4)
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (B, h, w, D/2)

@@ -4,12 +4,13 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from dropkey_core.engine.errors import UserError
 from projects.detr import backbone
-from projects.detr.backbone import ResNetBackbone
+from projects.detr.backbone import ResNetBackbone, TopDown
 
 
 def unsettle(norms):
@@ -68,6 +69,8 @@ def test_stem_and_first_stage_are_frozen():
         ({"name": "resnet50"}, 2048, 32),
         ({"name": "resnet50", "dilation": True}, 2048, 16),
         ({"name": "resnet18", "num_stages": 3}, 256, 16),
+        ({"name": "resnet18", "top_down": 1}, 128, 16),
+        ({"name": "resnet50", "num_stages": 3, "top_down": 2}, 128, 4),
     ],
 )
 def test_feature_map_size(settings, channels, stride):
@@ -79,12 +82,26 @@ def test_feature_map_size(settings, channels, stride):
     assert features.is_contiguous(memory_format=torch.channels_last)  # which makes it fast
 
 
+def test_a_top_down_map_is_the_fine_map_plus_the_coarse_one():
+    """Laterals that pass one channel each; a coarse cell is seen in the four fine ones under it."""
+    merge = TopDown([1, 1])
+    merge.output = nn.Identity()
+    for lateral in merge.lateral:
+        nn.init.ones_(lateral.weight)
+        nn.init.zeros_(lateral.bias)
+    coarse = torch.tensor([[[[10.0, 20.0]]]])
+    fine = torch.arange(8.0).view(1, 1, 2, 4)
+    expected = fine + torch.tensor([[10.0, 10.0, 20.0, 20.0]])
+    torch.testing.assert_close(merge([coarse, fine]), expected.expand(1, 128, 2, 4))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"name": "resnet51"}, "backbone must be one of .*resnet50, resnet101, got 'resnet51'"),
         ({"norm": "layer"}, "backbone_norm must be one of frozen, batch, got 'layer'"),
         ({"name": "resnet18", "dilation": True}, "dilation needs a bottleneck .*, got resnet18"),
+        ({"num_stages": 2, "top_down": 2}, r"backbone_top_down must be in 0\.\.1, .*got 2"),
         ({"num_stages": 5}, r"backbone_stages must be in 1\.\.4, got 5"),
     ],
 )

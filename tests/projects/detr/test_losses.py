@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from projects.detr.losses import DetectionLoss, box_losses, classification_loss
+from projects.detr.losses import DetectionLoss, box_losses, classification_loss, focal_loss
 
 LEFT_HALF = [0.25, 0.5, 0.5, 1.0]
 RIGHT_HALF = [0.75, 0.5, 0.5, 1.0]
@@ -96,6 +96,25 @@ def test_batch_without_any_object():
     sum(losses.values()).backward()
     assert torch.equal(judged["pred_boxes"].grad, torch.zeros(1, 2, 2, 4))
     assert (judged["pred_logits"].grad[..., -1] < 0).all()
+
+
+def test_focal_loss_by_hand():
+    """Two classes at 1/2 and 3/4, then at 1/2 and 1/4; class 1 is the first query's, none the
+    second's. FL = 1/4 (1 - p)^2 -log p for it and 3/4 p^2 -log(1 - p) for the other three."""
+    third = math.log(3)
+    logits = torch.tensor([[0.0, third, 7.0], [0.0, -third, 7.0]])[None, None]
+    loss = focal_loss(logits, torch.tensor([[[1, 2]]]), torch.tensor(2.0))
+    answer = 0.25 * 0.25**2 * -math.log(0.75)
+    half, quarter = 0.75 * 0.25 * math.log(2), 0.75 * 0.0625 * -math.log(0.75)
+    torch.testing.assert_close(loss, torch.tensor([(answer + 2 * half + quarter) / 2]))
+
+
+def test_focal_classification_ignores_no_object():
+    judged, *targets = crossed()
+    losses = DetectionLoss(class_weight=2.0, focal=True)(judged, *targets)
+    assert losses["loss_ce"].item() == pytest.approx(2 * math.log(2) * 0.25 * (0.5 + 1.5) / 2)
+    losses["loss_ce"].backward()
+    assert (judged["pred_logits"].grad[..., 2] == 0).all()
 
 
 def test_half_precision_outputs_are_judged_in_single():

@@ -84,6 +84,15 @@ def test_the_box_is_the_annotations_and_a_flip_mirrors_it(record, flipped, x):
     }
 
 
+def test_the_box_follows_a_vertical_flip(record):
+    """20 of 90 pixels from the top becomes 25; as often as it is said, and never by default."""
+    mapper = DetrMapper(True, [90], flip_probability=0, crop_probability=0,
+                        vertical_flip_probability=1.0)  # fmt: skip
+    sample = mapper(record)
+    torch.testing.assert_close(pixels_xyxy(sample), torch.tensor([30.0, 25.0, 45.0, 70.0]))
+    torch.testing.assert_close(white_box(sample["image"]), pixels_xyxy(sample))
+
+
 def test_boxes_are_clipped_to_the_image_and_crowds_are_no_targets(record):
     mapper = DetrMapper(True, [90], flip_probability=0, crop_probability=0)
     record = with_boxes(record, [-10, -10, 20, 20], [0, 0, 5, 5], [110, 80, 50, 50], [50, 95, 9, 9])

@@ -35,6 +35,14 @@ def test_cost_by_hand():
     torch.testing.assert_close(cost, expected)
 
 
+def test_focal_cost_by_hand():
+    """At p = 3/4: 1/4 (1 - p)^2 -log p - 3/4 p^2 -log(1 - p), the same box."""
+    logits, box = torch.tensor([[math.log(3), 0.0, 0.0]]), torch.tensor([LEFT_HALF])
+    cost = detection_cost(logits, box, torch.tensor([0]), box, class_cost=2.0, focal=True)
+    present, absent = 0.25 / 16 * math.log(4 / 3), 0.75 * 9 / 16 * math.log(4)
+    torch.testing.assert_close(cost, torch.tensor([[2 * (present - absent) - 2.0]]))
+
+
 def test_cost_keeps_leading_axes():
     logits, boxes = torch.randn(2, 3, 5, 4), torch.rand(2, 3, 5, 4)
     labels, targets = torch.tensor([0, 2]), torch.rand(2, 4)

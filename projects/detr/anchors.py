@@ -1,0 +1,110 @@
+"""Queries as boxes (DAB-DETR, arXiv 2201.12329), and their choice from the cells of the image.
+
+Shapes: B images, L cells of the feature map, Q queries, C classes, D embedding channels. Boxes are
+cxcywh in [0, 1] of the unpadded image.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from dropkey_core.engine import in_float32
+
+ANCHOR_SIDE = 0.15  # of an image's side: width and height that boxes start from
+EDGE = 1e-4  # how near to 0 and 1 a coordinate may come, so that its logit is finite
+ABSENT = -30.0  # logit of a class that cannot be there: neither loss nor gradient in float32
+
+
+def box_logits(boxes_cxcywh: Tensor) -> Tensor:
+    """The inverse of the sigmoid, (..., 4) -> (..., 4)."""
+    return boxes_cxcywh.clamp(EDGE, 1 - EDGE).logit()
+
+
+def refined(boxes_cxcywh: Tensor, step: Tensor) -> Tensor:
+    """Move boxes (..., 4) by a step in their logits: b' = sigmoid(step + logit(b))."""
+    return (box_logits(boxes_cxcywh) + step).sigmoid()
+
+
+def perceptron(*sizes: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLUs between."""
+    layers: list[nn.Module] = []
+    for width, following in pairwise(sizes):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def box_head(embed_dim: int) -> nn.Sequential:
+    """Three layers from a query (..., D) to a step of its box, (..., 4), that begins as none."""
+    head = perceptron(embed_dim, embed_dim, embed_dim, 4)
+    nn.init.zeros_(head[-1].weight)
+    nn.init.zeros_(head[-1].bias)
+    return head
+
+
+def random_boxes(number: int) -> Tensor:
+    """Boxes (number, 4) anywhere, of ``ANCHOR_SIDE``."""
+    return torch.cat([torch.rand(number, 2), torch.full((number, 2), ANCHOR_SIDE)], dim=1)
+
+
+def cell_boxes(padding_mask: Tensor) -> Tensor:
+    """A box of ``ANCHOR_SIDE`` about each cell's centre.
+
+    Args:
+        padding_mask: (B, h, w) bool, True = padding.
+
+    Returns:
+        (B, h w, 4); cells under padding hold values nobody should read.
+    """
+    inside = (~padding_mask).float()
+    rows, columns = ((inside.cumsum(dim) - 0.5) / inside.cumsum(dim).amax(dim, True).clamp(min=1)
+                     for dim in (1, 2))  # fmt: skip
+    centres = torch.stack([columns, rows], dim=-1).flatten(1, 2)  # (B, L, 2)
+    return torch.cat([centres, torch.full_like(centres, ANCHOR_SIDE)], dim=-1)
+
+
+class CellDetector(nn.Module):
+    """A class and a box for every cell of the encoder's memory, from which queries are chosen.
+
+    The queries begin as the boxes of the Q cells with the highest class scores (the two stages of
+    Deformable DETR, arXiv 2010.04159, A.4; Efficient DETR, 2104.01318), without gradient into the
+    choice.
+
+    Args:
+        embed_dim: D.
+        num_classes: C.
+    """
+
+    def __init__(self, embed_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.class_embed = nn.Linear(embed_dim, num_classes + 1)
+        self.box_head = box_head(embed_dim)
+
+    def forward(self, memory: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
+        """Detect at every cell.
+
+        Args:
+            memory: (B, L, D).
+            padding_mask: (B, h, w) bool of the cells, True = padding, where no class is.
+
+        Returns:
+            ``pred_logits`` (1, B, L, C + 1) and ``pred_boxes`` (1, B, L, 4), as of one layer.
+        """
+        with in_float32(memory.device):
+            memory = memory.float()
+            logits = self.class_embed(memory)
+            boxes = refined(cell_boxes(padding_mask), self.box_head(memory))
+        logits = logits.masked_fill(padding_mask.flatten(1)[..., None], ABSENT)
+        return {"pred_logits": logits[None], "pred_boxes": boxes[None]}
+
+
+def best_boxes(cells: dict[str, Tensor], number: int) -> Tensor:
+    """The boxes (B, Q, 4) of the cells that are surest of a class.
+
+    Args:
+        cells: see ``CellDetector.forward``.
+        number: Q; all cells where there are fewer.
+    """
+    scores = cells["pred_logits"][0, ..., :-1].amax(-1)  # (B, L)
+    best = scores.topk(min(number, scores.shape[1]), dim=1).indices
+    return cells["pred_boxes"][0].gather(1, best[..., None].expand(-1, -1, 4)).detach()
