@@ -190,8 +190,9 @@ def take_up(
     if state.get("optimized", names) != names:
         problem = "optimizer.params has other groups than then"
         raise UserError(f"{path} cannot be resumed from: {problem}; go on {advice}")
-    # With averages of the weights these are ``model``, and what training goes on from lies beside.
-    load_state(model, state.get("raw_model", state["model"]), str(path), exactly=True)
+    load_state(model, state["model"], str(path), exactly=True)
+    if "raw_model" in state:  # what training goes on from; those above are averages
+        load_state(model, state["raw_model"], str(path), exactly=True)
     configured = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     # Loading also brings back the old values, of the weight decay for instance. Where the config

@@ -79,22 +79,28 @@ class InteractionLoss(nn.Module):
         self.no_object_weight = no_object_weight
 
     def totals(
-        self, targets: Sequence[Mapping[str, Tensor]], num_queries: int, device: torch.device
+        self,
+        targets: Sequence[Mapping[str, Tensor]],
+        num_queries: int,
+        no_object: int,
+        device: torch.device,
     ) -> dict[str, Tensor]:
         """What the losses of a batch are divided by, scalars on ``device``.
 
-        They are ``pairs``, ``objects``, ``verbs`` and ``weights``. Where an image has more pairs
-        than queries all its pairs count, for which of them are matched is not known before;
-        ``forward`` without totals counts the matched ones, as the official code.
+        They are ``pairs``, ``objects``, ``verbs`` and ``weights``, where a pair of class
+        ``no_object`` weighs as a query without pair. Where an image has more pairs than queries all
+        its pairs count, for which of them are matched is not known before; ``forward`` without
+        totals counts the matched ones, as the official code.
         """
         counts = [len(target["obj_labels"]) for target in targets]
+        named = [int((target["obj_labels"] != no_object).sum()) for target in targets]
         objects = sum(has_object(target["obj_boxes_cxcywh"]).sum() for target in targets)
         verbs = sum((target["verb_labels"] == 1).sum() for target in targets)
         return {
             "pairs": number_over_processes(sum(counts), device),
             "objects": total_over_processes(torch.as_tensor(objects).to(device)) + ROUNDING,
             "verbs": total_over_processes(torch.as_tensor(verbs).to(device)),
-            "weights": sum_of_weights(counts, num_queries, self.no_object_weight, device),
+            "weights": sum_of_weights(named, num_queries, self.no_object_weight, device),
         }
 
     def forward(

@@ -45,7 +45,8 @@ class Qpic(DetrBody):
 
     def totals(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """What a part of ``samples`` must know of all, see ``InteractionLoss`` and ``Detr``."""
-        totals = self.loss.totals(samples, self.query_embed.num_embeddings, self.device)
+        no_object = self.obj_class_embed.out_features - 1
+        totals = self.loss.totals(samples, self.num_queries, no_object, self.device)
         return {**totals, "size": torch.tensor(largest_size(samples))}
 
     def forward(

@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from dropkey_core.engine import UserError, accumulation, load_config, read_checkpoint, replay_step
+from dropkey_core.engine.accumulation import Accumulation, calls_of
+from tests.dropkey_core.engine.toy_run import (
+    Crash,
+    after_calls,
+    assert_same_run,
+    crash,
+    curve,
+    run,
+    toy,
+)
+
+NO_DROPOUT = "model.drop_ratio=0"
+
+
+def losses(folder):
+    return [[float(row[name]) for name in ("loss", "loss_l1", "loss_l2")] for row in curve(folder)]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_micro_batches_train_as_the_whole_batch(toy_folder, number):
+    run(NO_DROPOUT, output="whole")
+    run(NO_DROPOUT, f"train.accumulate={number}")
+    whole, parts = (losses(toy_folder / name) for name in ("whole", "output"))
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    ours, theirs = (read_checkpoint(f"{name}/last.pth")["model"] for name in ("output", "whole"))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_each_part_is_called_with_the_totals_of_all():
+    model = toy_model()
+    batch = [{"number": number} for number in range(6)]
+    calls = calls_of(model, batch, 3)
+    assert [[sample["number"] for sample in part] for part, _ in calls] == [[0, 1], [2, 3], [4, 5]]
+    assert all(totals == {"images": 6} for _, totals in calls)
+    assert calls_of(model, batch, 1) == [(batch,)]
+    with pytest.raises(UserError, match=r"accumulate=4 must divide the batch of 6"):
+        calls_of(model, batch, 4)
+
+
+def toy_model(**parts):
+    """A model of one parameter whose ``totals`` counts images."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.totals = lambda batch: {"images": len(batch)}
+    for name, part in parts.items():
+        setattr(model, name, part)
+    return model
+
+
+def test_a_run_in_micro_batches_resumes_to_the_last_bit(toy_folder, monkeypatch):
+    """With dropout, which is drawn for each micro-batch."""
+    run("train.accumulate=2", output="whole")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        after_calls(patch, toy("ToyModel"), "forward", 17, crash)  # in step 7
+        run("train.accumulate=2")
+    run("train.accumulate=2", resume=True)
+    assert_same_run(toy_folder / "output", toy_folder / "whole")
+    run(output="other")
+    assert losses(toy_folder / "other") != losses(toy_folder / "whole")
+
+
+def test_a_failed_step_is_replayed_in_micro_batches(toy_folder, monkeypatch, capsys):
+    from dropkey_core.engine.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    def spoil(trainer, batch):
+        if trainer.step == 2:
+            trainer.model.head.bias.register_hook(lambda gradient: gradient * float("nan"))
+        return train_step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", spoil)
+    with pytest.raises(UserError, match=r"step 2: the gradients are not finite"):
+        run("train.accumulate=2")
+    capsys.readouterr()
+    replay_step(load_config("toy.yaml"), "output/failed_step_0000002.pth")
+    assert "the terms are the same to the last bit" in capsys.readouterr().out
+
+
+def test_a_model_without_totals_is_refused(toy_folder, monkeypatch):
+    monkeypatch.delattr(toy("ToyModel"), "totals")
+    with pytest.raises(UserError, match=r"accumulate must be 1: ToyModel has no method totals"):
+        run("train.accumulate=2")
+    run("train.accumulate=auto", "train.max_iter=1")
+    assert read_checkpoint("output/last.pth")["accumulate"] == 1
+
+
+def runs_out(monkeypatch, most):
+    """Let the toy's memory, as that of a GPU, be enough for ``most`` images."""
+    model = toy("ToyModel")
+    forward = model.forward
+
+    def limited(self, batch, *totals):
+        if self.training and len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, batch, *totals)
+
+    monkeypatch.setattr(model, "forward", limited)
+    monkeypatch.setattr(accumulation, "bytes_free", lambda device: None)  # as on CUDA: try
+
+
+def test_auto_halves_the_micro_batches_when_memory_runs_out(toy_folder, monkeypatch, capsys):
+    run("train.accumulate=2", output="expected")
+    runs_out(monkeypatch, most=2)
+    run("train.accumulate=auto")
+    said = capsys.readouterr().out
+    assert said.count("memory ran out with train.accumulate=1: 2 micro-batches from here on") == 1
+    assert_same_run(toy_folder / "output", toy_folder / "expected")  # the step is done again
+    assert read_checkpoint("output/last.pth")["accumulate"] == 2
+    run("train.accumulate=auto", "train.max_iter=13", resume=True)
+    assert "memory ran out" not in capsys.readouterr().out
+
+
+def test_memory_for_less_than_one_image(toy_folder, monkeypatch):
+    runs_out(monkeypatch, most=0)
+    with pytest.raises(UserError, match=r"ran out with train.accumulate=4, 1 images: make them sm"):
+        run("train.accumulate=auto")
+
+
+def test_a_number_that_was_asked_for_is_kept(toy_folder, monkeypatch):
+    runs_out(monkeypatch, most=1)
+    with pytest.raises(UserError, match=r"ran out with train.accumulate=2: --resume with .*=4"):
+        run("train.accumulate=2")
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What ``auto`` chooses for a batch of 12 if an image takes 1 MiB; and what it says."""
+    model, said = toy_model(), []
+    fixed = 3 * 4  # bytes: the parameter's gradient and moments
+
+    def choose(free):
+        monkeypatch.setattr(accumulation, "bytes_free", lambda device: free)
+        monkeypatch.setattr(accumulation, "bytes_kept", lambda *_: 2 * 2**20)  # two images
+        wanted = Accumulation("auto", model, torch.enable_grad, said.append)
+        wanted.calls([{"image": torch.zeros(3)}] * 12)
+        return wanted.number
+
+    return lambda mebibytes: (choose(mebibytes * 2**20 + fixed), said)
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "number"),
+    [(100, 1), (24, 1), (23, 2), (12, 2), (11, 3), (5, 6), (2, 12), (1, 12)],
+)
+def test_free_memory_decides_on_a_cpu(chosen, mebibytes, number):
+    """Half of it is taken, and micro-batches are equal parts of the batch."""
+    found, said = chosen(mebibytes)
+    assert found == number
+    free = f"an image takes 1 MiB or more, {mebibytes} are free"
+    assert said == [f"train.accumulate: {number} micro-batches of 12 images ({free})"]
+
+
+def test_less_free_memory_than_an_image_takes(chosen):
+    with pytest.raises(UserError, match="not enough for one image: an image takes 1 MiB or more"):
+        chosen(0.9)
+
+
+def test_auto_measures_and_leaves_no_trace(toy_folder, capsys):
+    run(output="plain")
+    run("train.accumulate=auto")
+    assert "train.accumulate: 1 micro-batches of 4 images (an image" in capsys.readouterr().out
+    assert_same_run(toy_folder / "output", toy_folder / "plain")
