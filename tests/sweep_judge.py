@@ -21,7 +21,7 @@ from dropkey_core.equip import apply_dropkey, check_dropkey, set_drop_ratio
 from dropkey_core.equip.recognition import LeftOut, find_attention
 
 MILLION_PARAMETERS = 100
-SECONDS = 20  # of a processor, to find out how to make and call an architecture
+SECONDS = 8  # of a processor, to find out how to make and call an architecture
 RATIO = 0.5
 HIGH = 0.9  # so that many rows would lose all their keys
 
@@ -70,8 +70,9 @@ def build(library: str, name: str) -> tuple[Driver, str]:
     """Return an architecture with inputs that it takes, and how it was made small."""
     errors = ["no model class has this configuration"]
     got_further: list[str] = []
+    end = time.process_time() + SECONDS
     for how, make in candidates(library, name):
-        if time.process_time() > SECONDS:
+        if time.process_time() > end:
             break
         try:
             torch.manual_seed(0)
