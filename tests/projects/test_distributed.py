@@ -5,6 +5,8 @@ are in tests/distributed_check.py.
 """
 
 import json
+from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ import projects.classification
 import projects.detr
 import projects.metro
 import projects.qpic
+from dropkey_core.engine.accumulation import add_losses, calls_of
 from dropkey_core.engine.data import TestBatchSampler
 from dropkey_core.engine.distributed import rank_and_world_size
 from projects.classification.evaluation import ClassificationEvaluator
+from projects.detr import denoising
 from projects.detr.evaluation import CocoEvaluator
 from projects.metro.evaluation import MeshEvaluator
 from projects.qpic.evaluation import HicoDetEvaluator
@@ -31,6 +35,8 @@ pytestmark = pytest.mark.slow
 
 NOTHING_DRAWN = {"dropout": 0.0, "drop_ratio": 0.0}
 DETR_SIZES = {**SMALL_BODY, "backbone_stages": 2, "pre_norm": True, **NOTHING_DRAWN}
+SMALL_SET = {**DETR_SIZES, "query_boxes": True, "focal": True, "select_queries": True}
+SMALL_SET |= {"query_groups": 2, "denoising_groups": 2, "backbone_top_down": 1}
 T2T_SIZES = {"splits": [[3, 1, 1], [3, 2, 1], [1, 1, 0]], "token_dim": 8, "embed_dim": 16}
 T2T_SIZES |= {"depth": 2, "num_heads": 2, "mlp_ratio": 1.0}
 METRO_SIZES = {**SMALL_METRO, "image_size": 32, "backbone_stages": 2, "max_masked": 0.0}
@@ -45,6 +51,8 @@ def build(project, body_file):
     torch.manual_seed(0)
     if project == "detr":
         return projects.detr.build_model(num_classes=3, **DETR_SIZES)
+    if project == "detr_small":
+        return projects.detr.build_model(num_classes=3, **SMALL_SET)
     if project == "qpic":
         return projects.qpic.build_model(num_object_classes=3, num_verb_classes=4, **DETR_SIZES)
     if project == "metro":
@@ -67,7 +75,7 @@ def samples(project, body_file):
     for number, count in enumerate(COUNTS):
         image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
         sample = {"image": image, "height": size, "width": size, "image_id": number}
-        if project == "detr":
+        if project in ("detr", "detr_small"):
             sample |= {"labels": torch.randint(3, (count,)), "boxes_cxcywh": boxes(count)}
         elif project == "qpic":
             sample |= {
@@ -93,10 +101,14 @@ def samples(project, body_file):
     return made
 
 
-def train_a_little(project, body_file):
-    """What ``STEPS`` steps of this process's share give: losses, first gradients, last weights."""
+@mock.patch.multiple(denoising, BOX_NOISE=0.0, LABEL_NOISE=0.0)  # other draws
+def train_a_little(project, body_file, number=1, batch=None):
+    """What ``STEPS`` steps of this process's share give: losses, first gradients, last weights.
+
+    The share is worked off in ``number`` micro-batches.
+    """
     model = build(project, body_file)
-    batch = samples(project, body_file)
+    batch = samples(project, body_file) if batch is None else batch
     rank, world_size = rank_and_world_size()
     share = len(batch) // world_size
     batch = batch[rank * share : (rank + 1) * share]
@@ -109,12 +121,16 @@ def train_a_little(project, body_file):
     curve, gradients = [], []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        losses = wrapped(batch)
-        sum(losses.values()).backward()
+        losses = {}
+        calls = calls_of(model, batch, number)
+        for call in calls:
+            waits = world_size > 1 and call is not calls[-1]
+            with wrapped.no_sync() if waits else nullcontext():
+                add_losses(losses, wrapped(*call)).backward()
         gradients = gradients or [p.grad.clone() for p in trained]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        curve.append({name: loss.detach() for name, loss in losses.items()})
+        curve.append(losses)
     weights = [value.detach().clone() for value in model.state_dict().values()]
     return curve, gradients, weights
 
@@ -133,9 +149,9 @@ def as_arrays(value):
     return [as_arrays(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def all_projects(body_file):
-    names = ("detr", "qpic", "metro", "classification")
-    return {project: train_a_little(project, body_file) for project in names}
+def all_projects(body_file, number=1):
+    names = ("detr", "detr_small", "qpic", "metro", "classification")
+    return {project: train_a_little(project, body_file, number) for project in names}
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +159,32 @@ def alone(toy_body_file):  # noqa: F811
     return as_arrays(all_projects(toy_body_file))
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_train_as_one_with_the_whole_batch(world_size, alone, toy_body_file):  # noqa: F811
-    """Losses, gradients and weights agree up to the order of sums, however objects are spread."""
-    ranks = run_ranks(world_size, in_a_group, all_projects, toy_body_file)
+@pytest.mark.parametrize(("world_size", "number"), [(2, 1), (3, 1), (1, 2), (1, 6), (2, 3)])
+def test_parts_train_as_one_with_the_whole_batch(world_size, number, alone, toy_body_file):  # noqa: F811
+    """Processes, and micro-batches in each: however objects are spread over them."""
+    ranks = run_ranks(world_size, in_a_group, all_projects, toy_body_file, number)
     assert all(rank is not None and rank.value for rank in ranks), [rank.err for rank in ranks]
+    assert_equal_but_for_the_order_of_sums([rank.value for rank in ranks], alone)
+
+
+@pytest.mark.parametrize("project", ["detr", "qpic"])
+def test_micro_batches_are_padded_as_the_whole_batch(project, toy_body_file):  # noqa: F811
+    """Zeros beyond an edge change what convolutions find at it."""
+    batch = samples(project, toy_body_file)
+    for number, sample in enumerate(batch):
+        sample["image"] = sample["image"][:, : 32 - 5 * number, : 12 + 4 * number]
+    whole, parts = (
+        as_arrays({project: train_a_little(project, toy_body_file, number, batch)})
+        for number in (1, 3)
+    )
+    assert_equal_but_for_the_order_of_sums([parts], whole)
+
+
+def assert_equal_but_for_the_order_of_sums(ranks, alone):
+    """Losses, gradients and weights of all projects in some processes are those of one."""
+    world_size = len(ranks)
     for project, (curve, gradients, weights) in alone.items():
-        shares = [rank.value[project] for rank in ranks]
+        shares = [rank[project] for rank in ranks]
         for step in range(STEPS):
             for name, loss in curve[step].items():
                 mean = sum(share[0][step][name] for share in shares) / world_size
