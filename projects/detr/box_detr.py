@@ -18,7 +18,7 @@ from projects.detr.anchors import (
     box_logits,
     random_boxes,
 )
-from projects.detr.box_decoder import Cells
+from projects.detr.box_decoder import Cells, Visibility
 from projects.detr.denoising import NoisyQueries, apart, noisy_queries
 from projects.detr.detr import PRIOR_LOGIT, BodyParts, Detr
 from projects.detr.losses import DetectionLoss, times
@@ -124,7 +124,9 @@ class BoxDetr(Detr):
             cell_mask = memory.new_zeros((len(images), *features.size), dtype=torch.bool)
         cells = None if self.cell_detector is None else self.cell_detector(memory, cell_mask)
         content, boxes, sizes = self.queries(len(images), cells)
+        blank = None
         if noisy is not None:
+            blank = torch.cat([~noisy.exists, noisy.exists.new_zeros(boxes.shape[:2])], dim=1)
             content = torch.cat([self.label_embed(noisy.labels), content], dim=1)
             boxes = torch.cat([noisy.boxes, boxes], dim=1)
             each = noisy.labels.shape[1] // self.num_denoising
@@ -134,7 +136,7 @@ class BoxDetr(Detr):
             boxes,
             Cells(memory, features.position, keys),
             self.bbox_embed,
-            apart(sizes, self.device),
+            Visibility(apart(sizes, self.device), blank),
         )
         with in_float32(self.device):
             logits = self.class_embed(decoded.to(self.class_embed.weight.dtype))

@@ -16,23 +16,26 @@ from projects.qpic.build import build_model as build_qpic
 from tests.projects.detr.conftest import SMALL_BODY, write_coco  # noqa: F401, a fixture
 
 DETR = (Detector, "projects.detr", "DetrMapper", build_detr, {"num_classes": 3})
+SMALL_SET = {"query_boxes": True, "focal": True, "select_queries": True, "query_groups": 2}
+BOXES = (*DETR[:4], {"num_classes": 3}, SMALL_SET)
 QPIC = (InteractionDetector, "projects.qpic", "QpicMapper", build_qpic)
 QPIC += ({"num_object_classes": 3, "num_verb_classes": 4},)
 
 
-@pytest.fixture(params=[DETR, QPIC], ids=["detr", "qpic"])
+@pytest.fixture(params=[DETR, BOXES, QPIC], ids=["detr", "boxes", "qpic"])
 def trained(request, tmp_path):
     """Predictor, config with other numbers of classes and a backbone to fetch, weights, model."""
-    predictor, package, mapper, build, classes = request.param
+    predictor, package, mapper, build, classes, *options = request.param
+    body = {**SMALL_BODY, **(options[0] if options else {})}
     torch.manual_seed(0)
-    model = build(**SMALL_BODY, **classes)
+    model = build(**body, **classes)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     others = {**dict.fromkeys(classes, 7), "pretrained_backbone": True, "embed_dim": "${width}"}
     config = OmegaConf.create(
         {
             "width": SMALL_BODY["embed_dim"],
             "dataset": {"test": {"annotations": "nowhere.json"}},
-            "model": {"_target_": f"{package}.build_model", **SMALL_BODY, **others},
+            "model": {"_target_": f"{package}.build_model", **body, **others},
             "dataloader": {"test": {"mapper": {"_target_": f"{package}.{mapper}"}}},
             "train": {"device": "cpu"},
         }
