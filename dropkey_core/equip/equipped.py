@@ -152,6 +152,7 @@ class EquippedAttention(nn.Module):
             self.inference,
             self.reweigh,
             self.observe,
+            name=self.original_class.__name__,
             num_heads=_num_heads(self),
             has_sink=self.has_sink,
             kinds=self._dropkey.kinds,

@@ -46,6 +46,7 @@ class Interception:
         inference: what takes the place of the softmax when not ``training``.
         reweigh: from the weights, after dropping, to those that average the values.
         observe: shown the weights that average the values.
+        name: of the module's class, for errors.
         num_heads: number of heads H of the module; None: not known.
         has_sink: whether a logit that stands for no key may be appended to the others.
         kinds: what each softmax of the module runs over, in the order of execution, see ``axes``;
@@ -64,6 +65,7 @@ class Interception:
     inference: Inference | None
     reweigh: Reweigh | None = None
     observe: Observe | None = None
+    name: str = "attention"
     num_heads: int | None = None
     has_sink: bool = False
     kinds: dict[int, str | None] = field(default_factory=dict)
@@ -263,7 +265,7 @@ class Interception:
         self.num_attended += 1
         if not torch.compiler.is_compiling() and self.training and _is_checkpointed_inside():
             raise RuntimeError(
-                "attention that checkpoints inside its own forward cannot be equipped, since the "
+                f"{self.name} checkpoints inside its own forward and cannot be equipped, since the "
                 "recomputation in the backward pass would not drop keys: switch that off, and "
                 "checkpoint the whole module or its block instead"
             )

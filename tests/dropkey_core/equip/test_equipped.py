@@ -173,7 +173,9 @@ class CheckpointedAttention(SelfAttention):
 def test_checkpointing_inside_the_forward_is_refused(use_reentrant):
     attention, x = CheckpointedAttention(), X.clone().requires_grad_()
     apply_dropkey(attention, 0.5)
-    with pytest.raises(RuntimeError, match=r"checkpoints inside its own forward.*the whole"):
+    with pytest.raises(
+        RuntimeError, match=r"CheckpointedAttention checkpoints inside its own forward.*the whole"
+    ):
         attention(x, use_reentrant)
     attention.eval()(x, use_reentrant).sum().backward()
 
