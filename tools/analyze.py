@@ -20,10 +20,12 @@ equal label are repetitions, as of several seeds: figures show their mean and de
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

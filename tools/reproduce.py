@@ -10,10 +10,12 @@ Stop it at any time: the same command goes on. The same command in another termi
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

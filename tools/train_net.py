@@ -7,10 +7,12 @@ tools/train_net.py --config output/config.yaml --replay output/failed_step_00001
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -11,11 +11,13 @@ pictures, predicted boxes only; the page is detections.png.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code

@@ -10,10 +10,12 @@ pictures, found pairs only; the page is interactions.png.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 from dropkey_core.engine.command import exit_code
 from projects.picture_options import (

@@ -6,10 +6,12 @@ tools/visualize_masks.py --patterns key block:2 --drop-ratio 0.1 --grid 7x12 --o
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -13,11 +13,13 @@ image the mesh, coloured by the attention that it gets from a joint; the page is
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 from omegaconf import DictConfig
 

@@ -104,6 +104,8 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
         UserError: for an unknown key or a value of the wrong type.
     """
     settings = OmegaConf.create({"train": OmegaConf.structured(TrainSettings)})
+    if train.get("max_epochs"):
+        settings.train.max_iter = 1  # until the size of the training set is known
     try:
         return typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
     except (ConfigAttributeError, ConfigKeyError) as error:
@@ -270,6 +272,8 @@ class TrainSettings:
     Attributes:
         output_dir: folder of everything the run writes, relative to the working folder.
         max_iter: number of training steps.
+        max_epochs: in its place, how often each record of the training set is seen; 0 for none.
+        patience: stop after so many evaluations without a better ``best_metric``; 0 for never.
         accumulate: micro-batches of a step, or ``auto``: as many as memory asks for.
         ema: see ``EmaSettings``.
         init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
@@ -285,6 +289,8 @@ class TrainSettings:
 
     output_dir: str = MISSING
     max_iter: int = MISSING
+    max_epochs: float = 0.0
+    patience: int = 0
     init_checkpoint: str | None = None
     amp: AmpSettings = field(default_factory=AmpSettings)
     accumulate: Any = 1
@@ -302,7 +308,7 @@ class TrainSettings:
 
 def check_train_settings(settings: DictConfig) -> None:
     """Raise UserError for numbers that no run can have."""
-    least = {"max_iter": 1, "log_period": 1, "eval_period": 0}
+    least = {"max_iter": 1, "max_epochs": 0, "patience": 0, "log_period": 1, "eval_period": 0}
     least |= {"checkpointer.period": 1, "checkpointer.max_to_keep": 1}
     for name, number in least.items():
         if (value := OmegaConf.select(settings, name)) < number:
@@ -310,5 +316,7 @@ def check_train_settings(settings: DictConfig) -> None:
     number = settings.accumulate
     if number != "auto" and (type(number) is not int or number < 1):
         raise UserError(f"train.accumulate must be auto or at least 1, got {number!r}")
+    if settings.patience and not settings.best_metric:
+        raise UserError("train.patience needs train.best_metric: what shall become better?")
     if not 0 <= settings.ema.decay < 1:
         raise UserError(f"train.ema.decay must be 0 or in (0, 1), got {settings.ema.decay}")

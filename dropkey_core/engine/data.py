@@ -216,6 +216,14 @@ def start_at(loader: "DataLoader[list[Sample]]", step: int) -> bool:
     return True
 
 
+def steps_per_epoch(loader: "DataLoader[list[Sample]]") -> float | None:
+    """Return after how many steps each record was read once; None for a loader of others."""
+    sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(sampler, TrainBatchSampler):
+        return None
+    return sampler.size / sampler.total_batch_size
+
+
 class DeafLoader(DataLoader[Any]):
     """A loader of mapped records whose worker processes hear neither Ctrl-C nor SIGTERM.
 
@@ -226,7 +234,13 @@ class DeafLoader(DataLoader[Any]):
         self, records: Sequence[Record], mapper: Mapper, sampler: Sampler[Any], num_workers: int
     ) -> None:
         mapped = MappedRecords(records, mapper)
-        super().__init__(mapped, batch_sampler=sampler, num_workers=num_workers, collate_fn=list)
+        super().__init__(
+            mapped,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=list,
+            pin_memory=torch.cuda.is_available(),  # else no copy to the GPU is asynchronous
+        )
 
     def __iter__(self) -> Any:
         # A process inherits what is blocked, so there is no moment at which a worker could hear.

@@ -28,7 +28,7 @@ from dropkey_core.engine.checkpoint import (
     write_checkpoint,
 )
 from dropkey_core.engine.config import BestMode, check_train_settings
-from dropkey_core.engine.data import seed_step, start_at
+from dropkey_core.engine.data import seed_step, start_at, steps_per_epoch
 from dropkey_core.engine.distributed import Processes, gather_objects, is_first_process
 from dropkey_core.engine.errors import UserError, listed
 from dropkey_core.engine.evaluation import run_evaluation
@@ -140,6 +140,7 @@ class Trainer:
         evaluated_step: the last step that was evaluated.
         saved: ``step`` and ``evaluated_step`` of ``last.pth``, zeros before the first.
         best: the best value of ``train.best_metric`` so far, None before the first.
+        stale: evaluations since the best one.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Trainer:
         self.step = self.evaluated_step = 0
         self.saved = (0, 0)
         self.best: float | None = None
+        self.stale = 0
         self.metrics: dict[str, float] = {}
 
         torch.manual_seed(self.settings.seed)
@@ -161,6 +163,8 @@ class Trainer:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lr_multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
         self.train_loader = instantiate(config.dataloader.train, "dataloader.train")
+        self.epoch = steps_per_epoch(self.train_loader)
+        self.count_epochs()
         self.test_loader, self.evaluator = build_evaluation(config)
         # The same parameters behind the strategy: calling it exchanges gradients and casts.
         self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
@@ -168,6 +172,14 @@ class Trainer:
         self.accumulation = Accumulation(self.settings.accumulate, self.model, context, self.say)
         ema = self.settings.ema
         self.average = WeightAverage(self.model, **ema) if ema.decay else None
+
+    def count_epochs(self) -> None:
+        """Put into ``train.max_iter`` the steps of ``train.max_epochs``, if that is given."""
+        if not self.settings.max_epochs:
+            return
+        if self.epoch is None:
+            raise UserError("train.max_epochs: of this dataloader.train give train.max_iter")
+        self.settings.max_iter = math.ceil(self.settings.max_epochs * self.epoch)
 
     def run(self) -> dict[str, float]:
         """Train to the end, logging, evaluating and saving on the way."""
@@ -182,7 +194,7 @@ class Trainer:
                 self.evaluate_if_due()
                 self.save_if_due()
             batches = iter(self.train_loader)
-            while self.step < self.settings.max_iter:
+            while not self.is_done():
                 self.progress.start()
                 batch = next(batches)
                 losses = self.train_step(batch)
@@ -191,6 +203,9 @@ class Trainer:
                 self.evaluate_if_due()
                 self.save_if_due()
                 self.stop.raise_if_received(self.fabric)
+            if self.step < self.settings.max_iter:
+                self.say(f"train.patience: {self.stale} evaluations without a better {BEST}")
+                self.save()
             self.say_what_is_there()
         except TrainingStopped:
             self.save()
@@ -200,6 +215,11 @@ class Trainer:
             self.log.close()
             self.progress.close()
         return self.metrics
+
+    def is_done(self) -> bool:
+        """Return whether all steps are done, or the metric has not become better for long."""
+        is_stale = self.settings.patience and self.stale >= self.settings.patience
+        return bool(is_stale) or self.step >= self.settings.max_iter
 
     def train_step(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Do one step and return its losses.
@@ -270,6 +290,8 @@ class Trainer:
         terms = torch.stack([loss.float() for loss in losses.values()])
         values = self.fabric.strategy.all_reduce(terms, reduce_op="mean")
         metrics = dict(zip(losses, values.tolist(), strict=True))
+        if self.epoch is not None:
+            metrics["epoch"] = self.step / self.epoch
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         metrics |= measure_overflow(self.fabric.strategy.precision, self.optimizer, self.step)
         metrics |= self.progress.measure()
@@ -319,9 +341,10 @@ class Trainer:
         value = self.metrics[name]
         better = min if self.settings.best_mode is BestMode.min else max
         if self.best is None or (value != self.best and better(value, self.best) == value):
-            self.best = value
+            self.best, self.stale = value, -1
             weights = {"metrics": self.metrics, **self.weights(), **self.averages()}
             self.on_first_process(write_checkpoint, self.folder / BEST, weights)
+        self.stale += 1
 
     def save_if_due(self) -> None:
         """Save every ``checkpointer.period`` steps, under a number too, and at the end."""
@@ -349,6 +372,7 @@ class Trainer:
             "accumulate": self.accumulation.number,
             "evaluated_step": self.evaluated_step,
             "best": self.best,
+            "stale": self.stale,
             "metrics": self.metrics,
         }
 
@@ -398,6 +422,7 @@ class Trainer:
             self.accumulation.number = state.get("accumulate", 0)
         self.saved = self.step, self.evaluated_step = state["step"], state["evaluated_step"]
         self.best, self.metrics = state["best"], state["metrics"]
+        self.stale = state.get("stale", 0)
         self.say(f"going on from {path} after step {self.step}")
         if changed := changes(state, self.config):
             self.say(f"changed since then, so this is not the run it would have been: {changed}")

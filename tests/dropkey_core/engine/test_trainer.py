@@ -107,6 +107,32 @@ def test_a_run_that_never_began_is_in_nobodys_way(toy_folder):
     assert (toy_folder / "output" / "last.pth").exists()
 
 
+def test_a_run_ends_when_nothing_becomes_better(toy_folder, monkeypatch, capsys):
+    """The third evaluation is the best; two more are not."""
+    values = iter([1.0, 0.5, 2.0, 2.0, 1.0, 9.0])
+    monkeypatch.setattr(
+        toy("ToyEvaluator"), "evaluate", lambda self: {"bbox": {"AP": next(values)}}
+    )
+    run("train.eval_period=2", "train.patience=2", "train.max_iter=100")
+    assert "train.patience: 2 evaluations without a better best.pth" in capsys.readouterr().out
+    last = read_checkpoint("output/last.pth")
+    assert (last["step"], last["stale"], last["best"]) == (10, 2, 2.0)
+    assert read_checkpoint("output/best.pth")["step"] == 6
+    run("train.eval_period=2", "train.patience=2", "train.max_iter=100", resume=True)
+    assert len(curve(toy_folder / "output")) == 10
+    run("train.eval_period=2", "train.patience=3", "train.max_iter=12", resume=True)
+    assert read_checkpoint("output/last.pth")["best"] == 9.0
+
+
+def test_epochs_in_place_of_steps(toy_folder):
+    """Ten records, four a step: an epoch is 2.5 steps."""
+    run("train.max_epochs=3")
+    rows = curve(toy_folder / "output")
+    assert [float(row["epoch"]) for row in rows] == pytest.approx([0.4 * n for n in range(1, 9)])
+    run("train.max_iter=8", output="steps")
+    assert_same_run(toy_folder / "output", toy_folder / "steps")  # the schedule, too
+
+
 @pytest.mark.parametrize(("mode", "best"), [("max", max), ("min", min)])
 def test_best_is_the_highest_or_the_lowest(mode, best, toy_folder):
     run(f"train.best_mode={mode}", "train.eval_period=1")
@@ -134,6 +160,8 @@ def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
         ("train.accumulate=0", "train.accumulate must be auto or at least 1, got 0"),
         ("train.accumulate=some", "train.accumulate must be auto or at least 1, got 'some'"),
         ("train.accumulate=3", "train.accumulate=3 must divide the batch: .*batch_size is 4$"),
+        ("train.patience=-1", "train.patience must be at least 0, got -1"),
+        ("train={patience: 2, best_metric: ''}", "train.patience needs train.best_metric"),
         ("train.ema.decay=1", r"train.ema.decay must be 0 or in \(0, 1\), got 1.0"),
         ("model.drop_ratio=1.5", r"model: drop_ratio must be in \[0, 1\), got 1.5"),
         ("lr_multiplier.milestones=[2.0]", "lr_multiplier: milestones must increase"),
