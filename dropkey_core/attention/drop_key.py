@@ -52,7 +52,7 @@ class DropKey(nn.Module):
     def __init__(self, drop_ratio: float, unit: str | Pattern | BeforeSoftmax = "key") -> None:
         super().__init__()
         check_drop_ratio(drop_ratio)
-        _find_place(unit)  # refuses what acts elsewhere
+        find_place(unit)  # refuses what acts elsewhere
         self.drop_ratio = drop_ratio
         self.unit = unit
 
@@ -74,7 +74,7 @@ class DropKey(nn.Module):
         seed = draw_seed(logits.device)
         draw = MaskDraw(tuple(logits.shape), self.drop_ratio, seed, logits.device)
         # With the logits as a mask, queries that would lose every key they have are found here.
-        mask = _find_place(self.unit).mask(draw, logits.dtype, allowed=logits.detach())
+        mask = find_place(self.unit).mask(draw, logits.dtype, allowed=logits.detach())
         return torch.where(mask == -torch.inf, logits - RESCUING_SHIFT, logits)
 
     def extra_repr(self) -> str:
@@ -98,7 +98,12 @@ def refuse_script(module: nn.Module) -> NoReturn:
     )
 
 
-def _find_place(unit: str | Pattern | Unit) -> BeforeSoftmax:
+def find_place(unit: str | Pattern | Unit) -> BeforeSoftmax:
+    """Return the unit as an object.
+
+    Raises:
+        ValueError: it acts after the softmax, or is unknown.
+    """
     place = find_unit(unit)
     if not isinstance(place, BeforeSoftmax):
         raise ValueError(

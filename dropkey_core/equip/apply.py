@@ -13,7 +13,7 @@ from torch import nn
 
 from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.patterns import Pattern
-from dropkey_core.attention.places import Unit, find_unit
+from dropkey_core.attention.places import Unit
 from dropkey_core.attention.schedule import (
     LINEAR_DECREASING,
     Schedule,
@@ -21,7 +21,14 @@ from dropkey_core.attention.schedule import (
     drop_ratios,
 )
 from dropkey_core.equip.depth import first_calls, layers_of_stacks
-from dropkey_core.equip.equipped import EquippedAttention, drops_keys, equip, unequip
+from dropkey_core.equip.equipped import (
+    EquippedAttention,
+    check_unit,
+    drops_keys,
+    equip,
+    settings_of,
+    unequip,
+)
 from dropkey_core.equip.recognition import LeftOut, find_attention, why_never
 from dropkey_core.equip.report import DropKeyReport, EquippedSite, count, first_of, grouped
 from dropkey_core.equip.watch import watch_first_forward
@@ -89,7 +96,6 @@ def apply_dropkey(
             [0, 1); a list of ratios that fits no stack; ``include`` names what is not there or
             cannot be equipped; the model cannot be run on ``example_inputs``.
     """
-    find_unit(unit)  # refuses an unknown one before anything is changed
     found, lookalikes = find_attention(model)
     included = _included(model, include)
     kept = {name for name, module in found.items() if select is None or select(name, module)}
@@ -103,6 +109,8 @@ def apply_dropkey(
     if not chosen:
         raise ValueError(_explain_nothing(model, refused, lookalikes))
     _refuse_nested(chosen, included)
+    for module in chosen.values():
+        check_unit(module, unit)  # before anything is changed
     places = _places(model, chosen, example_inputs)
     sites = _spread(model, chosen, places, drop_ratio, schedule)
     for site in sites:
@@ -120,8 +128,8 @@ def set_drop_ratio(
 ) -> DropKeyReport:
     """Spread another drop ratio over the attention that drops keys already.
 
-    That is what ``apply_dropkey`` equipped and every ``MultiheadAttention`` of ours, in the same
-    order of depth. It may be called before each step of a training.
+    That is what ``apply_dropkey`` equipped and every ``MultiheadAttention`` and ``DropKey`` of
+    ours, in the same order of depth. It may be called before each step of a training.
 
     Args:
         model: any module.
@@ -163,8 +171,15 @@ def set_inference(model: nn.Module, inference: Inference | None) -> None:
             "inference must be None or a callable (logits, drop_ratio) -> weights such as "
             f"Expected(), got {inference!r}"
         )
-    for module in attention_that_drops(model).values():
-        module.inference = inference  # type: ignore[assignment]
+    modules = attention_that_drops(model)
+    bare = [name for name, module in modules.items() if "inference" not in settings_of(module)]
+    if bare and inference is not None:
+        raise ValueError(
+            "a DropKey leaves the softmax to the code around it, and inference cannot take its "
+            f"place: {first_of(bare)}"
+        )
+    for name in modules.keys() - bare:
+        modules[name].inference = inference  # type: ignore[assignment]
 
 
 def remove_dropkey(model: nn.Module) -> None:

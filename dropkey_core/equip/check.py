@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.equip.apply import attention_that_drops, original_name, remove_dropkey
 from dropkey_core.equip.report import count, table
 from dropkey_core.equip.trial import trial
@@ -183,6 +184,12 @@ def _observed(sites: dict[str, nn.Module], dropping: bool) -> Iterator[dict[str,
     above: dict[str, list[Tensor]] = {name: [] for name in sites}
     with ExitStack() as stack:
         for name, module in sites.items():
+            if isinstance(module, DropKey):
+                stack.callback(module.register_forward_hook(_kept_into(above[name])).remove)
+                stack.enter_context(
+                    _set_for_a_while(module, {} if dropping else {"drop_ratio": 0.0})
+                )
+                continue
             settings: dict[str, Any] = {"observe": _collector(above[name]), "reweigh": None}
             settings |= {} if dropping else {"drop_ratio": 0.0}
             stack.enter_context(_set_for_a_while(module, settings))
@@ -191,6 +198,16 @@ def _observed(sites: dict[str, nn.Module], dropping: bool) -> Iterator[dict[str,
 
 def _collector(above: list[Tensor]) -> Callable[[Tensor], None]:
     return lambda weights: above.append(weights.flatten()[:_MAX_WEIGHTS] > 0)
+
+
+def _kept_into(above: list[Tensor]) -> Callable[..., None]:
+    """Return a forward hook for ``DropKey`` that collects which logits it leaves as they are."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        logits = args[0].flatten()[:_MAX_WEIGHTS]
+        above.append((logits > -torch.inf) & (output.flatten()[:_MAX_WEIGHTS] == logits))
+
+    return hook
 
 
 @contextmanager
@@ -265,7 +282,8 @@ class _Watch(TorchFunctionMode):
         inner = self.running[-1]
         name = self.names[inner]
         if len(shape) > 2 or (name and len(shape) == 2 and shape[0] == shape[1] > 1):
-            sites = (self.names[module] for module in self.running if module in self.sites)
+            around = [*self.running, *(m for m in inner.children() if isinstance(m, DropKey))]
+            sites = (self.names[module] for module in around if module in self.sites)
             self.attended[next(sites, None), (name, original_name(inner), function, shape)] += 1
 
     def _begin(self, module: nn.Module, _: Any) -> None:

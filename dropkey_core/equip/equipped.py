@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropkey_core.attention.drop_key import DropKey, find_place
 from dropkey_core.attention.functional import Inference
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.attention.observation import Observe, Reweigh
@@ -247,16 +248,17 @@ def equip(
         ValueError: ``drop_ratio`` outside [0, 1), or an unknown ``unit``.
     """
     check_drop_ratio(drop_ratio)
-    find_unit(unit)  # refuses an unknown one
+    check_unit(module, unit)
     if not drops_keys(module):
         module.__class__ = equipped_class(type(module))
         equipment = module._dropkey = Equipment()  # type: ignore[assignment]
         # The instance's own forward would hide that of the class.
         equipment.take_forward(module, vars(module).pop("forward", None))
     elif not isinstance(module, EquippedAttention) and _BEFORE not in vars(module):
-        setattr(module, _BEFORE, {name: getattr(module, name) for name in SETTINGS})
-    for name, value in zip(SETTINGS, (drop_ratio, unit, inference, reweigh), strict=True):
-        setattr(module, name, value)
+        setattr(module, _BEFORE, {name: getattr(module, name) for name in settings_of(module)})
+    values = dict(zip(SETTINGS, (drop_ratio, unit, inference, reweigh), strict=True))
+    for name in settings_of(module):
+        setattr(module, name, values[name])
 
 
 def unequip(module: nn.Module) -> None:
@@ -280,7 +282,19 @@ def unequip(module: nn.Module) -> None:
 
 def drops_keys(module: nn.Module) -> bool:
     """Return whether the module is equipped, or one of ours to begin with."""
-    return isinstance(module, (EquippedAttention, MultiheadAttention))
+    return isinstance(module, (EquippedAttention, MultiheadAttention, DropKey))
+
+
+def settings_of(module: nn.Module) -> tuple[str, ...]:
+    """Return which of ``SETTINGS`` a module has: a ``DropKey`` leaves the softmax to others."""
+    return SETTINGS[:2] if isinstance(module, DropKey) else SETTINGS
+
+
+def check_unit(module: nn.Module, unit: str | Pattern | Unit) -> None:
+    """Raise a ``ValueError`` if the unit is unknown, or cannot be dropped by that module."""
+    find_unit(unit)
+    if isinstance(module, DropKey):
+        find_place(unit)
 
 
 def equipped_class(original: type[nn.Module]) -> type[EquippedAttention]:

@@ -8,7 +8,8 @@ one is equipped if
    ``multi_head_attention_forward``;
 2. it computes attention: that code takes a softmax or calls one of these or of transformers'
    attention functions;
-3. it is the innermost module of which both hold;
+3. it is the innermost module of which both hold, and has no ``DropKey`` of its own, which is then
+   found in its place;
 4. its class is none of ``LOOKALIKES``, whose softmax does not run over keys.
 
 What looks like attention and is not equipped is reported with the reason.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.equip.code import makes_weights, names
 from dropkey_core.equip.equipped import SETTINGS, EquippedAttention, drops_keys
@@ -101,8 +103,10 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
         if name in found or any(_is_inside(name, other) for other in found):
             continue
         cls = type(looking[name])
-        contains = any(_is_inside(inner, name) for inner in looking)
-        if contains and (reason == _UNNAMED or not _COMPUTING & names(cls)):
+        inside = [m for inner, m in looking.items() if _is_inside(inner, name)]
+        if inside and all(isinstance(module, DropKey) for module in inside):
+            continue  # it has DropKey of its own
+        if inside and (reason == _UNNAMED or not _COMPUTING & names(cls)):
             continue  # it only wraps attention
         left_out.append(LeftOut(name, cls.__name__, reason or _BESIDE))
     return found, left_out
@@ -110,7 +114,7 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
 
 def looks_like_attention(cls: type) -> bool:
     """Return whether the name of a class, its ancestry or its code speaks of attention."""
-    is_known = issubclass(cls, nn.MultiheadAttention | EquippedAttention)
+    is_known = issubclass(cls, nn.MultiheadAttention | EquippedAttention | DropKey)
     if is_known or NAME.search(cls.__name__) is not None or _FUSED & names(cls, _CALLS):
         return True
     return makes_weights(cls) or (issubclass(cls, torch.fx.GraphModule) and _has_attention(cls))

@@ -184,7 +184,7 @@ def test_low_rank_adapters(equip_first):
     assert drops(model)
     before = outputs(model.eval(), seed=0)
     merged = model.merge_and_unload()
-    torch.testing.assert_close(outputs(merged, seed=0), before)
+    torch.testing.assert_close(outputs(merged, seed=0), before, atol=1e-4, rtol=1e-4)
     assert drops(merged.train())
 
 
