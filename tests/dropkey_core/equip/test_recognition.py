@@ -21,7 +21,7 @@ from dropkey_core.equip.recognition import (
 )
 
 AUDIT = Path(__file__).with_name("attention_audit.txt")
-AUDITED = {"timm": "1.0.31", "torchvision": "0.29", "transformers": "5.23"}
+AUDITED = {"timm": "1.0.31", "torchvision": "0.29", "transformers": "5.24"}
 
 
 class FusedAttention(nn.Module):
