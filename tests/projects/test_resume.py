@@ -1,4 +1,7 @@
-"""The demos, shortened, go on to the last bit: in bfloat16, in micro-batches, with averages."""
+"""The demos and DETR's small recipe, shortened, go on to the last bit.
+
+In bfloat16, in micro-batches, with averages.
+"""
 
 from pathlib import Path
 
@@ -26,13 +29,15 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("project", DATA)
-def test_a_killed_demo_goes_on(project, small_sets, monkeypatch):
+@pytest.mark.parametrize(
+    ("project", "name"), [*((project, "demo") for project in DATA), ("detr", "small")]
+)
+def test_a_killed_run_goes_on(project, name, small_sets, monkeypatch):
     settings = [*SMALL, *DATA[project], *MODERN]
 
     def run(folder, **arguments):
         overrides = [*settings, f"train.output_dir={folder}"]
-        return train(load_config(f"projects/{project}/demo.yaml", overrides), **arguments)
+        return train(load_config(f"projects/{project}/{name}.yaml", overrides), **arguments)
 
     metrics = run("whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -47,8 +52,8 @@ def test_a_killed_demo_goes_on(project, small_sets, monkeypatch):
         run("parts")
     assert repr(run("parts", resume=True)) == repr(metrics)  # NaN is not equal to itself
     whole, parts = (read_checkpoint(f"{folder}/last.pth") for folder in ("whole", "parts"))
-    for name in ("model", "raw_model"):
-        torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=0)
+    for weights in ("model", "raw_model"):
+        torch.testing.assert_close(parts[weights], whole[weights], rtol=0, atol=0)
     assert parts["accumulate"] == whole["accumulate"] == 2
     columns = [line.split(",")[:2] for line in Path("whole/metrics.csv").read_text().splitlines()]
     assert columns == [
