@@ -5,6 +5,7 @@ submodules and the keys of the state dict stay as they are, and it remains an in
 was.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MethodType
@@ -163,15 +164,17 @@ class EquippedAttention(nn.Module):
     def _check(self, interception: Interception, tensors: list[Any]) -> None:
         """Raise an error if what should have dropped keys did not."""
         others = interception.others
-        wrong = next((kind for kind in others if kind in (OTHER_AXIS, TOKENS_OF_CHANNELS)), None)
-        if wrong is None and interception.num_attended == 0:
-            if self._dropkey.has_attended or _is_passed_on(*tensors):
+        doubtful = next((kind for kind in others if kind in (OTHER_AXIS, TOKENS_OF_CHANNELS)), None)
+        if interception.num_attended == 0:
+            if doubtful is None and (self._dropkey.has_attended or _is_passed_on(*tensors)):
                 return  # there was nothing to attend to this time
-            wrong = others[0] if others else NOTHING
-        if wrong is not None:
-            raise RuntimeError(_explain(self.original_class, wrong))
-        if not torch.compiler.is_compiling():
-            self._dropkey.has_attended = True
+            kind = doubtful or (others[0] if others else NOTHING)
+            raise RuntimeError(_explain(self.original_class, kind))
+        if torch.compiler.is_compiling():
+            return
+        if doubtful is not None and not self._dropkey.has_attended:
+            warnings.warn(_explain_beside(self.original_class, doubtful), stacklevel=2)
+        self._dropkey.has_attended = True
 
     def _refuse_tracers(self, *args: Any, **kwargs: Any) -> None:
         """Raise an error in the hands of a tracer that would record one draw, or none."""
@@ -361,6 +364,13 @@ _EXPLANATIONS = {
     NOTHING_KNOWN: "takes a softmax of two axes, of which it is not known whether they are queries "
     "and keys: give it a batch axis",
 }
+
+
+def _explain_beside(original: type[nn.Module], kind: str) -> str:
+    return (
+        f"{original.__module__}.{original.__name__} drops keys, and besides "
+        f"{_EXPLANATIONS[kind]}; that softmax stays as it is"
+    )
 
 
 def _explain(original: type[nn.Module], kind: str) -> str:

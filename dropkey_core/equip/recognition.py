@@ -50,6 +50,7 @@ _LINEAR = "no query has weights over the keys: it is linear in their number"
 _TWO_MAPS = "it mixes two maps after their softmax: what one drops, the other keeps"
 _SAMPLES = "its softmax runs over points sampled around each query, not over keys"
 _NO_KEYS = "its softmax weighs branches or groups, not keys"
+_LAGS = "its softmax weighs time lags, not keys"
 _NO_VALUES = "it returns its map and averages no values"
 
 # Class names -> why modules of such a class, or of one derived from it, are not equipped.
@@ -63,6 +64,7 @@ LOOKALIKES: dict[str, str] = {
     r"Diff(erential)?Att(n|ention)|DiffParallelScalingBlock": _TWO_MAPS,
     r"\w*Deformable(Self|Cross)?Att(n|ention)": _SAMPLES,  # Deformable DETR and its kin
     "SelectiveKernelAttn|GroupViTAssignAttention": _NO_KEYS,
+    "AutoformerAttention": _LAGS,
     r"\w*MHAttentionMap": _NO_VALUES,  # the mask head of DETR
 }
 

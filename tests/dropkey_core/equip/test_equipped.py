@@ -3,6 +3,7 @@
 import copy
 import pickle
 import types
+import warnings
 
 import pytest
 import torch
@@ -219,3 +220,25 @@ def test_tracers_are_refused_while_training_with_what_to_do():
     with pytest.raises(RuntimeError, match=r"call remove_dropkey\(model\) first"):
         torch.fx.symbolic_trace(model)
     assert torch.equal(torch.fx.symbolic_trace(model.eval())(X), model(X))
+
+
+class AttentionWithPooling(nn.Module):
+    """Attention over keys, after its tokens were pooled by a gate over another axis."""
+
+    def forward(self, x):
+        x = x.unflatten(1, (-1, 2))
+        x = (x * x.softmax(2)).sum(2)
+        return (x @ x.mT).softmax(-1) @ x
+
+
+def test_a_softmax_over_another_axis_beside_attention_is_told_once():
+    attention = AttentionWithPooling()
+    apply_dropkey(attention, 0.5)
+    x = torch.randn(2, 8, 4)
+    with pytest.warns(UserWarning, match="AttentionWithPooling drops keys, and besides takes a"):
+        torch.manual_seed(1)
+        first = attention(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.manual_seed(2)
+        assert not torch.allclose(attention(x), first)
