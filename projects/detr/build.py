@@ -44,6 +44,8 @@ class BodySettings:
         query_boxes: queries are boxes that each layer of the decoder refines, see ``BoxDecoder``.
         position_temperature: longest over shortest wavelength of the position encoding; about 20
             tells the cells of a small feature map better apart.
+        checkpoint_layers: in training compute each layer of the transformer once more for its
+            gradient rather than keep what is inside: less memory, the same numbers.
         drop_ratio: ratio at the first layer of encoder and of decoder.
         drop_unit: what the attention drops: ``key`` (DropKey), ``weight`` (vanilla dropout) or
             another unit that ``dropkey_core.drop_key_attention`` knows.
@@ -73,6 +75,7 @@ class BodySettings:
     query_groups: int = 1
     query_boxes: bool = False
     position_temperature: float = 10_000.0
+    checkpoint_layers: bool = False
     drop_ratio: float = 0.3
     drop_unit: str = "key"
     drop_schedule: str = "linear_decreasing"
@@ -109,6 +112,8 @@ def build_transformer(body: BodySettings) -> Transformer:
         layer(attention("decoder_self", ratio), attention("decoder_cross", ratio), *further)
         for ratio in drop_ratios(body.num_decoder_layers, body.drop_ratio, body.drop_schedule)
     ]
+    for each in (*encoder, *decoder):
+        each.checkpointed = body.checkpoint_layers
     encoder_norm = nn.LayerNorm(body.embed_dim) if body.pre_norm else None
     norm = nn.LayerNorm(body.embed_dim)
     if body.query_boxes:
@@ -165,6 +170,7 @@ def build_model(
     denoising_groups: int = 0,
     focal: bool = False,
     position_temperature: float = BodySettings.position_temperature,
+    checkpoint_layers: bool = BodySettings.checkpoint_layers,
     drop_ratio: float = BodySettings.drop_ratio,
     drop_unit: str = BodySettings.drop_unit,
     drop_schedule: str = BodySettings.drop_schedule,
@@ -219,6 +225,7 @@ def build_model(
         query_groups=query_groups,
         query_boxes=query_boxes,
         position_temperature=position_temperature,
+        checkpoint_layers=checkpoint_layers,
         drop_ratio=drop_ratio,
         drop_unit=drop_unit,
         drop_schedule=drop_schedule,

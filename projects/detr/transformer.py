@@ -4,10 +4,12 @@ Shapes: B images, L cells of the feature map, Q object queries, D embedding chan
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dropkey_core.attention import MultiheadAttention
 
@@ -20,7 +22,12 @@ class ResidualLayer(nn.Module):
         ffn_dim: hidden width of the feed-forward network.
         dropout: ratio of the feed-forward and residual dropouts.
         pre_norm: normalise the input of each sub-layer instead of its sum with the residual.
+
+    Attributes:
+        checkpointed: compute what is inside again for the gradient rather than keep it.
     """
+
+    checkpointed = False
 
     def __init__(self, embed_dim: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -28,6 +35,12 @@ class ResidualLayer(nn.Module):
         self.linear2 = nn.Linear(ffn_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Call ``forward``, activations checkpointed if asked for; random draws are repeated."""
+        if self.checkpointed and self.training and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *inputs, use_reentrant=False)
+        return super().__call__(*inputs)
 
     def residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Add what ``sublayer`` makes of ``x``, (B, *, D), to ``x``."""
