@@ -29,7 +29,7 @@ MARGIN = 2.0
 def check_accumulation(config: DictConfig, num_processes: int) -> None:
     """Raise UserError if ``train.accumulate`` does not divide what each process has of a batch."""
     number, batch = config.train.accumulate, config.dataloader.train.get("total_batch_size")
-    if number == AUTO or not isinstance(batch, int):
+    if number in (AUTO, 1) or not isinstance(batch, int):
         return
     if batch % (number * num_processes):
         each = f", {batch // num_processes} in each process" if num_processes > 1 else ""
