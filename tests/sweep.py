@@ -23,6 +23,7 @@ import collections
 import importlib.metadata
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -84,7 +85,8 @@ def _work(library: str, name: str, answer: Path) -> None:
     except Unbuilt as error:
         row = {"verdict": UNBUILT, "why": error.args[0], "tried": error.args[:12]}
     except Exception as error:
-        row = {"verdict": LOUD, "why": told(error)}
+        is_built = answer.with_suffix(".built").exists()
+        row = {"verdict": LOUD if is_built else UNBUILT, "why": told(error)}
     answer.write_text(json.dumps(row))
     os._exit(0)
 
@@ -108,8 +110,9 @@ def page(rows: list[Row]) -> str:
     parts = [PAGE.format(table=table(rows))]
     parts += [f"\n## Not right\n\n{_listed(rows, SILENT, LOUD) or 'None.'}\n"]
     parts += [f"\n## Refused, or left out beside what is equipped\n\n{_reasons(rows)}\n"]
-    parts += [f"\n## Limits\n\n{_listed(rows, LATE, LIMIT) or 'None.'}\n"]
-    parts += [f"\n## Cannot be built here\n\n{_unbuilt(rows)}\n"]
+    parts += [f"\n## Refused in the first training step\n\n{_late(rows) or 'None.'}\n"]
+    parts += [f"\n## Limits\n\n{_kinds(rows, LIMIT) or 'None.'}\n"]
+    parts += [f"\n## Cannot be built here\n\n{_kinds(rows, UNBUILT)}\n"]
     return "".join(parts)
 
 
@@ -167,14 +170,31 @@ def _reasons(rows: list[Row]) -> str:
     )
 
 
-def _unbuilt(rows: list[Row]) -> str:
-    """Return a line for each kind of error, with the architectures."""
+def _late(rows: list[Row]) -> str:
+    """Return a line for each class that refuses in the first step, with the architectures."""
     names: dict[str, list[str]] = collections.defaultdict(list)
     for row in rows:
-        if row["verdict"] == UNBUILT:
-            is_large = row["why"].startswith("MemoryError")
-            kind = "more than 100 million parameters" if is_large else row["why"].split(":")[0]
-            names[kind].append(row["name"])
+        said = {
+            re.sub(r".*Error: (\S+\.)?(.*), so DropKey.*", r"\2", f[1])
+            for f in row.get("faults", ())
+        }
+        for what in sorted(said if row["verdict"] == LATE else ()):
+            names[what].append(row["name"])
+    return "\n".join(f"* {what}: {', '.join(n)}" for what, n in names.items())
+
+
+def _kinds(rows: list[Row], verdict: str) -> str:
+    """Return a line for each kind of reason, with the architectures."""
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for row in rows:
+        if row["verdict"] == verdict:
+            kind = re.sub(
+                r"(do not reach) .*",
+                r"\1 all attention (alone it is a row of its own, mostly)",
+                row["why"],
+            )
+            kind = "more than 100 million parameters" if kind.startswith("Memory") else kind
+            names[kind.split(":")[0]].append(row["name"])
     return "\n".join(f"* {kind} ({len(n)}): {', '.join(n)}" for kind, n in names.items())
 
 

@@ -198,7 +198,7 @@ def _small(name: str, value: Any, rule: str, factor: int, ids: dict[int, int]) -
 def _small_list(name: str, value: Any, rule: str, ids: dict[int, int]) -> Any:
     if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         if name in ("layer_types", "mlp_layer_types") or name.endswith("layers_block_type"):
-            return list(dict.fromkeys(value))
+            return list(dict.fromkeys(value)) if all(isinstance(v, str) for v in value) else value
         return value
     if name == "lags_sequence":
         return [1, 2]
