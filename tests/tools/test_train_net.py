@@ -25,7 +25,7 @@ def main(load_script):
     ("arguments", "message"),
     [
         (["model.widht=5"], "error: unknown key 'model.widht'; nearest is 'model.width'\n"),
-        (["train.device=tpu"], "error: train.device must be cuda or cpu, got 'tpu'\n"),
+        (["train.device=tpu"], "error: train.device must be cuda, mps or cpu, got 'tpu'\n"),
         (["--eval-only", "--weights", "w.pth"],
          "error: no checkpoint at w.pth (from train.init_checkpoint)\n"),
         (["dataloader.train.mapper.refuse=3", "dataloader.train.num_workers=1"],
