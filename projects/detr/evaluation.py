@@ -1,27 +1,36 @@
 """COCO's average precision for the predictions of a model."""
 
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from hotcoco import COCO, COCOeval
 from msgspec import to_builtins
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from dropkey_core.engine import ImageEvaluator, dataset_path
+from dropkey_core.engine import ImageEvaluator, UserError, dataset_path
 from projects.detr.annotation_file import Annotation, read_annotation_file
+from projects.detr.charts import confusion_chart, precision_recall_chart, write_chart
 from projects.detr.coco import CategoryMap
 
+logger = logging.getLogger(__name__)
+
 RESULTS_FILE = "coco_instances_results.json"
+CURVES, CONFUSION = "precision_recall", "confusion_matrix"  # .csv and .png
 
 # COCO's twelve numbers, in the order of its table.
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
+
+# What the confusion matrix counts: detections of that score or more, that overlap that much.
+CONFUSION_SCORE, CONFUSION_IOU = 0.5, 0.5
 
 
 class CocoEvaluator(ImageEvaluator):
@@ -33,25 +42,56 @@ class CocoEvaluator(ImageEvaluator):
     Args:
         annotations: COCO-format file, relative to the dataset root or absolute.
         output_dir: folder for ``coco_instances_results.json``, the predictions in COCO's result
-            format with the file's own category ids; None writes none.
+            format with the file's own category ids, and for the tables and charts of
+            ``write_curves`` and ``write_confusion``; None writes none.
+        max_detections: how many detections of a class count in an image, those with the highest
+            scores; more than 10. COCO's number is 100, and published numbers use it.
 
     Raises:
-        UserError: see ``read_annotation_file``.
+        UserError: ``max_detections`` is not a whole number above 10; see ``read_annotation_file``.
     """
 
     def __init__(
-        self, annotations: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None
+        self,
+        annotations: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str] | None = None,
+        max_detections: int = 100,
     ) -> None:
+        if type(max_detections) is not int or max_detections <= 10:
+            raise UserError(
+                f"max_detections must be a whole number above 10, got {max_detections!r}; "
+                "COCO's is 100 (set by dataloader.evaluator.max_detections)"
+            )
         document = read_annotation_file(annotations)
+        source = dataset_path(annotations)
+        self.max_detections = max_detections
+        self.metric_names = [f"AR{max_detections}" if name == "AR100" else name for name in METRICS]
         self.category_map = CategoryMap(document.categories)
+        # The measuring code takes no negative ids, and equal scores count in the order of ids.
+        self.image_numbers = numbered(image.id for image in document.images)
+        self.category_numbers = numbered(self.category_map.names)
         self.ground_truth = COCO(
             {
-                "categories": to_builtins(document.categories),
-                "images": to_builtins(document.images),
-                "annotations": measurable(document.annotations),
+                "categories": [
+                    {"id": self.category_numbers[number], "name": name}
+                    for number, name in self.category_map.names.items()
+                ],
+                "images": [
+                    {**to_builtins(image), "id": self.image_numbers[image.id]}
+                    for image in document.images
+                ],
+                "annotations": [
+                    {
+                        **annotation,
+                        "image_id": self.image_numbers[annotation["image_id"]],
+                        "category_id": self.category_numbers[annotation["category_id"]],
+                    }
+                    for annotation in measurable(document.annotations)
+                ],
             }
         )
-        super().__init__(output_dir, self.ground_truth.imgs, dataset_path(annotations))
+        warn_of_many_objects(document.annotations, max_detections, source)
+        super().__init__(output_dir, self.image_numbers, source)
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep the predictions of an image, see ``detections``; Q may be 0.
@@ -67,22 +107,25 @@ class CocoEvaluator(ImageEvaluator):
         """Measure predictions by image id; prints COCO's table and the AP of every class.
 
         Returns:
-            ``{"bbox": {...}}`` with the twelve numbers of ``METRICS`` and ``AP-<class name>``, in
-            per cent as in detectron2 and in papers (the printed tables are COCO's own, from 0 to
-            1); NaN where the file holds nothing to measure, such as no large object.
+            ``{"bbox": {...}}`` with the twelve numbers of ``METRICS`` (``AR100`` named after
+            ``max_detections``) and ``AP-<class name>``, in per cent as in detectron2 and in papers
+            (the printed tables are COCO's own, from 0 to 1); NaN where the file holds nothing to
+            measure, such as no large object.
         """
         results = self.coco_results(kept)
         self.write_json(RESULTS_FILE, results)
-        lines: list[str] = []
-        predicted = self.ground_truth.loadRes(results)
-        evaluation = COCOeval_faster(
-            self.ground_truth, predicted, iouType="bbox", print_function=lines.append
-        )
-        evaluation.run()
+        predicted = self.ground_truth.load_res(self.result_rows(results))
+        evaluation = COCOeval(self.ground_truth, predicted, "bbox")
+        evaluation.params.max_dets = [1, 10, self.max_detections]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        table = evaluation.summary_lines()  # fills in ``stats`` as well
         class_ap = self.class_ap(evaluation.eval["precision"])
-        table = [line for line in lines if line.startswith(" Average")]
-        print("\n".join(table[: len(METRICS)]), class_table(class_ap), sep="\n")
-        metrics = dict(zip(METRICS, evaluation.stats, strict=True))
+        print("\n".join(table), class_table(class_ap), sep="\n")
+        if self.output_dir is not None:
+            self.write_curves(evaluation.eval["precision"], np.array(evaluation.params.rec_thrs))
+            self.write_confusion(evaluation)
+        metrics = dict(zip(self.metric_names, evaluation.stats, strict=True))
         metrics |= {f"AP-{name}": value for name, value in class_ap.items()}
         return {"bbox": {name: in_per_cent(value) for name, value in metrics.items()}}
 
@@ -109,12 +152,29 @@ class CocoEvaluator(ImageEvaluator):
                 )
         return results
 
+    def result_rows(self, results: list[dict[str, Any]]) -> np.ndarray:
+        """COCO's results as rows of (image, x, y, width, height, score, category), by our numbers.
+
+        Returns:
+            (detections, 7) float64, exact since every number is.
+        """
+        rows = [
+            (
+                self.image_numbers[result["image_id"]],
+                *result["bbox"],
+                result["score"],
+                self.category_numbers[result["category_id"]],
+            )
+            for result in results
+        ]
+        return np.array(rows, dtype=np.float64).reshape(-1, 7)
+
     def class_ap(self, precision: np.ndarray) -> dict[str, float]:
         """AP from 0 to 1 by class name, -1 for a class without objects.
 
         Args:
             precision: (thresholds, recalls, classes, areas, limits) as COCO's evaluation keeps it;
-                the first area is "all", the last limit 100 detections per image.
+                the first area is "all", the last limit ``max_detections`` per image.
         """
         per_class = np.moveaxis(precision[:, :, :, 0, -1], 2, 0)  # (classes, thresholds, recalls)
         known = [values[values > -1] for values in per_class]
@@ -122,6 +182,60 @@ class CocoEvaluator(ImageEvaluator):
             name: float(values.mean()) if values.size else -1.0
             for name, values in zip(self.category_map.names.values(), known, strict=True)
         }
+
+    def write_curves(self, precision: np.ndarray, recalls: np.ndarray) -> None:
+        """Write precision over recall at an IoU of 0.5, of each class and of their mean.
+
+        Args:
+            precision: as for ``class_ap``, -1 for a class without objects.
+            recalls: (recalls,) in [0, 1].
+        """
+        at_half = precision[0, :, :, 0, -1]  # (recalls, classes)
+        known = np.where(at_half > -1, at_half, np.nan)
+        measured = known[:, (at_half > -1).all(0)]
+        mean = measured.mean(1) if measured.size else np.full(len(recalls), np.nan)
+        curves = {"mean of the classes, IoU 0.5": mean}
+        curves |= dict(zip(self.category_map.names.values(), known.T, strict=True))
+        rows = zip(*(column.tolist() for column in (recalls, *curves.values())), strict=True)
+        self.write_csv(f"{CURVES}.csv", ["recall", *curves], rows)
+        write_chart(precision_recall_chart(recalls, curves), self.output_dir / f"{CURVES}.png")
+
+    def write_confusion(self, evaluation: COCOeval) -> None:
+        """Write how often an object of one class was detected as another, or nothing as one.
+
+        Detections of a score of at least 0.5 are matched with objects of any class from an IoU of
+        0.5 on. The last row counts detections where no object is, the last column objects that
+        were not found. Crowd regions are no objects here: what was found in one is in the last row.
+        """
+        counts = evaluation.confusion_matrix(
+            iou_thr=CONFUSION_IOU, max_det=self.max_detections, min_score=CONFUSION_SCORE
+        )["matrix"].astype(np.int64)
+        names = [*self.category_map.names.values(), "nothing"]
+        rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+        self.write_csv(f"{CONFUSION}.csv", ["is / detected as", *names], rows)
+        title = f"objects, scores from {CONFUSION_SCORE}, IoU from {CONFUSION_IOU}"
+        write_chart(confusion_chart(counts, names, title), self.output_dir / f"{CONFUSION}.png")
+
+
+def numbered(ids: Iterable[int]) -> dict[int, int]:
+    """Return 1, 2, ... by id, in the order of the ids."""
+    return {number: place for place, number in enumerate(sorted(ids), start=1)}
+
+
+def warn_of_many_objects(
+    annotations: Collection[Annotation], max_detections: int, source: object
+) -> None:
+    """Say once that images have more objects than detections count: not all can be found."""
+    objects = Counter(each.image_id for each in annotations if not each.iscrowd)
+    crowded = {image: count for image, count in objects.items() if count > max_detections}
+    if crowded:
+        image_id = max(crowded, key=crowded.__getitem__)
+        logger.warning(
+            f"{source}: {len(crowded)} of its images have more than {max_detections} objects "
+            f"(image_id {image_id}: {crowded[image_id]}), and only {max_detections} detections of "
+            "a class count in an image; dataloader.evaluator.max_detections=N counts more, and "
+            "model.num_queries limits what is detected"
+        )
 
 
 def measurable(annotations: Iterable[Annotation]) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import io
 import json
 import math
@@ -12,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from dropkey_core.engine import UserError
 from projects.detr import CocoEvaluator
 from projects.detr.coco import COCO_CATEGORY_IDS
-from projects.detr.evaluation import METRICS, RESULTS_FILE
+from projects.detr.evaluation import CONFUSION, CURVES, METRICS, RESULTS_FILE
 
 CATEGORY_IDS = [2, 7, 30]
 
@@ -46,13 +47,13 @@ def noisy_set(tmp_path):
                 }
             )
             for _ in range(rng.integers(0, 4)):
-                moved = bbox + rng.normal(0, 0.05, 4) * np.tile(size, 2)
+                moved = bbox + rng.normal(0, 0.1, 4) * np.tile(size, 2)
                 boxes.append([*moved[:2], *(moved[:2] + moved[2:])])
                 labels.append(label if rng.random() < 0.9 else int(rng.integers(3)))
         scores = rng.random(len(boxes)).round(1)  # with ties
         predictions.append((image["id"], scores, labels, boxes))
     document = {
-        "images": images,
+        "images": images[::-1],  # equal scores count in the order of ids
         "annotations": annotations,
         "categories": [{"id": number, "name": f"class {number}"} for number in CATEGORY_IDS],
     }
@@ -71,15 +72,22 @@ def process(evaluator, predictions):
         evaluator.process([{"image_id": image_id}], [output])
 
 
-def reference(annotations, results):
-    """COCO's own evaluation of a result file."""
+def reference(annotations, results, max_detections=100):
+    """COCO's own evaluation of a result file; it sums up for 100 detections only."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO(str(annotations))
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(results)), "bbox")
+        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
+        if max_detections == 100:
+            evaluation.summarize()
     return evaluation
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
 
 
 def test_all_numbers_equal_pycocotools_on_the_written_file(noisy_set, tmp_path, capsys):
@@ -174,3 +182,124 @@ def test_unused_indices_of_cocos_numbering_are_left_out(write_coco, tmp_path):
     evaluator.evaluate()
     results = json.loads((tmp_path / RESULTS_FILE).read_text())
     assert [result["category_id"] for result in results] == [90]
+
+
+@pytest.fixture
+def crowded_set(write_coco):
+    """An image of 130 small objects that are found with falling scores, and an empty one."""
+    boxes = [[x * 8, y * 6, 6, 5] for y in range(10) for x in range(13)]
+    annotations = [
+        {"id": n + 1, "image_id": 11, "category_id": (2, 7)[n % 2], "bbox": box, "iscrowd": 0,
+         "area": 30}
+        for n, box in enumerate(boxes)
+    ]  # fmt: skip
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 80, "width": 120} for n in (11, 5)]
+    _, path = write_coco(images=images, annotations=annotations, categories=[
+        {"id": 2, "name": "tree"}, {"id": 7, "name": "ship"},
+    ])  # fmt: skip
+    found = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    scores = torch.linspace(0.9, 0.1, len(boxes))
+    return path, [(11, scores, [n % 2 for n in range(len(boxes))], found)]
+
+
+@pytest.mark.parametrize("max_detections", [11, 50, 100, 300])
+def test_so_many_detections_of_an_image_count(crowded_set, tmp_path, max_detections):
+    """COCO takes them per class: 65 of each here."""
+    annotations, predictions = crowded_set
+    evaluator = CocoEvaluator(annotations, tmp_path, max_detections=max_detections)
+    process(evaluator, predictions)
+    metrics = evaluator.evaluate()["bbox"]
+    expected = reference(annotations, tmp_path / RESULTS_FILE, max_detections)
+    recall = expected.eval["recall"][:, :, 0, 2].mean()
+    assert recall == pytest.approx(min(max_detections, 65) / 65)
+    assert metrics[f"AR{max_detections}"] == pytest.approx(100 * recall, abs=1e-9)
+    precision = expected.eval["precision"][..., 0, 2].mean()
+    assert metrics["AP"] == pytest.approx(100 * precision, abs=1e-9)
+    assert ("AR100" in metrics) == (max_detections == 100)
+
+
+def test_more_objects_than_detections_are_told_in_one_line(crowded_set, caplog):
+    annotations, _ = crowded_set
+    CocoEvaluator(annotations, max_detections=130)
+    assert not caplog.records
+    CocoEvaluator(annotations)
+    (record,) = caplog.records
+    assert f"{annotations}: 1 of its images have more than 100 objects" in record.getMessage()
+    assert "image_id 11: 130" in record.getMessage()
+
+
+@pytest.mark.parametrize("wrong", [10, 0, -100, 100.0, True, "100"])
+def test_max_detections_must_be_a_whole_number_above_10(write_coco, wrong):
+    _, annotations = write_coco()
+    with pytest.raises(UserError, match=rf"max_detections .* above 10, got {wrong!r}"):
+        CocoEvaluator(annotations, max_detections=wrong)
+
+
+def test_curves_are_cocos_precision_at_half(noisy_set, tmp_path):
+    annotations, predictions = noisy_set
+    evaluator = CocoEvaluator(annotations, tmp_path)
+    process(evaluator, predictions)
+    evaluator.evaluate()
+    header, *rows = rows_of(tmp_path / f"{CURVES}.csv")
+    assert header[0] == "recall"
+    assert header[2:] == ["class 2", "class 7", "class 30"]
+    precision = reference(annotations, tmp_path / RESULTS_FILE).eval["precision"][0, :, :, 0, 2]
+    expected = np.c_[np.linspace(0, 1, 101), precision.mean(1), precision]
+    np.testing.assert_allclose(np.array(rows, dtype=float), expected, rtol=0, atol=1e-9)
+    assert (tmp_path / f"{CURVES}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_class_without_objects_has_no_curve(write_coco, tmp_path):
+    _, annotations = write_coco()  # a ship, and a crowd of trees
+    evaluator = CocoEvaluator(annotations, tmp_path)
+    process(evaluator, [(11, [0.9], [1], [[5, 6, 25, 16]])])
+    evaluator.evaluate()
+    header, first, *_ = rows_of(tmp_path / f"{CURVES}.csv")
+    values = dict(zip(header, map(float, first), strict=True))
+    assert math.isnan(values["tree"])
+    assert values["ship"] == values["mean of the classes, IoU 0.5"] == pytest.approx(1)
+
+
+def test_confusion_worked_out_by_hand(write_coco, tmp_path):
+    box = {"image_id": 11, "iscrowd": 0}
+    _, annotations = write_coco(
+        annotations=[
+            {**box, "id": 1, "category_id": 2, "bbox": [0, 0, 10, 10]},
+            {**box, "id": 2, "category_id": 7, "bbox": [20, 0, 10, 10]},
+            {**box, "id": 3, "category_id": 7, "bbox": [0, 20, 10, 10]},
+        ]
+    )
+    evaluator = CocoEvaluator(annotations, tmp_path)
+    scores = [0.9, 0.8, 0.7, 0.49]
+    boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [25, 25, 30, 30], [0, 20, 10, 30]]
+    labels = [0, 0, 1, 1]  # right; a ship taken for a tree; nothing there; too low a score
+    process(evaluator, [(11, scores, labels, boxes)])
+    evaluator.evaluate()
+    assert rows_of(tmp_path / f"{CONFUSION}.csv") == [
+        ["is / detected as", "tree", "ship", "nothing"],
+        ["tree", "1", "0", "0"],
+        ["ship", "1", "0", "1"],
+        ["nothing", "0", "1", "0"],
+    ]
+    assert (tmp_path / f"{CONFUSION}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_negative_ids_and_many_classes_are_measured(write_coco, tmp_path):
+    categories = [{"id": number, "name": f"${number}"} for number in range(-20, 20)]
+    images = [
+        {"id": number, "file_name": "a.jpg", "height": 50, "width": 50} for number in (-3, 2**53)
+    ]
+    annotations = [
+        {"id": n, "image_id": images[n % 2]["id"], "category_id": n - 20, "bbox": [n, 0, 10, 10]}
+        for n in range(40)
+    ]
+    _, path = write_coco(images=images, annotations=annotations, categories=categories)
+    evaluator = CocoEvaluator(path, tmp_path)
+    for number, image in enumerate(images):
+        mine = range(number, 40, 2)
+        boxes = [[n, 0, n + 10, 10] for n in mine]
+        process(evaluator, [(image["id"], [0.9] * 20, list(mine), boxes)])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert [row[1:41].index("1") for row in rows_of(tmp_path / f"{CONFUSION}.csv")[1:41]] == list(
+        range(40)
+    )
