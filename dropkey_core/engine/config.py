@@ -281,6 +281,7 @@ class TrainSettings:
         log_period: steps between lines in the log.
         device: ``cuda``, ``mps`` or ``cpu``; where it is not there, the best that is.
         float32_precision: of matrix products on CUDA; detectron2's name of torch's setting.
+        compile: let ``torch.compile`` make faster code of the model, in the first steps.
         seed: decides the initial weights, the order of samples and every random draw.
         best_metric: which result picks ``best.pth``, for instance ``bbox/AP``; empty for none.
         best_mode: ``max`` where a higher ``best_metric`` is better, ``min`` where a lower one is.
@@ -301,6 +302,7 @@ class TrainSettings:
     log_period: int = 20
     device: str = "cuda"
     float32_precision: Float32Precision = Float32Precision.high
+    compile: bool = False
     seed: int = 0
     best_metric: str = ""
     best_mode: BestMode = BestMode.max

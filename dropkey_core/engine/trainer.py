@@ -159,6 +159,8 @@ class Trainer:
 
         torch.manual_seed(self.settings.seed)
         self.model = build_model(config, weights_follow).to(fabric.device)
+        if self.settings.compile:
+            self.model.compile(dynamic=True)  # in place; the pictures of DETR differ in size
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lr_multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
@@ -255,6 +257,15 @@ class Trainer:
                     self.fabric.backward(add_losses(losses, self.wrapped(*arguments)))
         except torch.OutOfMemoryError:
             return False
+        except (UserError, FloatingPointError):
+            raise
+        except Exception as error:
+            if self.model._compiled_call_impl is None:
+                raise
+            self.model._compiled_call_impl = None  # torch's own place of compiled code
+            reason = " ".join(str(error).splitlines()[:2])  # who says it, and what
+            self.say(f"train.compile: goes on without, for {reason}")
+            return self.has_gradients(batch, losses)
         return True
 
     def set_learning_rates(self) -> None:

@@ -105,6 +105,19 @@ def test_two_processes_stop_and_go_on_to_the_last_bit(main, toy_folder):
     assert_same_run(toy_folder / "parts", toy_folder / "whole")
 
 
+def test_two_processes_work_off_their_shares_in_parts(main, toy_folder):
+    """The losses of one process with the whole batch, with gradients exchanged once a step."""
+    toy = [*TOY, "train.max_iter=3"]
+    assert main([*toy, "train.output_dir=whole"]) == 0
+    parts = [*toy, "train.output_dir=parts", "train.accumulate=2"]
+    ended = run_ranks(2, main, parts)
+    assert [rank.value for rank in ended] == [0, 0], ended[0].err
+    whole, found = (
+        [float(row["loss"]) for row in curve(toy_folder / name)] for name in ("whole", "parts")
+    )
+    assert found == pytest.approx(whole, rel=1e-5)
+
+
 def unequal(main, command):
     """Run the tool in another folder as process 1, as on a machine of its own."""
     if os.environ["RANK"] == "1":

@@ -9,12 +9,14 @@ CPU = torch.device("cpu")
 
 
 def test_what_a_forward_keeps():
-    """Of x W^T the input x, of the square its argument; weights are there anyway."""
+    """Of x W^T the input x and, where that has a gradient, W, which is there anyway."""
     model = nn.Linear(8, 16, bias=False)
     x = torch.randn(4, 8)
     assert bytes_kept(model, lambda: model(x)) == 4 * 8 * 4
     assert bytes_kept(model, lambda: model(x).square().sum()) == 4 * 8 * 4 + 4 * 16 * 4
     assert bytes_kept(model, lambda: model(x) + model(x)) == 4 * 8 * 4  # once
+    layers = nn.Sequential(model, nn.Linear(16, 2))
+    assert bytes_kept(layers, lambda: layers(x)) == 4 * 8 * 4 + 4 * 16 * 4
     with torch.no_grad():
         assert bytes_kept(model, lambda: model(x)) == 0
 

@@ -124,6 +124,45 @@ def test_a_run_ends_when_nothing_becomes_better(toy_folder, monkeypatch, capsys)
     assert read_checkpoint("output/last.pth")["best"] == 9.0
 
 
+def compiling_by(monkeypatch, backend):
+    """Let the toy's ``compile`` take a backend that needs no C++ compiler."""
+    monkeypatch.setattr(
+        toy("ToyModel"),
+        "compile",
+        lambda model, dynamic: torch.nn.Module.compile(model, backend=backend, dynamic=dynamic),
+    )
+
+
+def broken_backend(graph, inputs):
+    raise RuntimeError("there is no C++ compiler")
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_the_same_run(toy_folder, monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    run(output="plain")
+    compiling_by(monkeypatch, backend)
+    run("train.compile=true")
+    assert compiled
+    assert_same_run(toy_folder / "output", toy_folder / "plain")
+
+
+@pytest.mark.slow
+def test_code_that_cannot_be_compiled_runs_as_it_is(toy_folder, monkeypatch, capsys):
+    run(output="plain")
+    compiling_by(monkeypatch, broken_backend)
+    run("train.compile=true")
+    said = capsys.readouterr().out
+    assert said.count("train.compile: goes on without, for ") == 1
+    assert "there is no C++ compiler" in said
+    assert_same_run(toy_folder / "output", toy_folder / "plain")
+
+
 def test_epochs_in_place_of_steps(toy_folder):
     """Ten records, four a step: an epoch is 2.5 steps."""
     run("train.max_epochs=3")
