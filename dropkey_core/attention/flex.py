@@ -1,5 +1,7 @@
 """FlexAttention kernel of DropKey for CUDA: random bits by a hash, no mask in memory.
 
+Taken where ``DROPKEY_BACKEND=flex`` asks for it; not yet tried on a GPU.
+
 Whether a query loses a key is a hash of (seed, batch, head, query, key). The kernel works it out
 for the tile at hand, forward and backward, so that memory grows with N and not with N x N.
 
@@ -20,6 +22,7 @@ nothing would wrap: it only looks words up with them.
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -37,10 +40,7 @@ if TYPE_CHECKING:
 # Below this the dense mask is small and compiling is not worth it. Not measured yet.
 FEWEST_QUERIES, FEWEST_KEYS = 128, 512
 
-# Each combination of head_dim, heads, type, kinds of masks and (the first) lengths is compiled once
-# for the process; torch gives up after 8 of one function, too few for a hierarchy such as Swin's.
-# A second scale must be a number to the kernel as well, and not a variable, which it cannot take.
-_SETTINGS_OF_DYNAMO = {"recompile_limit": 64, "specialize_float": True}
+BACKEND_VARIABLE = "DROPKEY_BACKEND"
 
 _HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,6 +48,28 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # The finaliser of MurmurHash3 (Austin Appleby, public domain), as signed numbers.
 _FIRST_FACTOR = 0x85EBCA6B - 2**32
 _SECOND_FACTOR = 0xC2B2AE35 - 2**32
+
+
+def is_chosen(value: str | None) -> bool:
+    """Tell whether a value of ``DROPKEY_BACKEND`` asks for FlexAttention.
+
+    Raises:
+        ValueError: a value other than "flex" that is not empty.
+    """
+    if value not in (None, "", "flex"):
+        raise ValueError(
+            f'{BACKEND_VARIABLE} must be "flex" or not set, got {value!r}: not set, attention on '
+            "a GPU takes a dense mask"
+        )
+    return value == "flex"
+
+
+# Read once, when this module is imported.
+_IS_CHOSEN = is_chosen(os.environ.get(BACKEND_VARIABLE))
+
+
+class TooManyKernels(RuntimeError):
+    """torch compiles no further kernel: there is one for as many kinds of inputs as it allows."""
 
 
 class KeyHash(NamedTuple):
@@ -106,6 +128,9 @@ def flex_drop_key_attention(
 
     Raises:
         ValueError: a mask neither bool nor floating.
+        TooManyKernels: each combination of head_dim, heads, type, kinds of masks and (the first)
+            lengths is compiled once for the process, up to ``torch._dynamo.config.recompile_limit``
+            of them; 8 unless set.
     """
     check_mask_type("attn_mask", attn_mask)
     check_mask_type("key_padding_mask", key_padding_mask)
@@ -124,15 +149,18 @@ def flex_drop_key_attention(
         or bool(masks)
         or diagonal is not None
         or _may_be_bare(shape, drop_ratio),
+        scale=torch.full((), scale, dtype=torch.float32, device=query.device),
     )
     if seed is None:  # then this is a part of the caller's graph
         words = _key_hash(shape, _drawn_settings(drop_ratio, query.device))
-        return _attend(query, key, value, words, masks, None, rule, scale)
+        return _attend(query, key, value, words, masks, None, rule)
     settings = _settings(seed, drop_ratio, query.device)
-    with torch._dynamo.config.patch(_SETTINGS_OF_DYNAMO):
+    one_block = _one_block(query.device)
+    try:
         words = _compiled(_key_hash)(shape, settings)
-        one_block = _one_block(query.device)
-        return _compiled(_attend)(query, key, value, words, masks, one_block, rule, scale)
+        return _compiled(_attend)(query, key, value, words, masks, one_block, rule)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise TooManyKernels from error
 
 
 def flex_fits(
@@ -143,11 +171,12 @@ def flex_fits(
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
 ) -> bool:
-    """Tell whether ``flex_drop_key_attention`` can take these inputs, and is likely to pay.
+    """Tell whether ``flex_drop_key_attention`` is chosen, can take these inputs and likely pays.
 
-    That is on an NVIDIA GPU of compute capability 8.0 or more with Triton installed; for float32,
-    float16 and bfloat16; at least 128 queries and 512 keys; heads of width 16 to 256; masks that
-    are not learned. Looks at no values, so nobody waits for the device.
+    It is chosen by ``DROPKEY_BACKEND=flex`` in the environment, read when this module is imported.
+    It likely pays on an NVIDIA GPU of compute capability 8.0 or more with Triton installed; for
+    float32, float16 and bfloat16; at least 128 queries and 512 keys; heads of width 16 to 256;
+    masks that are not learned. Looks at no values, so nobody waits for the device.
 
     Args:
         query: (B, H, Lq, D).
@@ -159,7 +188,8 @@ def flex_fits(
     """
     masks = [mask for mask in (attn_mask, key_padding_mask) if mask is not None]
     return (
-        query.device.type == "cuda"
+        _IS_CHOSEN
+        and query.device.type == "cuda"
         and query.dtype in _DTYPES
         and query.dtype == key.dtype == value.dtype
         and query.dim() == 4
@@ -207,12 +237,14 @@ class _Rule(NamedTuple):
         spares_own: whether query i never loses key i.
         diagonal: query i may attend to the keys 0 ... i + diagonal. None: to all.
         may_be_bare: whether a query may lose every key that it may attend to.
+        scale: factor on the dot products; as a number it would be a kernel of its own.
     """
 
     num_prefix_tokens: Tensor | None
     spares_own: bool
     diagonal: Tensor | None
     may_be_bare: bool
+    scale: Tensor
 
 
 def _attend(
@@ -223,7 +255,6 @@ def _attend(
     masks: list[Tensor],
     block_mask: "BlockMask | None",
     rule: _Rule,
-    scale: float,
 ) -> Tensor:
     """What is compiled. All that changes from call to call is in tensors."""
     from torch.nn.attention.flex_attention import flex_attention  # takes a third of a second
@@ -233,6 +264,7 @@ def _attend(
     shift = RESCUING_SHIFT if rule.may_be_bare else torch.inf
 
     def modify(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        score = score * rule.scale
         for restriction in restrictions:
             score = restriction(score, b, h, q, k)
         if rule.diagonal is not None:
@@ -250,7 +282,7 @@ def _attend(
         value,
         score_mod=modify,
         block_mask=block_mask,
-        scale=scale,
+        scale=1.0,
         enable_gqa=query.shape[1] != key.shape[1],
     )
 

@@ -4,8 +4,9 @@ Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
 """
 
 import math
+import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple, overload
 
 import torch
@@ -13,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_core.attention.causal import add_causal, split_causal
-from dropkey_core.attention.flex import HashedKey, flex_drop_key_attention, flex_fits
+from dropkey_core.attention.flex import (
+    HashedKey,
+    TooManyKernels,
+    flex_drop_key_attention,
+    flex_fits,
+)
 from dropkey_core.attention.masks import additive_mask, draw_seed
 from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 from dropkey_core.attention.places import DROPOUT, BeforeSoftmax, Unit, find_unit
@@ -276,18 +282,22 @@ def _attend_to_kept_keys(
     single = unit.pattern if type(unit.pattern) is Key and not unit.pattern.shared_over else None
     if single is not None and _may_flex(seed) and flex_fits(query, key, value, **masks):
         if not need_weights:
-            return flex_drop_key_attention(
-                query,
-                key,
-                value,
-                drop_ratio,
-                seed,
-                pattern=single,
-                diagonal=inputs.diagonal,
-                scale=inputs.scale,
-                **masks,
-            )
-        unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, with weights or without
+            try:
+                return flex_drop_key_attention(
+                    query,
+                    key,
+                    value,
+                    drop_ratio,
+                    seed,
+                    pattern=single,
+                    diagonal=inputs.diagonal,
+                    scale=inputs.scale,
+                    **masks,
+                )
+            except TooManyKernels:
+                _warn_of_dense_masks()
+        unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, by whichever way
+        single = None
     if need_weights:
         return inputs.attend_explicitly(
             partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
@@ -307,6 +317,16 @@ def _attend_to_kept_keys(
         )
     draw = MaskDraw(inputs.shape, drop_ratio, seed, query.device)
     return inputs.attend_under(unit.mask(draw, query.dtype, inputs.with_diagonal(allowed)))
+
+
+@cache
+def _warn_of_dense_masks() -> None:
+    warnings.warn(
+        "FlexAttention has kernels for as many kinds of inputs as torch allows; from now on other "
+        "kinds take a dense mask, which drops the same keys but takes more memory. "
+        "torch._dynamo.config.recompile_limit = 64 allows more",
+        stacklevel=4,
+    )
 
 
 def _may_flex(seed: int | None) -> bool:
