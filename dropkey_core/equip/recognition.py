@@ -26,8 +26,8 @@ from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.equip.code import makes_weights, names
 from dropkey_core.equip.equipped import SETTINGS, EquippedAttention, drops_keys
 
-# What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA ...
-NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$")
+# What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA, MLA ...
+NAME = re.compile(r"(?i:att(n|ention))|[A-Z][SMHC]A$|MLA$")
 # Names in the code of a class that tell that it computes attention.
 _FUSED = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 _COMPUTING = {*_FUSED, "softmax", "Softmax", "ALL_ATTENTION_FUNCTIONS"}
@@ -56,8 +56,8 @@ _NO_VALUES = "it returns its map and averages no values"
 # Class names -> why modules of such a class, or of one derived from it, are not equipped.
 LOOKALIKES: dict[str, str] = {
     "XCA|CrossCovarianceAttn": _CHANNELS,  # XCiT, EdgeNeXt
-    r"Channel(Self)?Att(n|ention)\w*": _CHANNELS,  # DaViT
-    r"\w*Linear(Self)?Attention": _LINEAR,  # MobileViT v2
+    r"\w*Channel(Self)?Att(n|ention)\w*": _CHANNELS,  # DaViT, Florence-2
+    r"(MobileViTV2)?Linear(Self)?Attention": _LINEAR,  # not Kimi Linear's, which takes a softmax
     "FactorAttnConvRelPosEnc": _LINEAR,  # CoaT
     r"Nystromformer\w*Attention": _LINEAR,
     "GPSA": _TWO_MAPS,  # ConViT

@@ -169,6 +169,7 @@ class NoForward(nn.MultiheadAttention):
         SoftmaxAttn(),
         ModuleAttention(),
         CallingMHSA(),
+        type("SomeMLA", (CallingMHSA,), {})(),
         CallingBlock(),
         MultiHeadBlock(),
         BySuperAttention(),
