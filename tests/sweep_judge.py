@@ -36,6 +36,8 @@ NO_KEYS = {
     "BltPatcher": "the next byte, whose entropy cuts patches",
     "GraniteSpeechCTCEncoder": "characters",
     "GraniteSpeechPlusCTCEncoder": "characters",
+    "DeepseekV4HyperConnection": "streams of the residual",
+    "Glm5NextTextHyperConnection": "streams of the residual",
     "Ovis2VisionModel": "entries of a visual vocabulary",
     "SuperPointInterestPointDecoder": "places in a cell of the image",
 }
