@@ -133,6 +133,17 @@ def test_noisy_queries_are_judged_against_their_own_objects(small_detr, small_sa
         torch.testing.assert_close(losses[name], loss)
 
 
+def test_noisy_groups_are_averaged(small_detr, small_samples, monkeypatch):
+    """Without noise two groups are twice the same, and lose what one loses."""
+    monkeypatch.setattr(denoising, "BOX_NOISE", 0.0)
+    monkeypatch.setattr(denoising, "LABEL_NOISE", 0.0)
+    model = small_detr(**OPTIONS["denoising"], **NOTHING_DRAWN)
+    losses = {}
+    for model.num_denoising in (1, 2):
+        losses[model.num_denoising] = model(small_samples)
+    torch.testing.assert_close(losses[2], losses[1])
+
+
 def test_cells_are_judged_against_four_copies(small_detr, small_samples):
     model = small_detr(**OPTIONS["selection"], **NOTHING_DRAWN)
     losses = model(small_samples)

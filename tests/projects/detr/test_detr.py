@@ -95,6 +95,17 @@ def test_a_tall_box_stays_tall():
     torch.testing.assert_close(found["scores"], logits.softmax(0)[1:2])
 
 
+def test_scores_of_focal_classification_are_sigmoids():
+    """Of the best real class, whatever the logit of "no object"."""
+    outputs = {
+        "pred_logits": torch.tensor([[[[-1.0, 2.0, 9.0]]]]),
+        "pred_boxes": torch.tensor([[[[0.5] * 4]]]),
+    }
+    (found,) = detections(outputs, [(50, 100)], focal=True)
+    assert found["labels"].tolist() == [1]
+    torch.testing.assert_close(found["scores"], torch.tensor([2.0]).sigmoid())
+
+
 def test_detections_refer_to_the_original_image(small_detr, small_samples):
     model = small_detr().eval()
     with torch.no_grad():
