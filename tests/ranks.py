@@ -28,13 +28,15 @@ class Ended(NamedTuple):
     err: str
 
 
-def run_ranks(world_size, function, *arguments, timeout=120.0):
+def run_ranks(world_size, function, *arguments, timeout=120.0, start_method="fork"):
     """Run ``function(*arguments)`` in ``world_size`` processes; return an ``Ended`` of each.
 
     A process that raises has the traceback in ``err``. One that is killed, or has not ended after
-    ``timeout`` seconds, gets ``None``.
+    ``timeout`` seconds, gets ``None``. "forkserver" forks from a new process instead of this one,
+    for what does not outlive a fork, such as threads; all must pickle then.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(start_method)
+    context.set_forkserver_preload([function.__module__])
     results = context.Queue()
     port = free_port()
     processes = [

@@ -32,6 +32,8 @@ METRICS = (
 # What the confusion matrix counts: detections of that score or more, that overlap that much.
 CONFUSION_SCORE, CONFUSION_IOU = 0.5, 0.5
 
+_measured_in: set[int] = set()  # ids of this process and, in a fork, of those before it
+
 
 class CocoEvaluator(ImageEvaluator):
     """COCO's average precision of predicted boxes; detectron2's evaluator contract.
@@ -112,6 +114,7 @@ class CocoEvaluator(ImageEvaluator):
             (the printed tables are COCO's own, from 0 to 1); NaN where the file holds nothing to
             measure, such as no large object.
         """
+        refuse_in_a_fork()
         results = self.coco_results(kept)
         self.write_json(RESULTS_FILE, results)
         predicted = self.ground_truth.load_res(self.result_rows(results))
@@ -215,6 +218,16 @@ class CocoEvaluator(ImageEvaluator):
         self.write_csv(f"{CONFUSION}.csv", ["is / detected as", *names], rows)
         title = f"objects, scores from {CONFUSION_SCORE}, IoU from {CONFUSION_IOU}"
         write_chart(confusion_chart(counts, names, title), self.output_dir / f"{CONFUSION}.png")
+
+
+def refuse_in_a_fork() -> None:
+    """Raise a UserError where measuring would wait for ever: its threads do not outlive a fork."""
+    if _measured_in and os.getpid() not in _measured_in:
+        raise UserError(
+            "COCO's AP was measured before this process was forked, and cannot be measured in it; "
+            "start processes by spawn, or before the first evaluation"
+        )
+    _measured_in.add(os.getpid())
 
 
 def numbered(ids: Iterable[int]) -> dict[int, int]:

@@ -14,6 +14,7 @@ from dropkey_core.engine import UserError
 from projects.detr import CocoEvaluator
 from projects.detr.coco import COCO_CATEGORY_IDS
 from projects.detr.evaluation import CONFUSION, CURVES, METRICS, RESULTS_FILE
+from tests.ranks import run_ranks
 
 CATEGORY_IDS = [2, 7, 30]
 
@@ -303,3 +304,14 @@ def test_negative_ids_and_many_classes_are_measured(write_coco, tmp_path):
     assert [row[1:41].index("1") for row in rows_of(tmp_path / f"{CONFUSION}.csv")[1:41]] == list(
         range(40)
     )
+
+
+def test_a_fork_of_a_process_that_measured_refuses_in_one_line(write_coco):
+    """It would wait for threads that do not exist there."""
+    _, annotations = write_coco()
+    evaluator = CocoEvaluator(annotations)
+    process(evaluator, [(11, [0.9], [1], [[5, 6, 25, 16]])])
+    evaluator.evaluate()
+    (forked,) = run_ranks(1, evaluator.evaluate, timeout=60)
+    assert forked.value is None
+    assert "UserError: COCO's AP was measured before this process was forked" in forked.err
