@@ -392,7 +392,9 @@ def _autocast(*tensors: Tensor) -> list[Tensor]:
     Done up front because the mask is made in the type the kernel computes in.
     """
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
+        return list(tensors)  # meta
+    if not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]

@@ -142,7 +142,7 @@ def find_unit(unit: str | Pattern | Unit) -> Unit:
     """
     if isinstance(unit, Pattern):
         return BeforeSoftmax(unit)
-    if isinstance(unit, Unit):
+    if isinstance(unit, (BeforeSoftmax, AfterSoftmax, Renormalised)):  # torch 2.7 compiles no Unit
         if not isinstance(unit.pattern, Pattern):
             raise ValueError(
                 f"pattern must be an object such as Block(size=2), got {unit.pattern!r}"

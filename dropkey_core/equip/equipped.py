@@ -164,16 +164,15 @@ class EquippedAttention(nn.Module):
     def _check(self, interception: Interception, tensors: list[Any]) -> None:
         """Raise an error if what should have dropped keys did not."""
         others = interception.others
-        doubtful = next((kind for kind in others if kind in (OTHER_AXIS, TOKENS_OF_CHANNELS)), None)
+        doubtful = [kind for kind in others if kind in (OTHER_AXIS, TOKENS_OF_CHANNELS)]
         if interception.num_attended == 0:
-            if doubtful is None and (self._dropkey.has_attended or _is_passed_on(*tensors)):
+            if not doubtful and (self._dropkey.has_attended or _is_passed_on(*tensors)):
                 return  # there was nothing to attend to this time
-            kind = doubtful or (others[0] if others else NOTHING)
-            raise RuntimeError(_explain(self.original_class, kind))
+            raise RuntimeError(_explain(self.original_class, [*doubtful, *others, NOTHING][0]))
         if torch.compiler.is_compiling():
             return
-        if doubtful is not None and not self._dropkey.has_attended:
-            warnings.warn(_explain_beside(self.original_class, doubtful), stacklevel=2)
+        if doubtful and not self._dropkey.has_attended:
+            warnings.warn(_explain_beside(self.original_class, doubtful[0]), stacklevel=2)
         self._dropkey.has_attended = True
 
     def _refuse_tracers(self, *args: Any, **kwargs: Any) -> None:
@@ -345,8 +344,9 @@ def _is_forward_of(module: EquippedAttention, method: Any) -> bool:
 
 def _num_heads(module: nn.Module) -> int | None:
     """Return the number of heads by the name that the module has for it; None: it has none."""
-    numbers = (getattr(module, name, None) for name in NUM_HEADS)
-    return next((number for number in numbers if isinstance(number, int)), None)
+    numbers = [getattr(module, name, None) for name in NUM_HEADS]
+    known = [number for number in numbers if isinstance(number, int)]
+    return known[0] if known else None
 
 
 def _is_passed_on(output: Any, *inputs: Any) -> bool:
