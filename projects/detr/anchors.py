@@ -4,6 +4,7 @@ Shapes: B images, L cells of the feature map, Q queries, C classes, D embedding 
 cxcywh in [0, 1] of the unpadded image.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -47,20 +48,26 @@ def random_boxes(number: int) -> Tensor:
     return torch.cat([torch.rand(number, 2), torch.full((number, 2), ANCHOR_SIDE)], dim=1)
 
 
-def cell_boxes(padding_mask: Tensor) -> Tensor:
-    """A box of ``ANCHOR_SIDE`` about each cell's centre.
+def cell_centres(image_sizes: Tensor, cells: Sequence[int], stride: int) -> Tensor:
+    """Where the cells of a feature map lie in images that are padded at the right and bottom.
+
+    Exact where an image's last cell reaches over its edge, which matters on small maps.
 
     Args:
-        padding_mask: (B, h, w) bool, True = padding.
+        image_sizes: (B, 2) heights and widths in pixels, without padding.
+        cells: h and w of the map.
+        stride: pixels along a cell.
 
     Returns:
-        (B, h w, 4); cells under padding hold values nobody should read.
+        (B, h w, 2) x and y in [0, 1] of the unpadded image; 1 for what lies in padding.
     """
-    inside = (~padding_mask).float()
-    rows, columns = ((inside.cumsum(dim) - 0.5) / inside.cumsum(dim).amax(dim, True).clamp(min=1)
-                     for dim in (1, 2))  # fmt: skip
-    centres = torch.stack([columns, rows], dim=-1).flatten(1, 2)  # (B, L, 2)
-    return torch.cat([centres, torch.full_like(centres, ANCHOR_SIDE)], dim=-1)
+    rows, columns = (
+        ((torch.arange(number, device=image_sizes.device) + 0.5) * stride / side).clamp(max=1)
+        for number, side in zip(cells, image_sizes[:, :, None].unbind(1), strict=True)
+    )  # (B, h), (B, w)
+    shape = (len(image_sizes), *cells)
+    grid = columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)
+    return torch.stack(grid, dim=-1).flatten(1, 2)
 
 
 class CellDetector(nn.Module):
@@ -80,12 +87,15 @@ class CellDetector(nn.Module):
         self.class_embed = nn.Linear(embed_dim, num_classes + 1)
         self.box_head = box_head(embed_dim)
 
-    def forward(self, memory: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, memory: Tensor, centres: Tensor, padding_mask: Tensor | None
+    ) -> dict[str, Tensor]:
         """Detect at every cell.
 
         Args:
             memory: (B, L, D).
-            padding_mask: (B, h, w) bool of the cells, True = padding, where no class is.
+            centres: (B, L, 2), see ``cell_centres``; a cell's box begins about its own.
+            padding_mask: (B, L) bool, True = padding, where no class is; None = no padding.
 
         Returns:
             ``pred_logits`` (1, B, L, C + 1) and ``pred_boxes`` (1, B, L, 4), as of one layer.
@@ -93,8 +103,10 @@ class CellDetector(nn.Module):
         with in_float32(memory.device):
             memory = memory.float()
             logits = self.class_embed(memory)
-            boxes = refined(cell_boxes(padding_mask), self.box_head(memory))
-        logits = logits.masked_fill(padding_mask.flatten(1)[..., None], ABSENT)
+            start = torch.cat([centres, torch.full_like(centres, ANCHOR_SIDE)], dim=-1)
+            boxes = refined(start, self.box_head(memory))
+        if padding_mask is not None:
+            logits = logits.masked_fill(padding_mask[..., None], ABSENT)
         return {"pred_logits": logits[None], "pred_boxes": boxes[None]}
 
 

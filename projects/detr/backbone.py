@@ -123,6 +123,8 @@ class ResNetBackbone(nn.Module):
             body.load_state_dict(_imagenet_weights(name), strict=norm == "batch")
         self.stages = STAGES[:num_stages]
         self.dilation = dilation
+        strides = [4, 8, 16, 16 if dilation else 32][:num_stages]
+        self.stride = strides[-1 - top_down]
         self.num_channels: int = 64 * 2 ** (num_stages - 1) * block.expansion
         for unused in ("avgpool", "fc", *STAGES[num_stages:]):
             delattr(body, unused)

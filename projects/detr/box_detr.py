@@ -16,6 +16,7 @@ from projects.detr.anchors import (
     best_boxes,
     box_head,
     box_logits,
+    cell_centres,
     random_boxes,
 )
 from projects.detr.box_decoder import Cells, Visibility
@@ -25,6 +26,14 @@ from projects.detr.losses import DetectionLoss, times
 
 CONTENT_STD = 0.1  # of the queries' content at first: their boxes shall tell them apart
 CELLS_PER_OBJECT = 4  # that are taught to find it
+
+
+def image_sizes(images: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Heights and widths (B, 2) in pixels of the images in a padded batch (B, 3, H, W)."""
+    if padding_mask is None:
+        return torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+    inside = ~padding_mask
+    return torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], dim=1)
 
 
 class BoxDetr(Detr):
@@ -118,11 +127,14 @@ class BoxDetr(Detr):
         """Detect by queries, the noisy ones first, and by cells if queries are chosen from them."""
         features = self.cell_features(images, padding_mask)
         keys = features.key_padding_mask
-        memory = self.transformer.encoder(features.features, features.position, keys)
-        cell_mask = features.padding_mask
-        if cell_mask is None:
-            cell_mask = memory.new_zeros((len(images), *features.size), dtype=torch.bool)
-        cells = None if self.cell_detector is None else self.cell_detector(memory, cell_mask)
+        sizes_in_pixels = image_sizes(images, padding_mask)
+        centres = cell_centres(sizes_in_pixels, features.size, self.backbone[0].stride)
+        # As the boxes' own centres are encoded, so that a query finds the cell under it.
+        place = self.transformer.decoder.encoding.of_coordinates(centres.flip(-1)).flatten(-2)
+        place = place.to(features.features.dtype)
+        memory = self.transformer.encoder(features.features, place, keys)
+        detector = self.cell_detector
+        cells = None if detector is None else detector(memory, centres, keys)
         content, boxes, sizes = self.queries(len(images), cells)
         blank = None
         if noisy is not None:
@@ -134,7 +146,7 @@ class BoxDetr(Detr):
         decoded, boxes = self.transformer.decoder(
             content,
             boxes,
-            Cells(memory, features.position, keys),
+            Cells(memory, place, keys),
             self.bbox_embed,
             Visibility(apart(sizes, self.device), blank),
         )

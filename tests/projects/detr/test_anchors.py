@@ -2,11 +2,10 @@ import torch
 
 from projects.detr.anchors import (
     ABSENT,
-    ANCHOR_SIDE,
     CellDetector,
     best_boxes,
     box_head,
-    cell_boxes,
+    cell_centres,
     refined,
 )
 
@@ -24,25 +23,22 @@ def test_a_head_begins_without_a_step():
     assert torch.equal(box_head(8)(torch.randn(3, 8)), torch.zeros(3, 4))
 
 
-def test_boxes_of_cells_are_centred_in_the_unpadded_part():
-    """Two rows and three columns, the last column padding in the second image."""
-    padding = torch.zeros(2, 2, 3, dtype=torch.bool)
-    padding[1, :, 2] = True
-    boxes = cell_boxes(padding)
-    assert boxes.shape == (2, 6, 4)
-    assert (boxes[..., 2:] == ANCHOR_SIDE).all()
-    whole = torch.tensor([[x, y] for y in (0.25, 0.75) for x in (1 / 6, 0.5, 5 / 6)])
-    torch.testing.assert_close(boxes[0, :, :2], whole)
-    half = torch.tensor([[x, y] for y in (0.25, 0.75) for x in (0.25, 0.75)])
-    torch.testing.assert_close(boxes[1][~padding[1].flatten(), :2], half)
+def test_centres_of_cells_are_exact_where_the_last_cell_reaches_over_the_edge():
+    """Cells of 8 pixels; images of 16 x 24 and of 10 x 12 pixels, whose last column is padding."""
+    centres = cell_centres(torch.tensor([[16, 24], [10, 12]]), (2, 3), 8)
+    whole = torch.tensor([[x / 24, y / 16] for y in (4, 12) for x in (4, 12, 20)])
+    torch.testing.assert_close(centres[0], whole)
+    part = torch.tensor([[x, y] for y in (4 / 10, 1.0) for x in (4 / 12, 1.0, 1.0)])
+    torch.testing.assert_close(centres[1], part)
 
 
 def test_no_class_is_in_padding():
     torch.manual_seed(0)
     detector = CellDetector(8, 3)
-    padding = torch.zeros(1, 2, 2, dtype=torch.bool)
-    padding[0, 1] = True
-    found = detector(torch.randn(1, 4, 8), padding)
+    padding = torch.tensor([[False, False, True, True]])
+    centres = torch.rand(1, 4, 2)
+    found = detector(torch.randn(1, 4, 8), centres, padding)
+    torch.testing.assert_close(found["pred_boxes"][0, ..., :2], centres)  # no step at first
     assert found["pred_logits"].shape == found["pred_boxes"].shape == (1, 1, 4, 4)
     assert (found["pred_logits"][0, 0, 2:] == ABSENT).all()
     assert (found["pred_logits"][0, 0, :2] > ABSENT / 2).all()

@@ -75,7 +75,7 @@ def test_stem_and_first_stage_are_frozen():
 )
 def test_feature_map_size(settings, channels, stride):
     model = ResNetBackbone(pretrained=False, **settings)
-    assert model.num_channels == channels
+    assert (model.num_channels, model.stride) == (channels, stride)
     with torch.no_grad():
         features = model(torch.rand(1, 3, 65, 96))
     assert features.shape == (1, channels, -(-65 // stride), 96 // stride)
