@@ -2,6 +2,8 @@
 # make check   linter, type check and the fast tests: for every day
 # make test    linter, type check and all tests, as continuous integration runs them
 # make lint    linter and type check alone
+# make gpu-check  tests and measures a CUDA machine in 8 minutes, prints a page of Markdown;
+#              REFERENCE=../detr measures the official DETR of that checkout beside it
 # Each makes the environment .venv on its first call: with uv and uv.lock where uv is present, with
 # pip otherwise. PYTHON=python3.12 make demo chooses the interpreter.
 
@@ -12,7 +14,7 @@ DEMO := output/demo
 # As many processes as cores; tests that share trained runs stay in one.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo check test lint clean
+.PHONY: demo check test lint gpu-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python datasets/make_shapes.py
@@ -29,6 +31,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu-check: $(VENV)/.test
+	@$(BIN)/python tools/gpu_check.py $(if $(REFERENCE),--reference $(REFERENCE))
 
 # One rule for the stamps .venv/.train and .venv/.test: install that extra, unless it is there.
 $(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py uv.lock

@@ -21,7 +21,10 @@ finally:
     print(os.environ.get("OMP_WAIT_POLICY"))
 """
 COMMANDS = ["analyze", "reproduce", "train_net", "visualize_detections", "visualize_interactions"]
-COMMANDS += ["visualize_masks", "visualize_mesh"]
+COMMANDS += ["visualize_masks", "visualize_mesh", "gpu_check"]
+COMMANDS += [
+    f"benchmark/{name}" for name in ("alignment", "attention", "evaluator", "mesh", "model")
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

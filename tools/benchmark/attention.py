@@ -3,6 +3,7 @@
 
 tools/benchmark/attention.py --threads 2
 tools/benchmark/attention.py --shapes detr vit --plot attention.svg
+tools/benchmark/attention.py --shapes detr --threads 2 --busy 2
 tools/benchmark/attention.py --device cuda --dtype bfloat16
 
 The floor is torch's fused attention without any dropping. Contenders get the same queries, keys and
@@ -10,12 +11,16 @@ values, laid out as a projection leaves them. A second group is whole modules, w
 and outputs as well, all with the same weights, asked for no attention weights (torch's default,
 need_weights=True, would be slower), and with a floor of their own.
 
+On a GPU FlexAttention takes part, whatever DROPKEY_BACKEND says. With --busy N the same is measured
+again while N processes spin on each core.
+
 Prints a Markdown table: times are medians, and "x floor" is the median of the ratios within a turn.
 Memory is what forward and backward need at their worst moment beyond their inputs; on a GPU all
 that is allocated.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +28,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from report import argument_parser, device, markdown_table, picture, run_benchmark, save
-from timing import CPU, MEBIBYTE, Measurement, Results, Step, measure
+from report import argument_parser, device, markdown_table, picture, positive, run_benchmark, save
+from timing import CPU, MEBIBYTE, Measurement, Results, Step, busy_cores, measure
 
 from dropkey_core.attention import MultiheadAttention, drop_key_attention
+from dropkey_core.attention.flex import flex_drop_key_attention
+from dropkey_core.attention.masks import draw_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,8 +105,14 @@ def explicit_dropout(query: Tensor, key: Tensor, value: Tensor, drop_ratio: floa
     return F.dropout(logits.softmax(-1), drop_ratio) @ value
 
 
-def contenders(drop_ratio: float) -> dict[str, Attend]:
-    """Return the ways to attend, by name; the first one is the floor."""
+def flex(query: Tensor, key: Tensor, value: Tensor, drop_ratio: float) -> Tensor:
+    """DropKey by FlexAttention, which compiles a kernel in the first call."""
+    return flex_drop_key_attention(query, key, value, drop_ratio, draw_seed())
+
+
+def contenders(drop_ratio: float, device: torch.device = CPU) -> dict[str, Attend]:
+    """Return the ways to attend on ``device``, by name; the first one is the floor."""
+    on_gpu = {"DropKey, FlexAttention": partial(flex, drop_ratio=drop_ratio)}
     return {
         FLOOR: F.scaled_dot_product_attention,
         OURS: partial(drop_key_attention, drop_ratio=drop_ratio),
@@ -106,6 +121,7 @@ def contenders(drop_ratio: float) -> dict[str, Attend]:
         "dropout, scaled_dot_product_attention": partial(
             F.scaled_dot_product_attention, dropout_p=drop_ratio
         ),
+        **(on_gpu if device.type == "cuda" else {}),
     }
 
 
@@ -135,7 +151,7 @@ def attention_calls(shape: AttentionShape, drop_ratio: float, like: Tensor) -> C
         x.requires_grad_()
     return {
         name: (partial(attend, *qkv), qkv, gradient)
-        for name, attend in contenders(drop_ratio).items()
+        for name, attend in contenders(drop_ratio, like.device).items()
     }
 
 
@@ -246,6 +262,10 @@ def run(arguments: argparse.Namespace) -> None:
     shapes = {name: SHAPES[name] for name in arguments.shapes}
     forward, training = benchmark_attention(shapes, arguments.repeats, like)
     print(table(forward, training))
+    if arguments.busy:
+        with busy_cores(arguments.busy) as count:
+            busy = table(*benchmark_attention(shapes, arguments.repeats, like))
+        print(f"\nThe same beside {count} spinning processes:\n\n{busy}")
     if arguments.plot:
         save(arguments.plot, plot(training))
 
@@ -261,6 +281,9 @@ def main(argv: list[str] | None = None) -> int:
         "--dtype",
         choices=DTYPES,
         help="default: float32, or bfloat16 on a GPU, whose flash attention knows no wider one",
+    )
+    parser.add_argument(
+        "--busy", type=positive, metavar="N", help="again beside N spinning processes per core"
     )
     parser.add_argument("--plot", type=picture, metavar="FILE", help="draw time and memory there")
     return run_benchmark(parser, run, argv)

@@ -11,12 +11,15 @@ difference between their numbers is printed. Each turn goes from the first image
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 import numpy as np
 import torch

@@ -12,11 +12,14 @@ first batch to the last number, and drawn.
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 import numpy as np
 import torch

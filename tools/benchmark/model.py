@@ -4,21 +4,28 @@
 tools/benchmark/model.py --config projects/detr/dropkey.yaml
 tools/benchmark/model.py --config projects/detr/dropkey.yaml --compare model.drop_unit=weight
 tools/benchmark/model.py --config projects/detr/dropkey.yaml --reference ../detr
+tools/benchmark/model.py --config projects/detr/dropkey.yaml --autocast bfloat16 --compile
 tools/benchmark/model.py --config projects/detr/dropkey.yaml --loader --reference ../detr
 
 Weights are random and the model has COCO's 91 classes, unless overrides say otherwise; images are
 noise. With --reference the official DETR of that checkout takes turns with ours, with the same
-weights and its own optimizer. --loader measures the way from JPEG file to normalised training image
-instead, in this process alone, on the config's dataset.
+weights and its own optimizer. --autocast adds all of them in that mixed precision, --compile ours
+as torch.compile makes it; losses are not scaled for float16. --loader measures the way from JPEG
+file to normalised training image instead, in this process alone, on the config's dataset.
 """
 
 import argparse
+import copy
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads give way
 
 import torch
 from torch import nn
@@ -27,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from official_detr import OfficialDetr, OfficialOptimizer, official_preparation
 from report import argument_parser, device, positive, run_benchmark, speed_table
-from timing import CPU, Results, measure
+from timing import CPU, Results, Step, measure
 
 from dropkey_core.engine import UserError, instantiate, load_config
 from dropkey_core.engine.build import build_optimizer
@@ -49,14 +56,21 @@ def benchmark_models(arguments: argparse.Namespace) -> Results:
         model: Detr = instantiate(config.model, "model").to(arguments.device)
         models[name] = model, build_optimizer(config.optimizer, model)
     ours, _ = models[plain]
+    if arguments.compile:
+        compiled = copy.deepcopy(ours)
+        compiled.compile(dynamic=True)
+        models[f"{plain}, compiled"] = compiled, build_optimizer(config.optimizer, compiled)
     if arguments.reference:
         official = OfficialDetr(arguments.reference, like=ours).to(arguments.device)
         models = {OFFICIAL: (official, OfficialOptimizer(official)), **models}
     samples = random_samples(*arguments.batch, num_classes=ours.class_embed.out_features - 1)
-    jobs = {
-        "training step": {n: partial(train, *pair, samples) for n, pair in models.items()},
-        "inference": {n: partial(detect, model, samples) for n, (model, _) in models.items()},
-    }
+    jobs: dict[str, dict[str, Step]] = {"training step": {}, "inference": {}}
+    for dtype in [None, *arguments.autocast]:
+        under = partial(torch.autocast, arguments.device.type, dtype, enabled=dtype is not None)
+        for name, (model, optimizer) in models.items():
+            name += "" if dtype is None else f", {str(dtype).removeprefix('torch.')}"
+            jobs["training step"][name] = partial(train, model, optimizer, samples, under)
+            jobs["inference"][name] = partial(detect, model, samples, under)
     return {
         job: measure(steps, len(samples), arguments.repeats, arguments.device)
         for job, steps in jobs.items()
@@ -102,20 +116,37 @@ def random_samples(
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, samples: Sequence[dict[str, Any]]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[dict[str, Any]],
+    under: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Forward, losses, backward and the optimizer's step, clipping included."""
+    """Forward and losses ``under`` autocast, backward, the optimizer's step, clipping included."""
     model.train()
     optimizer.zero_grad()
-    sum(model(samples).values()).backward()
+    with under():
+        loss = sum(model(samples).values())
+    loss.backward()
     optimizer.step()
 
 
 @torch.no_grad()
-def detect(model: nn.Module, samples: Sequence[dict[str, Any]]) -> None:
+def detect(
+    model: nn.Module,
+    samples: Sequence[dict[str, Any]],
+    under: Callable[[], AbstractContextManager] = nullcontext,
+) -> None:
     """From images to detections, without gradients."""
     model.eval()
-    model(samples)
+    with under():
+        model(samples)
+
+
+def precision(text: str) -> torch.dtype:
+    """Read the name of a half precision from a command line."""
+    if text not in ("bfloat16", "float16"):
+        raise argparse.ArgumentTypeError(f"must be bfloat16 or float16, got {text!r}")
+    return getattr(torch, text)
 
 
 def load(prepare: Callable[[dict[str, Any]], Any], records: Sequence[dict[str, Any]]) -> None:
@@ -144,6 +175,15 @@ def main(argv: list[str] | None = None) -> int:
         metavar="key=value",
         help="measure this change of the config beside it; may be repeated",
     )
+    parser.add_argument(
+        "--autocast",
+        type=precision,
+        action="append",
+        default=[],
+        metavar="bfloat16|float16",
+        help="measure all under it as well; may be repeated",
+    )
+    parser.add_argument("--compile", action="store_true", help="measure ours compiled as well")
     parser.add_argument("--reference", metavar="FOLDER", help="checkout of the official DETR")
     parser.add_argument(
         "--batch",

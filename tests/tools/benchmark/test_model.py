@@ -1,7 +1,9 @@
 import json
+from functools import partial
 
 import pytest
-from model import main
+import torch
+from model import detect, main, train
 
 CONFIG = "projects/detr/dropkey.yaml"
 SMALL = [
@@ -23,6 +25,44 @@ def test_two_variants_side_by_side(capsys):
     assert [row[0] for row in rows] == ["| training step"] * 2 + ["| inference"] * 2
     assert [row[1] for row in rows] == ["dropkey.yaml", "model.drop_unit=weight"] * 2
     assert [row[-1] for row in rows[::2]] == ["1.00x |"] * 2
+
+
+def test_mixed_precision_and_compiled_code_beside(capsys, monkeypatch):
+    """torch.compile itself takes a minute: that it is asked for is enough."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append(how))
+    options = ["--config", CONFIG, *SMALL, *TINY_BATCH, "--autocast", "bfloat16", "--compile"]
+    assert main(options) == 0
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    plain = ["dropkey.yaml", "dropkey.yaml, compiled"]
+    assert [row[1] for row in rows[:4]] == [*plain, *(f"{name}, bfloat16" for name in plain)]
+    assert compiled == [{"dynamic": True}]
+
+
+def test_steps_run_in_the_precision_asked_for():
+    """A linear layer in place of the model: its result tells what it was computed in."""
+    seen = []
+
+    class Model(torch.nn.Linear):
+        def forward(self, samples):
+            out = super().forward(samples)
+            seen.append(out.dtype)
+            return {"loss": out.sum()}
+
+    model, under = Model(2, 2), partial(torch.autocast, "cpu", torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = model.weight.clone()
+    train(model, optimizer, torch.ones(1, 2), under)
+    detect(model, torch.ones(1, 2), under)
+    detect(model, torch.ones(1, 2))
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert not torch.equal(model.weight, before)
+
+
+def test_other_precisions_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--config", CONFIG, "--autocast", "float64"])
+    assert "must be bfloat16 or float16, got 'float64'" in capsys.readouterr().err
 
 
 def test_loader(tmp_path, capsys, monkeypatch):
