@@ -6,6 +6,7 @@ and told in one line that names the key and the nearest right one.
 """
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -315,6 +316,8 @@ def check_train_settings(settings: DictConfig) -> None:
     for name, number in least.items():
         if (value := OmegaConf.select(settings, name)) < number:
             raise UserError(f"train.{name} must be at least {number}, got {value}")
+    if not math.isfinite(settings.max_epochs):
+        raise UserError(f"train.max_epochs must be a number of epochs, got {settings.max_epochs}")
     number = settings.accumulate
     if number != "auto" and (type(number) is not int or number < 1):
         raise UserError(f"train.accumulate must be auto or at least 1, got {number!r}")

@@ -199,6 +199,7 @@ def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
         ("train.accumulate=0", "train.accumulate must be auto or at least 1, got 0"),
         ("train.accumulate=some", "train.accumulate must be auto or at least 1, got 'some'"),
         ("train.accumulate=3", "train.accumulate=3 must divide the batch: .*batch_size is 4$"),
+        ("train.max_epochs=.inf", "train.max_epochs must be a number of epochs, got inf"),
         ("train.patience=-1", "train.patience must be at least 0, got -1"),
         ("train={patience: 2, best_metric: ''}", "train.patience needs train.best_metric"),
         ("train.ema.decay=1", r"train.ema.decay must be 0 or in \(0, 1\), got 1.0"),
