@@ -6,7 +6,7 @@ tools/gpu_check.py --reference ../detr > gpu.md
 tools/gpu_check.py --device cpu --quick
 
 Attention with and without dropout, by a dense mask and by FlexAttention; DETR's training step in
-float32, bfloat16, float16 and compiled, beside the official one if there is a checkout of it; DETR's
+float32, bfloat16, float16 and compiled, beside the official one if there is a checkout of it; its
 demo trained in bfloat16; the tests that need a GPU. A part that takes too long is stopped, and the
 page says so. The exit code is 1 if a part failed and 2 where there is no CUDA device. --quick tries
 this script itself, with as little as there is to do.
