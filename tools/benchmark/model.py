@@ -10,8 +10,8 @@ tools/benchmark/model.py --config projects/detr/dropkey.yaml --loader --referenc
 Weights are random and the model has COCO's 91 classes, unless overrides say otherwise; images are
 noise. With --reference the official DETR of that checkout takes turns with ours, with the same
 weights and its own optimizer. --autocast adds all of them in that mixed precision, --compile ours
-as torch.compile makes it; losses are not scaled for float16. --loader measures the way from JPEG
-file to normalised training image instead, in this process alone, on the config's dataset.
+as torch.compile makes it. --loader measures the way from JPEG file to normalised training image
+instead, in this process alone, on the config's dataset.
 """
 
 import argparse
@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting thr
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -69,7 +70,8 @@ def benchmark_models(arguments: argparse.Namespace) -> Results:
         under = partial(torch.autocast, arguments.device.type, dtype, enabled=dtype is not None)
         for name, (model, optimizer) in models.items():
             name += "" if dtype is None else f", {str(dtype).removeprefix('torch.')}"
-            jobs["training step"][name] = partial(train, model, optimizer, samples, under)
+            scaler = GradScaler(arguments.device.type, enabled=dtype == torch.float16)
+            jobs["training step"][name] = partial(train, model, optimizer, samples, under, scaler)
             jobs["inference"][name] = partial(detect, model, samples, under)
     return {
         job: measure(steps, len(samples), arguments.repeats, arguments.device)
@@ -120,14 +122,18 @@ def train(
     optimizer: torch.optim.Optimizer,
     samples: Sequence[dict[str, Any]],
     under: Callable[[], AbstractContextManager] = nullcontext,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Forward and losses ``under`` autocast, backward, the optimizer's step, clipping included."""
+    scaler = scaler or GradScaler(enabled=False)
     model.train()
     optimizer.zero_grad()
     with under():
         loss = sum(model(samples).values())
-    loss.backward()
-    optimizer.step()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # before clipping
+    scaler.step(optimizer)
+    scaler.update()
 
 
 @torch.no_grad()
