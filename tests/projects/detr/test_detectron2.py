@@ -27,6 +27,7 @@ if INSTALLED:
     from detectron2.engine import DefaultPredictor
     from detectron2.evaluation import COCOEvaluator
     from detectron2.modeling import build_model as build_their_model
+    from detectron2.structures import Boxes, Instances
     from detectron2.utils.visualizer import Visualizer
 
     from dropkey_core.detectron2 import with_instances
@@ -161,6 +162,24 @@ def test_published_backbone_weights_are_not_fetched_where_others_follow(cfg, tmp
         build_their_model(cfg)
     cfg.MODEL.WEIGHTS = "weights.pth"
     build_their_model(cfg)
+
+
+def test_the_options_for_small_sets_train_and_detect(cfg):
+    options = {"query_boxes": True, "select_queries": True, "focal": True}
+    options |= {"denoising_groups": 2, "query_groups": 2, "backbone_top_down": 1}
+    for name, value in options.items():
+        cfg.MODEL.DROPKEY_DETR[name.upper()] = value
+    model = build_their_model(cfg)
+    found = Instances((64, 96))
+    found.gt_boxes = Boxes(torch.tensor([[10.0, 10.0, 40.0, 50.0]]))
+    found.gt_classes = torch.tensor([1])
+    image = torch.zeros(3, 64, 96, dtype=torch.uint8)
+    sample = {"image": image, "height": 64, "width": 96, "instances": found}
+    losses = model.train()([sample])
+    assert {"loss_ce", "noisy_loss_ce", "cells_loss_ce"} <= losses.keys()
+    assert all(loss.isfinite() for loss in losses.values())
+    with torch.no_grad():
+        assert len(model.eval()([sample])[0]["instances"]) == 5
 
 
 def test_images_of_other_channel_order_are_refused(cfg):
