@@ -122,7 +122,7 @@ class CocoEvaluator(ImageEvaluator):
         evaluation.params.max_dets = [1, 10, self.max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        table = evaluation.summary_lines()  # fills in ``stats`` as well
+        table = [as_coco_prints(line) for line in evaluation.summary_lines()]  # makes ``stats``
         class_ap = self.class_ap(evaluation.eval["precision"])
         print("\n".join(table), class_table(class_ap), sep="\n")
         if self.output_dir is not None:
@@ -228,6 +228,13 @@ def refuse_in_a_fork() -> None:
             "start processes by spawn, or before the first evaluation"
         )
     _measured_in.add(os.getpid())
+
+
+def as_coco_prints(line: str) -> str:
+    """Return a line of the table with COCO's own spaces, which scripts may look for."""
+    return line.replace("Precision (AP)", "Precision  (AP)").replace(
+        "Recall (AR)   ", "Recall     (AR)"
+    )
 
 
 def numbered(ids: Iterable[int]) -> dict[int, int]:

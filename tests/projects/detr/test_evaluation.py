@@ -75,7 +75,7 @@ def process(evaluator, predictions):
 
 def reference(annotations, results, max_detections=100):
     """COCO's own evaluation of a result file; it sums up for 100 detections only."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         ground_truth = COCO(str(annotations))
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(results)), "bbox")
         evaluation.params.maxDets = [1, 10, max_detections]
@@ -83,6 +83,7 @@ def reference(annotations, results, max_detections=100):
         evaluation.accumulate()
         if max_detections == 100:
             evaluation.summarize()
+    evaluation.table = [line for line in said.getvalue().splitlines() if "Average" in line]
     return evaluation
 
 
@@ -103,8 +104,7 @@ def test_all_numbers_equal_pycocotools_on_the_written_file(noisy_set, tmp_path, 
         precision = expected.eval["precision"][:, :, number, 0, 2]
         assert metrics[f"AP-class {category_id}"] == pytest.approx(100 * precision.mean(), abs=1e-9)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].endswith(f"area=   all | maxDets=100 ] = {expected.stats[1]:0.3f}")
-    assert len([line for line in printed if "Average" in line]) == 12
+    assert printed[:12] == expected.table
     assert any("class 30" in line for line in printed)
 
 
