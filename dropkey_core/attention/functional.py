@@ -6,8 +6,9 @@ Shapes: (B, H, L, D) = batch, heads, tokens, head_dim; Lq, Lk = queries, keys.
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -213,7 +214,8 @@ def check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be floating, got {logits.dtype}")
 
 
-class _Inputs(NamedTuple):
+@dataclass
+class _Inputs:
     """What attends to what: the arguments of ``drop_key_attention`` that say it.
 
     Attributes:
