@@ -54,7 +54,10 @@ class BeforeSoftmax:
             ``allowed`` (or 0) where a key is kept and -inf where it is dropped; broadcasts to the
             draw's shape
         """
-        draw = draw._replace(shape=self.pattern.shared_shape(draw.shape))
+        shape = self.pattern.shared_shape(draw.shape)
+        draw = MaskDraw(
+            shape, draw.drop_ratio, draw.seed, draw.device
+        )  # torch 2.7 traces no _replace
         if type(self.pattern) is Key:  # whose random bits become the mask without a detour
             shape, drop_ratio, seed, device = draw
             return random_key_mask(
