@@ -40,6 +40,7 @@ NO_KEYS = {
     "Glm5NextTextHyperConnection": "streams of the residual",
     "Ovis2VisionModel": "entries of a visual vocabulary",
     "SuperPointInterestPointDecoder": "places in a cell of the image",
+    "SwitchTransformersTop1Router": "experts",
 }
 
 

@@ -165,7 +165,7 @@ class EquippedAttention(nn.Module):
         """Raise an error if what should have dropped keys did not."""
         others = interception.others
         doubtful = [kind for kind in others if kind in (OTHER_AXIS, TOKENS_OF_CHANNELS)]
-        if interception.num_attended == 0:
+        if interception.num_attended == 0 or (doubtful and interception.has_guessed):
             if not doubtful and (self._dropkey.has_attended or _is_passed_on(*tensors)):
                 return  # there was nothing to attend to this time
             raise RuntimeError(_explain(self.original_class, [*doubtful, *others, NOTHING][0]))

@@ -55,6 +55,7 @@ class Interception:
         num_softmaxes: how many calls of softmax and fused attention there were so far.
         num_attended: how many of them were attention over keys.
         others: what the others ran over.
+        has_guessed: whether nothing was known of what one of them ran over.
         sunk: shapes of logits with a sink that have not met their softmax yet.
         awaited: shapes of the weights that have not met their vanilla dropout yet.
     """
@@ -73,6 +74,7 @@ class Interception:
     num_softmaxes: int = 0
     num_attended: int = 0
     others: list[str] = field(default_factory=list)
+    has_guessed: bool = False
     sunk: list[torch.Size] = field(default_factory=list)
     awaited: list[torch.Size] = field(default_factory=list)
 
@@ -254,8 +256,11 @@ class Interception:
         kind = self.kinds.get(number)
         if kind is None and torch.compiler.is_compiling():
             kind = decide(None, x.shape)
+            self.has_guessed = True
         elif kind is None:
-            kind = decide(None if self.channels is None else self.channels.of(x), x.shape)
+            axes = None if self.channels is None else self.channels.of(x)
+            kind = decide(axes, x.shape)
+            self.has_guessed |= kind == KEYS and axes is None
             self.kinds[number] = None if self.channels is None else kind
         if kind != KEYS:
             self.others.append(kind)
