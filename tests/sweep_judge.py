@@ -41,6 +41,8 @@ NO_KEYS = {
     "Ovis2VisionModel": "entries of a visual vocabulary",
     "SuperPointInterestPointDecoder": "places in a cell of the image",
     "SwitchTransformersTop1Router": "experts",
+    "ZayaRouter": "experts",
+    "GlobalContext": "places, in one pooling for all of them",
 }
 
 

@@ -187,9 +187,9 @@ class Interception:
         self._count_attention()
         logits = input if dtype is None else input.to(dtype)
         num_sinks = int(_take(self.sunk, input.shape))
+        logits = _mask_far(logits)
         if self.drop_ratio == 0.0:
             return self._finish_beside_sinks(drop_key_softmax(logits, 0.0), num_sinks)
-        logits = _mask_far(logits)
         if self._heads_share_a_draw and logits.dim() > 2:
             logits = logits.reshape(*self._batch_and_heads(input.shape[:-2]), *input.shape[-2:])
         if num_sinks:

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 import dropkey_core
-from dropkey_core import apply_dropkey
-from dropkey_core.analysis.capture import captured_attention
+from dropkey_core import apply_dropkey, check_dropkey
 from dropkey_core.engine import UserError, load_config
 
 DETECTRON2 = importlib.util.find_spec("detectron2") is not None
@@ -183,10 +182,6 @@ def test_dropkey_in_backbones_of_detectron2(build, num_sites):
     assert len(report.equipped) == num_sites and not report.left_out
     (after,) = backbone(images).values()
     assert torch.equal(after, before)
-    backbone.train()
-    with captured_attention(backbone) as maps:
-        backbone(images)
-    assert len(maps) == num_sites
-    for weights in maps.values():
-        dropped = (weights[0] == 0).float().mean()
-        assert dropped == pytest.approx(0.4, abs=0.05)
+    check = check_dropkey(backbone.train(), images)
+    assert [site.lost for site in check.sites] == pytest.approx([0.4] * num_sites, abs=0.05)
+    assert not check.uncovered and check.evaluation_difference == 0.0
