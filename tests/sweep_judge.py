@@ -125,12 +125,14 @@ def _randomise(model: nn.Module) -> None:
 
 
 def _silence(model: nn.Module) -> None:
-    """Set every other random thing of a model to 0: dropout, stochastic depth, LayerDrop."""
+    """Set every other random thing of a model to 0: dropout, LayerDrop, SpecAugment."""
     for module in model.modules():
         for holder in (module, getattr(module, "config", None)):
             for name, value in list(getattr(holder, "__dict__", {}).items()):
                 if "drop" in name and name != "drop_ratio" and isinstance(value, float):
                     setattr(holder, name, 0.0)
+                if name == "apply_spec_augment":
+                    setattr(holder, name, False)
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
 
