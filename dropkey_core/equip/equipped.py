@@ -141,7 +141,9 @@ class EquippedAttention(nn.Module):
     def _compute(self, *args: Any, **kwargs: Any) -> Any:
         """Call the forward that the module had before."""
         own_forward = self._dropkey.forward_of(self)
-        return (super().forward if own_forward is None else own_forward)(*args, **kwargs)
+        if own_forward is None:
+            return super().forward(*args, **kwargs)
+        return own_forward(*args, **kwargs)
 
     def _interception(self) -> Interception:
         is_by_layer = any(

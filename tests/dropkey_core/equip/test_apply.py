@@ -612,6 +612,7 @@ def test_compiled_whole(compiler, backend, fused):
     check_compiled(model, compiler(model, backend=backend, fullgraph=True), x)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("fused", [True, False])
@@ -666,7 +667,7 @@ def test_export_for_inference(fused, inference):
     model, x = model_and_input(fused=fused)
     apply_dropkey(model, 0.5)
     set_inference(model, inference)
-    program = torch.export.export(model.eval(), (x,)).module()
+    program = torch.export.export(model.eval(), (x,), strict=False).module()
     torch.testing.assert_close(program(x + 1), model(x + 1))
 
 

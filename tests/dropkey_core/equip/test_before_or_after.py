@@ -207,5 +207,5 @@ def test_scripting_comes_after_removing():
 def test_export_for_inference():
     model = vit().eval()
     apply_dropkey(model, 0.5)
-    program = torch.export.export(model, (images(),)).module()
+    program = torch.export.export(model, (images(),), strict=False).module()
     torch.testing.assert_close(program(images()), model(images()))

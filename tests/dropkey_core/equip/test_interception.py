@@ -310,6 +310,7 @@ def test_the_attention_inside_multi_head_attention_forward(need_weights):
         torch.testing.assert_close(weights, (q @ k.mT * 2**-0.5 + mask).softmax(-1).mean(1))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 def test_lengths_that_change_are_compiled_whole():
     def run(x):
         interception = Interception(0.5, "key", True, None)

@@ -103,6 +103,7 @@ def test_equipping_again_keeps_the_variants(varied):
     assert list(varied.state_dict()) == names
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.slow
 def test_compiled(varied):
     images = torch.randn(4, 3, 8, 8)
