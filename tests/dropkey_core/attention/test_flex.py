@@ -339,6 +339,7 @@ def test_it_is_a_part_of_compiled_code():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 dies of it, 2.15 does not")
 def test_compiled_forward_on_cpu():
     """The real thing, as far as a CPU can go: types, masks, seeds and ratios."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
@@ -385,7 +386,8 @@ def test_where_it_fits(fake_gpu, monkeypatch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert flex_fits(*on_gpu(dtype=dtype))
     mask = torch.zeros(1000, 1000, device="cuda")
-    assert flex_fits(*on_gpu(), attn_mask=mask, key_padding_mask=mask[:2])
+    padding = torch.zeros(2, 1000, device="cuda")
+    assert flex_fits(*on_gpu(), attn_mask=mask, key_padding_mask=padding)
     assert not flex_fits(*on_gpu(), attn_mask=mask.requires_grad_())
     for unfit in (
         {"num_queries": 127},
