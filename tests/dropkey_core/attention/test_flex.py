@@ -382,6 +382,7 @@ def on_gpu(num_queries=1000, num_keys=1000, head_dim=32, value_dim=32, dtype=tor
     return [torch.empty(2, 3, *shape, dtype=dtype, device="cuda") for shape in widths]
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 slices no fake GPU tensor")
 def test_where_it_fits(fake_gpu, monkeypatch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert flex_fits(*on_gpu(dtype=dtype))
