@@ -20,7 +20,7 @@ from dropkey_core.attention.schedule import (
     check_drop_ratio,
     drop_ratios,
 )
-from dropkey_core.equip.depth import first_calls, layers_of_stacks
+from dropkey_core.equip.depth import first_calls, is_inside, layers_of_stacks
 from dropkey_core.equip.equipped import (
     EquippedAttention,
     check_unit,
@@ -119,7 +119,9 @@ def apply_dropkey(
         equip(module, site.drop_ratio, unit, **stay)
         _set_place(module, places.get(site.name))
     watch_first_forward(model, {site.name: site.stack for site in sites})
-    _warn_of([x for x in lookalikes if select is None or select(x.name, _at(model, x))])
+    _warn_of(
+        [x for x in lookalikes if select is None or select(x.name, model.get_submodule(x.name))]
+    )
     return DropKeyReport(sites, (*refused, *lookalikes))
 
 
@@ -246,16 +248,12 @@ def _is_meant(name: str, module: nn.Module, entry: object) -> bool:
 def _refuse_nested(chosen: dict[str, nn.Module], included: set[str]) -> None:
     """Refuse to equip a module and another one inside it, which would drop keys twice."""
     for outer in included:
-        inner = [name for name in chosen if name != outer and _is_inside(name, outer)]
+        inner = [name for name in chosen if is_inside(name, outer)]
         if inner:
             raise ValueError(
                 f"include: {outer or 'the model'} has attention in it that is equipped, too: "
                 f"{first_of(inner)}; leave one of them out, with select=... or by its name"
             )
-
-
-def _is_inside(name: str, outer: str) -> bool:
-    return not outer or name.startswith(f"{outer}.")
 
 
 def _places(model: nn.Module, modules: Iterable[str], example_inputs: Any) -> dict[str, int]:
@@ -314,10 +312,6 @@ def _ratios(
     except ValueError as error:
         raise ValueError(f"{error}" + (f" (stack {stack})" if stack else "")) from None
     return [[ratio] * len(layer) for layer, ratio in zip(layers, spread, strict=True)]
-
-
-def _at(model: nn.Module, left_out: LeftOut) -> nn.Module:
-    return model.get_submodule(left_out.name)
 
 
 def original_name(module: nn.Module) -> str:

@@ -177,7 +177,9 @@ def _with_those_between(owners: list[str]) -> list[str]:
             (
                 outer
                 for outer, (first, last) in ends.items()
-                if _is_within(owner, outer) and first <= ends[owner][0] and ends[owner][1] <= last
+                if (owner == outer or is_inside(owner, outer))
+                and first <= ends[owner][0]
+                and ends[owner][1] <= last
             ),
             key=len,
         )
@@ -189,8 +191,9 @@ def _last(owners: list[str], owner: str) -> int:
     return len(owners) - 1 - owners[::-1].index(owner)
 
 
-def _is_within(name: str, outer: str) -> bool:
-    return not outer or name == outer or name.startswith(f"{outer}.")
+def is_inside(name: str, outer: str) -> bool:
+    """Return whether a module is inside another one, by their names; "" is the model."""
+    return name != outer and (not outer or name.startswith(f"{outer}."))
 
 
 def _nearest(name: str, owners: set[str]) -> str:

@@ -24,6 +24,7 @@ from torch import nn
 from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.equip.code import makes_weights, names
+from dropkey_core.equip.depth import is_inside
 from dropkey_core.equip.equipped import SETTINGS, EquippedAttention, drops_keys
 
 # What classes of attention are called: Attention, WindowAttn, MHSA, SHMA, MHA, XCA, MLA ...
@@ -98,14 +99,14 @@ def find_attention(model: nn.Module) -> tuple[dict[str, nn.Module], list[LeftOut
     """
     looking = {name: m for name, m in model.named_modules() if looks_like_attention(type(m))}
     reasons = {name: why_not(module) for name, module in looking.items()}
-    outer = {o for o in looking for name in looking if _is_inside(name, o) and not reasons[name]}
+    outer = {o for o in looking for name in looking if is_inside(name, o) and not reasons[name]}
     found = {n: m for n, m in looking.items() if reasons[n] is None and n not in outer}
     left_out = []
     for name, reason in reasons.items():
-        if name in found or any(_is_inside(name, other) for other in found):
+        if name in found or any(is_inside(name, other) for other in found):
             continue
         cls = type(looking[name])
-        inside = [m for inner, m in looking.items() if _is_inside(inner, name)]
+        inside = [m for inner, m in looking.items() if is_inside(inner, name)]
         if inside and all(isinstance(module, DropKey) for module in inside):
             continue  # it has DropKey of its own
         if inside and (reason == _UNNAMED or not _COMPUTING & names(cls)):
@@ -183,7 +184,3 @@ def _has(module: nn.Module, name: str) -> bool:
     """Return whether a module has an attribute, without running a property."""
     parts = (vars(module), module._parameters, module._buffers, module._modules)
     return hasattr(type(module), name) or any(name in part for part in parts)
-
-
-def _is_inside(name: str, outer: str) -> bool:
-    return name != outer and (not outer or name.startswith(f"{outer}."))
