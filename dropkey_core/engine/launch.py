@@ -14,6 +14,7 @@ from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig
 
 from dropkey_core.engine.distributed import Processes, is_first_process, started_by
@@ -154,15 +155,17 @@ def ending_together(fabric: "Fabric") -> Iterator[None]:
     """Run a block; if it fails, end the other processes here and say which one failed.
 
     Those that wait for one that fails do so soon after: the connection is gone. They know nothing
-    of the cause, so they leave the one that does the time to tell it, and to end them.
+    of the cause, so they leave the one that does the time to tell it, and to end them. Without an
+    error the connection is closed, or its threads may abort a process that exits beside them.
 
     Raises:
         UserError: the block's, with the rank unless it is 0.
     """
     try:
         yield
-    except TrainingStopped:
-        raise  # asked for, and in every process
+    except TrainingStopped:  # asked for, and in every process
+        disconnect()
+        raise
     except Exception as error:
         if fabric.world_size == 1:
             raise
@@ -175,3 +178,11 @@ def ending_together(fabric: "Fabric") -> Iterator[None]:
             raise UserError(f"{name}: {error.one_line()}") from error
         end_launched(launched_by(fabric))
         raise
+    else:
+        disconnect()
+
+
+def disconnect() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

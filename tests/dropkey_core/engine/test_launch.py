@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dropkey_core.engine import (
     UserError,
@@ -315,3 +316,10 @@ def test_overflow_on_a_gpu(toy_folder, scaled_by):
     run_scaled("train.device=cuda", "train.eval_period=0")
     assert logged("skipped_steps") == [0] * 3 + [1] * 9
     assert logged("loss_scale") == [2.0**16] * 3 + [2.0**15] * 9
+
+
+def test_connection_is_closed_at_the_end(tmp_path):
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path / 'meet'}")
+    with ending_together(SimpleNamespace(world_size=1)):
+        pass
+    assert not dist.is_initialized()
