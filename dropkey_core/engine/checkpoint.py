@@ -43,17 +43,23 @@ def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[s
     return read_content(find_checkpoint(path, setting), f"the checkpoint {path} (from {setting})")
 
 
-def find_checkpoint(path: str | Path, setting: str) -> Path:
-    """Return where a checkpoint lies; what a URL names is fetched once. For the rest see above."""
+def find_checkpoint(path: str | Path, setting: str, sha256: str = "") -> Path:
+    """Return where a checkpoint lies; what a URL names is fetched once. For the rest see above.
+
+    Args:
+        path: see :func:`read_checkpoint`.
+        setting: see there.
+        sha256: how the hash of what a URL names begins; else its name may say it.
+    """
     if str(path).startswith(("http://", "https://")):
-        return _fetched(str(path), f"the checkpoint {path} (from {setting})")
+        return _fetched(str(path), f"the checkpoint {path} (from {setting})", sha256)
     file = Path(path).expanduser()
     if not file.exists():
         raise UserError(f"no checkpoint at {path} (from {setting})")
     return file
 
 
-def _fetched(url: str, source: str) -> Path:
+def _fetched(url: str, source: str, sha256: str) -> Path:
     """Where the file of a URL lies, among torch's own downloads, after fetching it if need be."""
     name = Path(urllib.parse.urlparse(url).path).name
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -62,12 +68,15 @@ def _fetched(url: str, source: str) -> Path:
     if not file.exists():
         print(f"fetching {url}")
         said = _HASH.search(name)
+        expected = sha256 or (said[1] if said else None)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), said and said[1], progress=False)
+            torch.hub.download_url_to_file(url, str(file), expected, progress=False)
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: another hash
             reason = " ".join(str(error).split())
-            raise UserError(f"cannot fetch {source} to {file}: {reason}") from error
+            raise UserError(
+                f"cannot fetch {source}: {reason}; fetched elsewhere it belongs at {file}"
+            ) from error
     return file
 
 

@@ -40,13 +40,23 @@ def convert_classifier(source: str | Path, target: Path) -> list[str]:
     """
     if Path(source).expanduser().absolute() == target.expanduser().absolute():
         raise UserError(f"{target} would replace the checkpoint that is converted: name another")
-    place, state = weights_of(read_checkpoint(source, "INPUT"))
+    converted, said = classifier_weights(read_checkpoint(source, "INPUT"))
+    write_checkpoint(target.expanduser(), {"model": converted})
+    return said
+
+
+def classifier_weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of ``Classifier`` in a checkpoint, and what was done, a line each.
+
+    Args:
+        content: of the checkpoint; see ``convert_classifier``, also for errors.
+    """
+    place, state = weights_of(content)
     network, said = network_weights(state)
     if T2T_MARK in network and AVERAGED not in said:
         said.append(describe_t2t(network))
     converted = {f"{NETWORK}{name}": tensor for name, tensor in network.items()}
-    write_checkpoint(target.expanduser(), {"model": converted})
-    return [f"converted: {len(network)} tensors of {place}", *said]
+    return converted, [f"converted: {len(network)} tensors of {place}", *said]
 
 
 def weights_of(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:

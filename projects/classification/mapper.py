@@ -40,7 +40,8 @@ class ClassificationMapper:
         rand_augment_magnitude: their mean strength, a whole number from 0 to 10; it varies from
             image to image with a standard deviation of 0.5.
         erasing_probability: share of images in which a rectangle becomes noise (arXiv 1708.04896).
-        crop_pct: side of the part that is cut out in testing, relative to the shorter side.
+        crop_pct: side of the part that is cut out in testing, relative to the shorter side; above
+            1 it has a black frame, as the larger VOLOs are evaluated.
         interpolation: ``bicubic`` or ``bilinear``, which average when an image shrinks; for
             ``resized`` crops also ``random``: one of the two for each image.
         mean: of each channel, for pixels in [0, 1].
@@ -71,7 +72,7 @@ class ClassificationMapper:
         check_choice("interpolation", interpolation, INTERPOLATIONS + ("random",) * resized)
         for name, value, least, most in (
             ("min_scale", min_scale, 0, 1),
-            ("crop_pct", crop_pct, 0.01, 1),
+            ("crop_pct", crop_pct, 0.01, 2),
             ("rand_augment_magnitude", rand_augment_magnitude, 0, 10),
             ("flip_probability", flip_probability, 0, 1),
             ("erasing_probability", erasing_probability, 0, 1),

@@ -6,12 +6,11 @@ official code hold its command line.
 """
 
 import argparse
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dropkey_core.engine.files.outside import MEGABYTE
+from dropkey_core.engine.files.outside import sha256_of
 
 
 class OfficialWeights(NamedTuple):
@@ -49,11 +48,7 @@ def release_of(file: Path, content: Mapping[str, Any]) -> OfficialWeights | None
     if isinstance(settings, argparse.Namespace) and hasattr(settings, "dilation"):
         name = f"a model {'with' if settings.dilation else 'without'} dilation"
         return OfficialWeights(name, str(getattr(settings, "backbone", "")), settings.dilation)
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while part := opened.read(MEGABYTE):
-            digest.update(part)
-    return RELEASES.get(digest.hexdigest()[:8])
+    return RELEASES.get(sha256_of(file)[:8])
 
 
 def dilation_problem(release: OfficialWeights | None, dilation: bool) -> str | None:

@@ -4,6 +4,7 @@ Every reader of a file that this project has not written begins here. A device h
 keeps whoever opens it waiting, and a link may lead to files that are none of the dataset's.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -53,6 +54,15 @@ def read_text(path: Path, largest: int) -> str:
         return read_file(path, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(MEGABYTE):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -34,13 +34,16 @@ def test_normalised_by_hand():
         assert_close(made["image"][channel], by_hand, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("crop_pct", [0.9, 1.15])
 @pytest.mark.parametrize("size", [(40, 60), (61, 33), (20, 20)])
-def test_testing_is_timms(size):
+def test_testing_is_timms(size, crop_pct):
     image = noise(1, size)
     colours = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-    theirs = create_transform(32, crop_pct=0.9, interpolation="bicubic", **colours)
-    ours = sample(image, training=False, image_size=32, crop_pct=0.9, **colours)
+    theirs = create_transform(32, crop_pct=crop_pct, interpolation="bicubic", **colours)
+    ours = sample(image, training=False, image_size=32, crop_pct=crop_pct, **colours)
     assert torch.equal(ours, theirs(to_pil_image(image)))
+    framed = bool((ours[:, 0] == -2).all())  # -2 is black
+    assert framed == (crop_pct > 1)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "random"], ids=["DeiT", "T2T-ViT, VOLO"])
@@ -124,7 +127,7 @@ def test_augmentation_depends_on_the_place_in_the_stream_alone():
         ({"crop": "random"}, "crop must be one of resized, padded; got 'random'"),
         ({"interpolation": "cubic"}, "interpolation must be one of bicubic, bilinear, random; got"),
         ({"interpolation": "random", "crop": "padded"}, "be one of bicubic, bilinear; got 'random"),
-        ({"crop_pct": 1.2}, "crop_pct must be from 0.01 to 1, got 1.2"),
+        ({"crop_pct": 2.5}, "crop_pct must be from 0.01 to 2, got 2.5"),
         ({"min_scale": -0.1}, "min_scale must be from"),
         ({"rand_augment_magnitude": 15}, "rand_augment_magnitude must be from 0 to 10, got 15"),
         ({"erasing_probability": 2.0}, "erasing_probability must be from 0 to 1"),

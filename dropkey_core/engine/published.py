@@ -1,0 +1,87 @@
+"""Published weights: where they are, whose, what they should reach, and fetching them once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dropkey_core.engine.checkpoint import find_checkpoint, weights_by_name
+from dropkey_core.engine.errors import UserError, suggestion
+from dropkey_core.engine.files.checkpoints import read_content
+from dropkey_core.engine.files.outside import sha256_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedWeights:
+    """A file of weights that somebody has published, and the model that they belong to.
+
+    Attributes:
+        url: of the file; empty where its publishers name none, then ``notes`` say where to look.
+        config: YAML of the model, relative to the root of the checkout.
+        overrides: what this model needs besides, ``key=value`` each.
+        licence: of the weights, as far as their publishers say it.
+        metric: what their publishers measured, and on what.
+        source: the page or paper that says so.
+        sha256: of the file, or how it begins; empty where none is published.
+        notes: what else one must know to use them.
+        convert: from the content of the file to a ``state_dict`` of our model; None where the file
+            holds one under our names already.
+    """
+
+    url: str
+    config: str
+    licence: str
+    metric: str
+    source: str
+    overrides: tuple[str, ...] = ()
+    sha256: str = ""
+    notes: str = ""
+    convert: Callable[[Mapping[str, Any]], Mapping[str, Tensor]] | None = None
+
+
+def find_published(name: str, published: Mapping[str, PublishedWeights]) -> PublishedWeights:
+    """Return the weights of this name.
+
+    Raises:
+        UserError: there are none; the nearest name is told, or all.
+    """
+    if name not in published:
+        raise UserError(f"no published weights are called {name!r}{suggestion(name, published)}")
+    return published[name]
+
+
+def fetch_published(weights: PublishedWeights) -> Path:
+    """Return the file of published weights, fetched once into torch's hub folder and kept.
+
+    Raises:
+        UserError: no address is known, the network is out of reach (then where to put the file by
+            hand is told), or the file is not the published one.
+    """
+    if not weights.url:
+        raise UserError(f"these weights have no address to fetch them from: {weights.notes}")
+    try:
+        file = find_checkpoint(weights.url, weights.source, weights.sha256)
+    except UserError as error:
+        raise UserError(f"{error}; {weights.notes}" if weights.notes else str(error)) from error
+    found = sha256_of(file) if weights.sha256 else ""
+    if not found.startswith(weights.sha256):
+        raise UserError(
+            f"{file} is not the file of {weights.url}: its SHA-256 begins "
+            f"{found[: len(weights.sha256)]}, not {weights.sha256}; delete it to fetch it anew"
+        )
+    return file
+
+
+def read_published(weights: PublishedWeights) -> dict[str, Any]:
+    """Return the content of published weights, with our model's ``state_dict`` under ``model``.
+
+    Raises:
+        UserError: see ``fetch_published`` and ``read_checkpoint``; or it cannot be converted.
+    """
+    file = fetch_published(weights)
+    content = read_content(file, f"the checkpoint {file} (from {weights.url})")
+    if weights.convert is None:
+        return {**content, "model": weights_by_name(content.get("model", content), file)}
+    return {"model": dict(weights.convert(content))}
