@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 128  # a power of two: sizes in pixels survive the way through inches
 FONT_SIZE, SMALL_FONT_SIZE = 8.5, 6.5  # points
@@ -141,6 +143,13 @@ def write_within(
 def escaped(text: str) -> str:
     """Text for matplotlib, which would read formulas between dollar signs."""
     return text.replace("$", r"\$")
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """The pixels of a figure, RGB."""
+    canvas = figure.canvas
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def save(figure: Figure, path: Path) -> None:

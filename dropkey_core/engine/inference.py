@@ -1,18 +1,31 @@
 """Inference: a trained model from its config and a checkpoint, and the records it is run on."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
-from dropkey_core.engine.build import instantiate
-from dropkey_core.engine.checkpoint import load_weights, read_checkpoint
-from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.build import build_model, import_if_present, instantiate
+from dropkey_core.engine.checkpoint import (
+    find_checkpoint,
+    kept_settings,
+    load_state,
+    read_checkpoint,
+    weights_by_name,
+)
+from dropkey_core.engine.config import apply_override, check_calls, load_config, resolve
+from dropkey_core.engine.errors import UserError, shown, suggestion
 from dropkey_core.engine.files.images import find_images, spread
+from dropkey_core.engine.files.inputs import is_address
 from dropkey_core.engine.launch import available_device
+from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
 from dropkey_core.engine.run_folder import BEST, CONFIG, LAST
 
 
@@ -45,44 +58,160 @@ def find_run_files(
     return config or str(folder / CONFIG), weights or present[0], output or folder / "pictures"
 
 
-def read_model_weights(weights: str, kind: str, key: str) -> dict[str, Any]:
-    """Return the content of a checkpoint, a file or URL.
+@dataclass(frozen=True)
+class Trained:
+    """A trained model that is not built yet.
 
-    Raises:
-        UserError: see ``read_checkpoint``; or it has no tensor ``key``, as every ``kind`` of model.
+    Attributes:
+        config: of its training, or what of it predicting needs.
+        content: of the checkpoint.
+        source: where that is from.
+        file: that it was read from; None: not from one that a model may refuse.
+        names: of the classes by index, where the source says them.
     """
-    content = read_checkpoint(weights, "--weights")
-    state = content.get("model", content)
-    if key not in state:
-        raise UserError(f"{weights} is no checkpoint of {kind}: it has no {key}")
-    return content
+
+    config: DictConfig
+    content: Mapping[str, Any]
+    source: str
+    file: Path | None = None
+    names: Sequence[str] | None = None
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        return weights_by_name(self.content.get("model", self.content), self.source)
+
+    def tensor(self, kind: str, key: str) -> Tensor:
+        """Return a tensor that all models of a ``kind`` have; UserError where it is not."""
+        if key not in self.state:
+            raise UserError(f"{self.source} is no checkpoint of {kind}: it has no {key}")
+        return self.state[key]
+
+    def build(self, settings: Mapping[str, Any] | None = None) -> nn.Module:
+        """Build the model in eval mode with its weights, and say what was loaded.
+
+        Args:
+            settings: of the model, instead of the config's.
+
+        Returns:
+            the model, on the config's device or, where that is not there, the best that is.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+        config = copy.deepcopy(self.config)
+        config.model.update(settings or {})
+        model = build_model(config, weights_follow=True).eval()
+        judge: Any = getattr(model, "checkpoint_problem", None)
+        judged = None if judge is None or self.file is None else judge(self.file, self.content)
+        if judged:
+            raise UserError(f"{self.source} {judged}")
+        print(load_state(model, self.state, self.source, exactly=True))
+        return model.to(available_device(config.train.device))
 
 
-def load_trained(
-    config: DictConfig,
-    weights: str,
-    content: Mapping[str, Any],
-    settings: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Build a config's model in eval mode with the weights of a checkpoint, and say which.
+def find_trained(
+    source: str | Path,
+    published: Mapping[str, PublishedWeights],
+    config: str | Path | DictConfig | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> Trained:
+    """Find a trained model: its config, and its weights.
 
     Args:
-        config: with ``model`` and ``train.device``; it stays as it is.
-        weights: path of the checkpoint.
-        content: what is in it.
-        settings: of the model, instead of the config's.
-
-    Returns:
-        the model, on the config's device or, where that is not there, the best that is.
+        source: a name of ``published``; the folder of a run; a checkpoint, a file or URL.
+        published: weights by name.
+        config: instead of the source's own; a checkpoint that says none needs it.
+        overrides: ``key=value`` changes to the config.
+        device: instead of the config's.
 
     Raises:
-        UserError: the weights do not fit.
+        UserError: there is no such model, it needs a config, or something cannot be read.
     """
-    config = copy.deepcopy(config)
-    config.model.update({**(settings or {}), "pretrained_backbone": False})
-    model = instantiate(config.model, "model").eval()
-    print(load_weights(model, weights, content=content))
-    return model.to(available_device(config.train.device))
+    place = str(source)
+    file: Path | None
+    if place in published:
+        weights = published[place]
+        file, content = fetch_published(weights), read_published(weights)
+        path = PROJECT_ROOT / weights.config
+        chosen = load_config(config or path, [*weights.overrides, *overrides])
+    else:
+        checkpoint = place
+        if not is_address(place) and Path(place).expanduser().is_dir():
+            own, checkpoint, _ = find_run_files(Path(place), None, None, None)
+            config = own if config is None else config
+        elif not is_address(place) and not Path(place).expanduser().is_file():
+            raise UserError(
+                f"no model {place!r}: neither a published name, nor the folder of a run, nor a "
+                f"checkpoint{suggestion(place, published)}"
+            )
+        file = find_checkpoint(checkpoint, "--model")
+        content = read_checkpoint(checkpoint, "--model")
+        if config is None:
+            chosen = own_config(content, place, overrides)
+        elif isinstance(config, DictConfig):
+            chosen = config
+        else:
+            chosen = load_config(config, overrides)
+    chosen = copy.deepcopy(chosen)
+    if device is not None:
+        chosen.train.device = device
+    return Trained(chosen, content, place, file)
+
+
+def own_config(content: Mapping[str, Any], source: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that a checkpoint of ours brings along, as far as predicting needs it.
+
+    Whoever made a file decides what is in it: what its ``_target_``s may call are the public names
+    of this checkout's projects, nothing else.
+
+    Raises:
+        UserError: it brings none, or one that calls something else.
+    """
+    settings = kept_settings(content)
+    try:
+        mapper = settings["dataloader"]["test"]["mapper"]
+        parts = {
+            "dataset": settings.get("dataset", {}),
+            "model": settings["model"],
+            "dataloader": {"test": {"mapper": mapper}},
+            "train": {"device": settings["train"].get("device", "cuda")},
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source} does not say which model it is of: give its YAML as config (--config)"
+        ) from error
+    for target in targets_in(parts):
+        if not is_public(target):
+            raise UserError(
+                f"the config in {source} asks to call {shown(target)}, which is not allowed in a "
+                "checkpoint: give a YAML that you trust as config (--config)"
+            )
+    config = OmegaConf.create(parts)
+    for override in overrides:
+        apply_override(config, override)
+    plain = resolve(config)
+    check_calls(plain)
+    return OmegaConf.create(plain)
+
+
+def targets_in(value: Any) -> Iterator[Any]:
+    """Yield every ``_target_`` of nested settings."""
+    if isinstance(value, dict):
+        yield from (value[key] for key in value if key == "_target_")
+        yield from (target for child in value.values() for target in targets_in(child))
+    elif isinstance(value, list):
+        yield from (target for child in value for target in targets_in(child))
+
+
+def is_public(target: Any) -> bool:
+    """Whether a ``_target_`` is a public name of a project of this checkout."""
+    match = re.fullmatch(r"(projects\.[a-z]\w*)\.([a-zA-Z]\w*)", str(target))
+    if match is None:
+        return False
+    module = import_if_present(match[1], "model")
+    return match[2] in getattr(module, "__all__", ())
 
 
 def choose_records(

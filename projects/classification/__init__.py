@@ -7,10 +7,12 @@ from projects.classification.evaluation import ClassificationEvaluator
 from projects.classification.image_folder import load_image_folder
 from projects.classification.mapper import ClassificationMapper
 from projects.classification.packed import load_packed
+from projects.classification.predictor import Classifier
 
 __all__ = [
     "ClassificationEvaluator",
     "ClassificationMapper",
+    "Classifier",
     "build_model",
     "load_cifar",
     "load_digits",

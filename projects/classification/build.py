@@ -9,7 +9,7 @@ from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit
 from dropkey_core.equip import apply_dropkey
 from dropkey_core.variants import apply_reattention, apply_token_pooling
-from projects.classification.classifier import Classifier, Diversification
+from projects.classification.classifier import ClassificationModel, Diversification
 from projects.classification.mixing import build_mixing
 from projects.classification.network import Wanted, arguments_of, build_network, refuse_unknown
 from projects.classification.patterns import unit_at
@@ -38,7 +38,7 @@ def build_model(
     cutmix: float = 0.0,
     label_smoothing: float = 0.0,
     variants: Mapping[str, Mapping[str, Any] | None] | None = None,
-) -> Classifier:
+) -> ClassificationModel:
     """Build an image classifier with DropKey in all its self-attention.
 
     ``drop_ratio=0.0`` is the baseline, ``drop_unit="weight"`` vanilla attention dropout.
@@ -95,7 +95,7 @@ def build_model(
         if name in settings:
             apply(network, **settings[name])
     diversification = settings.get("diversification")
-    return Classifier(
+    return ClassificationModel(
         network,
         num_classes,
         image_size,

@@ -53,7 +53,7 @@ class Diversification:
         return output, self.weight * attention_diversification(judged, self.threshold)
 
 
-class Classifier(nn.Module):
+class ClassificationModel(nn.Module):
     """A network with its loss.
 
     Args:

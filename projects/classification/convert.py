@@ -23,7 +23,7 @@ T2T_MARK = "tokens_to_token.project.weight"
 
 
 def convert_classifier(source: str | Path, target: Path) -> list[str]:
-    """Write weights of a classifier as those of ``projects.classification.Classifier``.
+    """Write weights of a classifier as those of ``ClassificationModel``.
 
     Args:
         source: file or URL: a checkpoint of the official T2T-ViT (``.pth.tar``; its averaged
@@ -46,7 +46,7 @@ def convert_classifier(source: str | Path, target: Path) -> list[str]:
 
 
 def classifier_weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of ``Classifier`` in a checkpoint, and what was done, a line each.
+    """The weights of ``ClassificationModel`` in a checkpoint, and what was done, a line each.
 
     Args:
         content: of the checkpoint; see ``convert_classifier``, also for errors.

@@ -40,7 +40,7 @@ VOLO_FILES = {
 
 
 def convert(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """From what the official code has saved to the weights of ``Classifier``."""
+    """From what the official code has saved to the weights of ``ClassificationModel``."""
     return classifier_weights(content)[0]
 
 

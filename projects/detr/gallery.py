@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.patches import Patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchvision.ops import nms
@@ -14,27 +12,15 @@ from torchvision.ops import nms
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.atomic_write import make_folder
 from dropkey_core.engine.files.images import read_image, unique_stems
+from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import choose_records
 from projects.detr.attention import Reference, attention_from, on_image, run_with_attention
+from projects.detr.box_picture import legend, markings_of, true_boxes
 from projects.detr.coco import read_categories
-from projects.detr.picture import (
-    DASHED,
-    FOUND_IOU,
-    ORANGE,
-    SKY,
-    Corners,
-    Marking,
-    Picture,
-    draw_picture,
-    draw_pictures,
-    legend_line,
-    overlap,
-)
+from projects.detr.picture import FOUND_IOU, Picture, as_array, draw_picture, draw_pictures
 from projects.detr.predictor import Detector
 from projects.figure import save
 
-PREDICTED, TRUE = ORANGE, SKY
-LONGEST_NAME = 28  # letters of a class name
 NUM_POINTS = 4  # looked from where none are given
 ATTENTION = "Self-attention of the last encoder layer, mean of its heads, each map on its own scale"
 
@@ -66,7 +52,7 @@ def draw_gallery(
     annotations = OmegaConf.select(config, "dataset.test.annotations")
     if annotations is None:
         raise UserError("the config has no dataset.test.annotations, from which classes have names")
-    detector = Detector.load(config, weights)
+    detector = Detector.from_pretrained(weights, config=config)
     last_layer = detector.model.transformer.encoder.layers[-1]
     records, heading = choose_records(config, images, num_images)
     true_names = read_categories(annotations).class_names if images is None else []
@@ -78,9 +64,10 @@ def draw_gallery(
     for stem, record in zip(stems, records, strict=True):
         sample = detector.mapper(record)
         found, attention = run_with_attention(detector.model, last_layer.self_attn, sample)
-        predicted = predicted_boxes(found, detector.names, score_threshold)
+        picture = Input(read_pixels(record), record["file_name"])
+        predicted = detector.detections(picture, found, score_threshold).boxes
         drawn = markings_of(predicted, true_boxes(record, true_names))
-        pictures.append(Picture(Path(record["file_name"]).name, read_as_array(record), drawn))
+        pictures.append(Picture(Path(picture.file_name).name, as_array(picture.image), drawn))
         save(draw_picture(pictures[-1]), output / f"{stem}_boxes.png")
         if points is not None:
             look_from = points or surest_points(sample, found, detector.names)
@@ -90,73 +77,10 @@ def draw_gallery(
     save(draw_pictures(pictures, heading, legend(pictures)), output / page)
 
 
-def read_as_array(record: dict[str, Any]) -> np.ndarray:
-    """The image (H, W, 3) uint8, decoded as the mapper does it."""
+def read_pixels(record: dict[str, Any]) -> Tensor:
+    """The image (3, H, W) uint8, decoded as the mapper does it."""
     size = (record["height"], record["width"]) if "height" in record else None
-    return read_image(record["file_name"], size).permute(1, 2, 0).contiguous().numpy()
-
-
-# ---- boxes ---------------------------------------------------------------------------------------
-class Box(NamedTuple):
-    """An object: its corners, the name of its class, a score in [0, 1] if it was predicted."""
-
-    corners: Corners
-    name: str
-    score: float | None = None
-    is_crowd: bool = False
-
-    def annotation(self, is_named: bool = True) -> Marking:
-        """How it is drawn: predicted ones solid, true ones dashed."""
-        is_long = len(self.name) > LONGEST_NAME
-        name = self.name[: LONGEST_NAME - 1] + "…" if is_long else self.name
-        more = " (crowd)" if self.is_crowd else "" if self.score is None else f" {self.score:.2f}"
-        colour = TRUE if self.score is None else PREDICTED
-        label = name + more if is_named else ""
-        return Marking([self.corners], [colour], label, colour, self.score is None, self.is_crowd)
-
-
-def predicted_boxes(
-    detections: dict[str, Tensor], names: Sequence[str], threshold: float
-) -> list[Box]:
-    """What was found with a score of ``threshold`` or more, the surest first."""
-    order = detections["scores"].argsort(descending=True, stable=True)
-    order = order[: int((detections["scores"] >= threshold).sum())]
-    values = (detections[key][order].tolist() for key in ("boxes_xyxy", "labels", "scores"))
-    return [Box(tuple(box), names[label], score) for box, label, score in zip(*values, strict=True)]
-
-
-def true_boxes(record: dict[str, Any], names: Sequence[str]) -> list[Box]:
-    """What is there according to the annotations."""
-    boxes = []
-    for annotation in record.get("annotations", ()):
-        x, y, width, height = annotation["bbox"]
-        name, is_crowd = names[annotation["category_id"]], bool(annotation["iscrowd"])
-        boxes.append(Box((x, y, x + width, y + height), name, is_crowd=is_crowd))
-    return boxes
-
-
-def markings_of(predicted: Sequence[Box], true: Sequence[Box]) -> list[Marking]:
-    """Boxes to draw; true ones that were found have no label, since it stands there already."""
-
-    def is_found(box: Box) -> bool:
-        same = [other for other in predicted if other.name == box.name]
-        return any(overlap(box.corners, other.corners) >= FOUND_IOU for other in same)
-
-    drawn = [box.annotation() for box in predicted]
-    return drawn + [box.annotation(box.is_crowd or not is_found(box)) for box in true]
-
-
-def legend(pictures: Sequence[Picture]) -> list[Any]:
-    """Legend entries of those kinds of boxes that occur."""
-    handles: list[Any] = [legend_line("predicted, score", PREDICTED)]
-    true = [drawn for picture in pictures for drawn in picture.annotations if drawn.is_true]
-    if true:
-        label = f"true, named where not found at IoU {FOUND_IOU:g}"
-        handles.append(legend_line(label, TRUE, linestyle=DASHED))
-    if any(drawn.is_crowd for drawn in true):
-        style = {"fill": False, "edgecolor": TRUE, "linestyle": ":", "hatch": "//"}
-        handles.append(Patch(**style, label="crowd, not judged"))
-    return handles
+    return read_image(record["file_name"], size, record.get("resize", False))
 
 
 # ---- attention -----------------------------------------------------------------------------------

@@ -91,9 +91,16 @@ class DetrMapper:
 
 
 def image_of(record: dict[str, Any]) -> tuple[dict[str, Any], tv_tensors.Image]:
-    """Read a record's image; its name, id, ``height`` and ``width`` in pixels begin a sample."""
-    known_size = (record["height"], record["width"]) if "height" in record else None
-    image = tv_tensors.Image(read_image(record["file_name"], known_size))
+    """A record's image; its name, id, ``height`` and ``width`` in pixels begin a sample.
+
+    A record that has the ``image`` itself, (3, h, w) uint8 RGB, needs no file.
+    """
+    if "image" in record:
+        image = tv_tensors.Image(record["image"])
+    else:
+        known_size = (record["height"], record["width"]) if "height" in record else None
+        is_resized = record.get("resize", False)
+        image = tv_tensors.Image(read_image(record["file_name"], known_size, is_resized))
     sample = {key: record[key] for key in ("file_name", "image_id") if key in record}
     sample["height"], sample["width"] = image.shape[-2:]
     return sample, image

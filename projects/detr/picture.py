@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox, IdentityTransform
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from projects.figure import (
@@ -85,6 +86,11 @@ class Picture:
         """Width and height when it is enlarged by a factor; at least one pixel."""
         height, width = self.image.shape[:2]
         return max(1, round(factor * width)), max(1, round(factor * height))
+
+
+def as_array(image: Tensor) -> np.ndarray:
+    """An image (3, H, W) as (H, W, 3)."""
+    return image.permute(1, 2, 0).contiguous().numpy()
 
 
 # ---- pictures and pages --------------------------------------------------------------------------

@@ -1,70 +1,198 @@
-"""Detection with a trained DETR: from image files or dataset dicts to boxes, labels, scores."""
+"""Detection with a trained DETR: from any pictures to boxes, labels, scores and names."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+from torchvision.ops import box_convert
 
-from dropkey_core.engine import dataset_path, instantiate
-from dropkey_core.engine.inference import load_trained, read_model_weights
+from dropkey_core.engine import UserError, dataset_path, instantiate
+from dropkey_core.engine.files.inputs import Input
+from dropkey_core.engine.inference import Trained
+from dropkey_core.engine.predictor import Predictor, Result
+from projects.detr.box_picture import Box, markings_of
 from projects.detr.coco import read_categories
 from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
+from projects.detr.picture import Picture, as_array, draw_picture
+from projects.detr.published import PUBLISHED
+from projects.figure import as_image
+
+COCO_CLASSES = 91  # of a head whose class index is COCO's category id
+UNUSED = ("unused", "N/A", "__background__")  # names of indices that are no class
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(Result):
+    """Objects on a picture, the surest first.
+
+    Attributes:
+        boxes_xyxy: (n, 4) float32 in pixels of the picture; they may reach over its edge.
+        scores: (n,) float32 in [0, 1].
+        labels: (n,) int64, class indices.
+        names: of the classes, n of them.
+        category_ids: of the classes in COCO's files, n of them.
+    """
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: list[str]
+    category_ids: list[int]
+
+    @property
+    def boxes(self) -> list[Box]:
+        """What to draw."""
+        values = zip(self.boxes_xyxy.tolist(), self.names, self.scores.tolist(), strict=True)
+        return [Box(tuple(corners), name, score) for corners, name, score in values]
+
+    def draw(self) -> Image.Image:
+        """The picture with boxes, names and scores; a small one is enlarged."""
+        picture = Picture("", as_array(self.image), markings_of(self.boxes, []))
+        return as_image(draw_picture(picture))
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The entries of a COCO result file, ``bbox`` [x, y, width, height] in pixels."""
+        bboxes = box_convert(self.boxes_xyxy, "xyxy", "xywh").tolist()
+        return [
+            {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+            for category_id, bbox, score in zip(
+                self.category_ids, bboxes, self.scores.tolist(), strict=True
+            )
+        ]
+
+    entries = to_coco
 
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(Predictor[Detections]):
     """A trained DETR in eval mode with all that it takes to use it.
 
     Attributes:
         model: the network.
-        mapper: from a dataset dict to the network's sample.
+        mapper: from a record to the network's sample.
         names: of the classes, by index.
+        category_ids: of the classes in COCO's files, by index.
     """
+
+    kind = "DETR"
+    key = "class_embed.weight"
+    published = PUBLISHED
+    results_file = "detections.json"
 
     model: Detr
     mapper: DetrMapper
     names: Sequence[str]
+    category_ids: Sequence[int]
 
     @classmethod
-    def load(cls, config: DictConfig, weights: str) -> "Detector":
+    def find(
+        cls,
+        source: str | Path,
+        config: str | Path | DictConfig | None = None,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+    ) -> Trained:
+        """Find what ``from_pretrained`` is given; a Hugging Face id or folder, too."""
+        if config is None and is_hugging_face(source):
+            return from_hugging_face(source, device)
+        return super().find(source, config, overrides, device)
+
+    @classmethod
+    def from_trained(cls, trained: Trained) -> "Detector":
         """Build the config's model with as many classes as the checkpoint has, and load that.
 
         So an official checkpoint works where no dataset is, which the config would ask instead.
 
         Raises:
-            UserError: the checkpoint cannot be read or is of another model.
+            UserError: the checkpoint is of another model.
         """
-        key = "class_embed.weight"
-        content = read_model_weights(weights, "DETR", key)
-        num_classes = len(content.get("model", content)[key]) - 1  # one row is "no object"
-        model = load_trained(config, weights, content, {"num_classes": num_classes})
-        mapper = instantiate(config.dataloader.test.mapper, "dataloader.test.mapper")
-        annotations = OmegaConf.select(config, "dataset.test.annotations")
-        return cls(model, mapper, class_names(num_classes, annotations))
+        num_classes = len(trained.tensor(cls.kind, cls.key)) - 1  # one row is "no object"
+        model = trained.build({"num_classes": num_classes})
+        mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
+        annotations = OmegaConf.select(trained.config, "dataset.test.annotations")
+        names, category_ids = known_classes(num_classes, annotations)
+        return cls(model, mapper, trained.names or names, category_ids)
 
-    @torch.no_grad()
-    def predict(self, record: str | dict[str, Any]) -> dict[str, Any]:
-        """Detect objects on an image, a file or a dataset dict.
+    def predict(self, inputs: Sequence[Input], score_threshold: float = 0.5) -> list[Detections]:
+        """Detect objects on a batch of pictures.
 
-        Returns:
-            what ``detections`` does for an image, and ``names``, of the class of each.
+        Args:
+            inputs: the pictures.
+            score_threshold: what is less sure is left out; 0 keeps one object for each query.
         """
-        sample = self.mapper({"file_name": record} if isinstance(record, str) else record)
-        detections: dict[str, Tensor] = self.model([sample])[0]
-        return {**detections, "names": [self.names[label] for label in detections["labels"]]}
+        if not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold must be in [0, 1], got {score_threshold}")
+        found = self.model([self.mapper(vars(each)) for each in inputs])
+        return [
+            self.detections(each, outputs, score_threshold)
+            for each, outputs in zip(inputs, found, strict=True)
+        ]
+
+    def detections(
+        self, picture: Input, outputs: Mapping[str, Tensor], score_threshold: float
+    ) -> Detections:
+        """What the network found on a picture, see ``projects.detr.detr.detections``."""
+        scores, order = outputs["scores"].cpu().sort(descending=True, stable=True)
+        order = order[: int((scores >= score_threshold).sum())]
+        labels = outputs["labels"].cpu()[order]
+        return Detections(
+            picture.image,
+            picture.file_name,
+            outputs["boxes_xyxy"].cpu()[order],
+            scores[: len(order)],
+            labels,
+            [self.names[label] for label in labels.tolist()],
+            [self.category_ids[label] for label in labels.tolist()],
+        )
+
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes as a COCO file lists its categories."""
+        pairs = zip(self.category_ids, self.names, strict=True)
+        return [{"id": number, "name": name} for number, name in pairs if name not in UNUSED]
 
 
-def class_names(num_classes: int, annotations: str | None) -> list[str]:
-    """Names by class index: the annotation file's if it is there and fits, COCO's, or numbers."""
+def known_classes(num_classes: int, annotations: str | None) -> tuple[list[str], list[int]]:
+    """Names and category ids by class index.
+
+    The annotation file's if it is there and fits, COCO's for 91 classes, else numbers.
+    """
     if annotations is not None and dataset_path(annotations).is_file():
-        names = read_categories(annotations).class_names
+        categories = read_categories(annotations)
+        names = categories.class_names
         if len(names) == num_classes:
-            return names
-    if num_classes == 91:
-        return FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return [f"class {index}" for index in range(num_classes)]
+            ids = [categories.category_id(index) for index in range(num_classes)]
+            return names, [n if number is None else number for n, number in enumerate(ids)]
+    if num_classes == COCO_CLASSES:
+        names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    else:
+        names = [f"class {index}" for index in range(num_classes)]
+    return names, list(range(num_classes))
+
+
+def is_hugging_face(source: str | Path) -> bool:
+    """Whether a source is a folder that transformers wrote, or looks like ``owner/name``."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return (folder / "config.json").is_file() and not (folder / "config.yaml").exists()
+    return not folder.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) is not None
+
+
+def from_hugging_face(source: str | Path, device: str | None) -> Trained:
+    """A DETR of transformers as one of ours; see ``load_hugging_face``."""
+    from projects.detr.hugging_face import load_hugging_face
+
+    state, settings, names = load_hugging_face(source)
+    config = {
+        "model": {"_target_": "projects.detr.build_model", **settings},
+        "dataloader": {"test": {"mapper": {"_target_": "projects.detr.DetrMapper"}}},
+        "train": {"device": device or "cuda"},
+    }
+    config["dataloader"]["test"]["mapper"]["training"] = False
+    return Trained(OmegaConf.create(config), {"model": state}, str(source), names=names)

@@ -70,7 +70,7 @@ def draw_gallery(
     """
     if files:
         import_trimesh()
-    estimator = BodyEstimator.load(config, weights)
+    estimator = BodyEstimator.from_pretrained(weights, config=config)
     records, heading = choose_records(config, images, num_images)
     print(heading)
     make_folder(output)
@@ -110,7 +110,10 @@ def draw_attention_gallery(
     """
     if joint not in JOINTS:
         raise UserError(f"--joint must be one of {', '.join(JOINTS)}, got {joint}")
-    estimators = {name: BodyEstimator.load(*model) for name, model in models.items()}
+    estimators = {
+        name: BodyEstimator.from_pretrained(weights, config=config)
+        for name, (config, weights) in models.items()
+    }
     config = next(iter(estimators.values())).config
     records, said = choose_records(config, images, num_images)
     print(said)
@@ -217,7 +220,7 @@ def write_file(
     if path.suffix == ".html":
         write_page(path, meshes, title_of(sample, outputs), notes)
     else:
-        write_mesh(path, mesh)
+        write_mesh(path, [mesh])
     print(path, flush=True)
 
 

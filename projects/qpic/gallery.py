@@ -10,13 +10,14 @@ from torch import Tensor
 
 from dropkey_core.engine.files.atomic_write import make_folder
 from dropkey_core.engine.files.images import unique_stems
+from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import choose_records
 from projects.detr.attention import on_image, run_with_attention
-from projects.detr.gallery import read_as_array
-from projects.detr.picture import Picture, draw_picture, draw_pictures
+from projects.detr.gallery import read_pixels
+from projects.detr.picture import Picture, as_array, draw_picture, draw_pictures
 from projects.figure import save
 from projects.qpic.interaction_file import NO_OBJECT
-from projects.qpic.picture import Pair, distinct_pairs, legend, markings_of
+from projects.qpic.picture import Pair, legend, markings_of
 from projects.qpic.predictor import InteractionDetector
 
 NUM_MAPS = 4  # queries whose attention is drawn
@@ -46,7 +47,7 @@ def draw_gallery(
     Raises:
         UserError: nothing to show, a bad image or checkpoint, or a folder that cannot be written.
     """
-    detector = InteractionDetector.load(config, weights)
+    detector = InteractionDetector.from_pretrained(weights, config=config)
     last_layer = detector.model.transformer.decoder.layers[-1]
     records, heading = choose_records(config, images, num_images)
     heading += f", verbs with a score of {score_threshold:g} or more"
@@ -57,31 +58,16 @@ def draw_gallery(
     for stem, record in zip(stems, records, strict=True):
         sample = detector.mapper(record)
         found, maps = run_with_attention(detector.model, last_layer.multihead_attn, sample)
-        pairs = predicted_pairs(found, detector, score_threshold)
+        picture = Input(read_pixels(record), record["file_name"])
+        pairs = detector.interactions(picture, found, score_threshold).pairs
         drawn = markings_of(pairs, true_pairs(record, detector))
-        pictures.append(Picture(Path(record["file_name"]).name, read_as_array(record), drawn))
+        pictures.append(Picture(Path(picture.file_name).name, as_array(picture.image), drawn))
         save(draw_picture(pictures[-1]), output / f"{stem}_interactions.png")
         if attention and pairs:
             looks = attention_pictures(pictures[-1], pairs[:NUM_MAPS], maps, sample["image"])
             save(draw_pictures(looks, ATTENTION), output / f"{stem}_attention.png")
     page = "interactions.png" if images else "validation.png"
     save(draw_pictures(pictures, heading, legend(pictures)), output / page)
-
-
-def predicted_pairs(
-    found: dict[str, Tensor], detector: InteractionDetector, threshold: float
-) -> list[Pair]:
-    """What was found with a score of ``threshold`` or more, each pair and verb once."""
-    pairs = []
-    for query, verb_scores in enumerate(found["verb_scores"]):
-        scores, verbs = verb_scores.sort(descending=True)
-        sure = zip(verbs.tolist(), scores[scores >= threshold].tolist(), strict=False)
-        verbs_drawn = {detector.verb_names[verb]: score for verb, score in sure}
-        if verbs_drawn:
-            human, thing = (tuple(found[key][query].tolist()) for key in ("sub_boxes", "obj_boxes"))
-            name = detector.object_names[int(found["obj_labels"][query])]
-            pairs.append(Pair(human, thing, name, verbs_drawn, query))
-    return distinct_pairs(pairs)
 
 
 def true_pairs(record: dict[str, Any], detector: InteractionDetector) -> list[Pair]:

@@ -1,31 +1,101 @@
-"""Interaction detection with a trained QPIC: from images to pairs of boxes, objects and verbs."""
+"""Interaction detection with a trained QPIC: from any pictures to pairs of boxes, and verbs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from dropkey_core.engine import dataset_path, instantiate
-from dropkey_core.engine.inference import load_trained, read_model_weights
+from dropkey_core.engine import UserError, dataset_path, instantiate
+from dropkey_core.engine.files.inputs import Input
+from dropkey_core.engine.inference import Trained
+from dropkey_core.engine.predictor import Predictor, Result
+from projects.detr.picture import Picture, as_array, draw_picture
+from projects.figure import as_image
 from projects.qpic.classes import OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.mapper import QpicMapper
+from projects.qpic.picture import Pair, distinct_pairs, markings_of
+from projects.qpic.published import PUBLISHED
 from projects.qpic.qpic import Qpic
 
 Names = Sequence[str]  # by class index
 
 
+@dataclass(frozen=True, eq=False)
+class Interactions(Result):
+    """Interactions on a picture, the surest first: a person, an object and one verb each.
+
+    Attributes:
+        human_boxes_xyxy: (n, 4) float32 in pixels of the picture.
+        object_boxes_xyxy: (n, 4) float32, likewise.
+        scores: (n,) float32 in [0, 1].
+        object_labels: (n,) int64, class indices.
+        object_names: n of them.
+        verb_labels: (n,) int64, class indices.
+        verb_names: n of them.
+        queries: (n,) int64; verbs of the same query are between the same two boxes.
+    """
+
+    human_boxes_xyxy: Tensor
+    object_boxes_xyxy: Tensor
+    scores: Tensor
+    object_labels: Tensor
+    object_names: list[str]
+    verb_labels: Tensor
+    verb_names: list[str]
+    queries: Tensor
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """What to draw: each pair with its verbs, none of them twice in the same place."""
+        rows_of: dict[int, list[int]] = {}
+        for row, query in enumerate(self.queries.tolist()):
+            rows_of.setdefault(query, []).append(row)
+        pairs = []
+        for query, rows in rows_of.items():
+            human, thing = (
+                tuple(boxes[rows[0]].tolist())
+                for boxes in (self.human_boxes_xyxy, self.object_boxes_xyxy)
+            )
+            verbs = {self.verb_names[row]: float(self.scores[row]) for row in rows}
+            pairs.append(Pair(human, thing, self.object_names[rows[0]], verbs, query))
+        return distinct_pairs(pairs)
+
+    def draw(self) -> Image.Image:
+        """The picture with pairs of boxes, lines between them, verbs and scores."""
+        picture = Picture("", as_array(self.image), markings_of(self.pairs, []))
+        return as_image(draw_picture(picture))
+
+    def entries(self, image_id: int) -> list[dict[str, Any]]:
+        """One for each interaction, boxes [x, y, width, height] in pixels as in COCO's files."""
+        columns = {
+            "human_bbox": box_convert(self.human_boxes_xyxy, "xyxy", "xywh").tolist(),
+            "object_bbox": box_convert(self.object_boxes_xyxy, "xyxy", "xywh").tolist(),
+            "object": self.object_names,
+            "verb": self.verb_names,
+            "score": self.scores.tolist(),
+        }
+        rows = zip(*columns.values(), strict=True)
+        return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
+
+
 @dataclass(frozen=True)
-class InteractionDetector:
+class InteractionDetector(Predictor[Interactions]):
     """A trained QPIC in eval mode with all that it takes to use it.
 
     Attributes:
         model: the network.
-        mapper: from a dataset dict to the network's sample.
+        mapper: from a record to the network's sample.
         object_names: by class index, as ``verb_names``.
     """
+
+    kind = "QPIC"
+    key = "verb_class_embed.weight"
+    published = PUBLISHED
+    results_file = "interactions.json"
 
     model: Qpic
     mapper: QpicMapper
@@ -33,30 +103,57 @@ class InteractionDetector:
     verb_names: Names
 
     @classmethod
-    def load(cls, config: DictConfig, weights: str) -> "InteractionDetector":
+    def from_trained(cls, trained: Trained) -> "InteractionDetector":
         """Build the config's model with as many classes as the checkpoint has, and load that.
 
         So an official checkpoint works where no dataset is, which the config would ask instead.
 
         Raises:
-            UserError: the checkpoint cannot be read or is of another model.
+            UserError: the checkpoint is of another model.
         """
-        content = read_model_weights(weights, "QPIC", "verb_class_embed.weight")
-        state = content.get("model", content)
-        numbers = {
-            "num_object_classes": len(state["obj_class_embed.weight"]) - 1,  # one is "no object"
-            "num_verb_classes": len(state["verb_class_embed.weight"]),
-        }
-        model = load_trained(config, weights, content, numbers)
-        mapper = instantiate(config.dataloader.test.mapper, "dataloader.test.mapper")
-        classes = OmegaConf.select(config, "dataset.classes")
-        return cls(model, mapper, *class_names(classes, *numbers.values()))
+        num_verbs = len(trained.tensor(cls.kind, cls.key))
+        num_objects = len(trained.tensor(cls.kind, "obj_class_embed.weight")) - 1  # "no object"
+        model = trained.build({"num_object_classes": num_objects, "num_verb_classes": num_verbs})
+        mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
+        classes = OmegaConf.select(trained.config, "dataset.classes")
+        return cls(model, mapper, *class_names(classes, num_objects, num_verbs))
 
-    @torch.no_grad()
-    def predict(self, record: str | dict[str, Any]) -> dict[str, Tensor]:
-        """Find interactions on an image, a file or a dataset dict; see ``interactions``."""
-        sample = self.mapper({"file_name": record} if isinstance(record, str) else record)
-        return self.model([sample])[0]
+    def predict(self, inputs: Sequence[Input], score_threshold: float = 0.3) -> list[Interactions]:
+        """Find interactions on a batch of pictures.
+
+        Args:
+            inputs: the pictures.
+            score_threshold: verbs that are less sure are left out; 0 keeps all of each query.
+        """
+        if not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold must be in [0, 1], got {score_threshold}")
+        found = self.model([self.mapper(vars(each)) for each in inputs])
+        return [
+            self.interactions(each, outputs, score_threshold)
+            for each, outputs in zip(inputs, found, strict=True)
+        ]
+
+    def interactions(
+        self, picture: Input, outputs: Mapping[str, Tensor], score_threshold: float
+    ) -> Interactions:
+        """What the network found on a picture, see ``projects.qpic.qpic.interactions``."""
+        verb_scores = outputs["verb_scores"].cpu()  # (Q, V)
+        scores, order = verb_scores.flatten().sort(descending=True, stable=True)
+        order = order[: int((scores >= score_threshold).sum())]
+        queries, verbs = order // verb_scores.shape[1], order % verb_scores.shape[1]
+        things = outputs["obj_labels"].cpu()[queries]
+        return Interactions(
+            picture.image,
+            picture.file_name,
+            outputs["sub_boxes"].cpu()[queries],
+            outputs["obj_boxes"].cpu()[queries],
+            scores[: len(order)],
+            things,
+            [self.object_names[label] for label in things.tolist()],
+            verbs,
+            [self.verb_names[label] for label in verbs.tolist()],
+            queries,
+        )
 
 
 def class_names(classes: str | None, num_objects: int, num_verbs: int) -> tuple[Names, Names]:

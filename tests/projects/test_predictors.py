@@ -8,12 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dropkey_core.engine import UserError
 from projects.detr import Detector
 from projects.detr.build import build_model as build_detr
-from projects.detr.predictor import class_names
+from projects.predictors import load_predictor
 from projects.qpic import InteractionDetector
 from projects.qpic.build import build_model as build_qpic
-from tests.projects.detr.conftest import SMALL_BODY, write_coco  # noqa: F401, a fixture
+from tests.projects.detr.conftest import SMALL_BODY
 
 DETR = (Detector, "projects.detr", "DetrMapper", build_detr, {"num_classes": 3})
 SMALL_SET = {"query_boxes": True, "focal": True, "select_queries": True, "query_groups": 2}
@@ -47,31 +48,58 @@ def trained(request, tmp_path):
 def test_weights_are_loaded_and_the_callers_config_stays_as_it_was(trained, capsys):
     predictor, config, weights, model = trained
     before = copy.deepcopy(config)
-    loaded = predictor.load(config, weights).model
+    loaded = predictor.from_pretrained(weights, config=config).model
     assert OmegaConf.to_container(config) == OmegaConf.to_container(before)  # not resolved either
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict())
     assert weights in capsys.readouterr().out
 
 
-def test_what_is_found_on_a_file_is_what_the_model_finds(trained, tmp_path):
-    detector = trained[0].load(*trained[1:3])
+def test_weights_say_which_predictor_they_are_for(trained):
+    predictor, config, weights, _ = trained
+    settings = {"config": OmegaConf.to_yaml(config, resolve=True)}
+    torch.save({**torch.load(weights), **settings}, weights)
+    assert isinstance(load_predictor(weights), predictor)
+    others = {Detector, InteractionDetector} - {predictor}
+    with pytest.raises(UserError, match=r"weights\.pth is no checkpoint of"):
+        others.pop().from_pretrained(weights)
+    torch.save({"model": {"weight": torch.zeros(1)}, **settings}, weights)
+    with pytest.raises(UserError, match=r"none of the models .*: DETR, QPIC, METRO, a classifier"):
+        load_predictor(weights)
+
+
+def test_what_is_found_is_what_the_model_finds_the_surest_first(trained, tmp_path):
+    detector = trained[0].from_pretrained(trained[2], config=trained[1])
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.full((40, 60, 3), 90, np.uint8))
-    found = detector.predict(path)
+    found = detector(path, score_threshold=0)
     with torch.no_grad():
         (expected,) = detector.model([detector.mapper({"file_name": path})])
+    scores = expected.get("scores", expected.get("verb_scores")).flatten()
+    torch.testing.assert_close(found.scores, scores.sort(descending=True)[0])
+    order = scores.argsort(descending=True, stable=True)
     if isinstance(detector, Detector):
-        assert found.pop("names") == [f"class {label}" for label in expected["labels"].tolist()]
+        torch.testing.assert_close(found.boxes_xyxy, expected["boxes_xyxy"][order])
+        torch.testing.assert_close(found.labels, expected["labels"][order])
+        assert found.names == [f"class {label}" for label in found.labels.tolist()]
     else:
-        assert list(detector.object_names) == ["object 0", "object 1", "object 2"]
-    torch.testing.assert_close(found, expected)
-    assert all(len(values) == 5 and not values.requires_grad for values in found.values())
+        torch.testing.assert_close(found.human_boxes_xyxy, expected["sub_boxes"][order // 4])
+        torch.testing.assert_close(found.object_boxes_xyxy, expected["obj_boxes"][order // 4])
+        assert found.verb_labels.tolist() == (order % 4).tolist()
+        assert found.verb_names[0] == f"verb {order[0] % 4}"
+        assert found.object_names == [f"object {n}" for n in found.object_labels.tolist()]
+    threshold = float(found.scores[2])
+    assert len(detector(path, score_threshold=threshold).scores) == 3
+    with pytest.raises(UserError, match=r"score_threshold must be in \[0, 1\], got 2"):
+        detector(path, score_threshold=2)
 
 
-def test_class_names_of_detr(write_coco):  # noqa: F811
-    annotations = str(write_coco()[1])
-    assert class_names(2, annotations) == ["tree", "ship"]
-    assert class_names(3, annotations) == ["class 0", "class 1", "class 2"]
-    coco = class_names(91, "nowhere.json")
-    assert (len(coco), coco[1], coco[90]) == (91, "person", "toothbrush")
+def test_a_batch_finds_what_single_pictures_do(trained):
+    detector = trained[0].from_pretrained(trained[2], config=trained[1])
+    generator = np.random.default_rng(0)
+    # Of one size: those of others are padded, which the convolutions see.
+    pictures = generator.integers(0, 256, (3, 60, 90, 3), np.uint8)
+    together = detector(list(pictures), batch_size=3, score_threshold=0)
+    for picture, result in zip(pictures, together, strict=True):
+        alone = detector(picture, score_threshold=0)
+        torch.testing.assert_close(result.scores, alone.scores, rtol=1e-3, atol=1e-4)

@@ -95,7 +95,7 @@ def test_attention_from_the_surest_detections(main, workplace):
     ("arguments", "message"),
     [
         ([], "nothing to show: give --run FOLDER, or --config FILE --weights FILE"),
-        (["--run", "run", "--weights", "no.pth"], "no checkpoint at no.pth (from --weights)"),
+        (["--run", "run", "--weights", "no.pth"], "no model 'no.pth': neither a published name"),
         (["--run", "run", "--weights", "other.pth"],
          "other.pth is no checkpoint of DETR: it has no class_embed.weight"),
         (["--run", "run", "--attention", "0.5,1.5"],

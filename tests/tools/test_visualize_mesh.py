@@ -126,7 +126,7 @@ def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatc
         (["--run", "{run}", "--images", "mine.png", "--box", "1,2,-3"],
          "--box takes pixels, the side above 0, got 1,2,-3"),
         (["--run", "{run}", "--images", "mine.png", "--box", "100,2,3"],
-         "--box 100,2,3 is outside of mine.png, which has 60 x 40 pixels"),
+         "the square 100,2,3 is outside of mine.png, which has 60 x 40 pixels"),
         (["--run", "{run}", "--attention", "--joint", "Wrist"],
          "--joint must be one of R_Ankle, R_Knee, R_Hip, L_Hip, "),
         (["--run", "{run}", "--compare", "a={run}"], "--compare is for --attention"),

@@ -1,7 +1,7 @@
 """Meshes as files, by trimesh: OBJ, PLY and GLB, and an HTML page on which they can be turned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ Y_UP = np.array([1.0, -1.0, -1.0])
 GAP = 0.25  # metres between the meshes of a page
 ROOM = 1.25  # how much more than the meshes is seen at first, so that text fits above and below
 # The page's only light comes from where one looks from, and is stronger than white.
+# Its colours stay as they are: its viewer does not turn light into what screens take.
 BRIGHTNESS, GLOW = 0.5, 0.12
 STYLE = """
 .text {position: absolute; left: 16px; font: 15px/1.5 sans-serif; color: #202020}
@@ -50,30 +51,53 @@ def import_trimesh() -> ModuleType:
     return trimesh
 
 
-def write_mesh(path: Path, mesh: ColouredMesh) -> None:
-    """Write a mesh as OBJ, PLY or GLB, whichever the path ends in: metres, y up, same order.
+def write_mesh(path: Path, meshes: Sequence[ColouredMesh]) -> None:
+    """Write meshes as OBJ, PLY or GLB, whichever the path ends in: metres, y up, same order.
+
+    In a GLB each has its name, and colours are linear, as glTF has them. In the others all are one
+    mesh.
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
     """
-    written = as_trimesh(mesh)
-    if path.suffix == ".glb":
-        make_matt(written)
-    content = written.export(file_type=path.suffix.lstrip("."))
+    trimesh = import_trimesh()
+    kind = path.suffix.lstrip(".")
+    if kind == "glb":
+        written = trimesh.Scene()
+        for mesh in meshes:
+            matt = as_trimesh(replace(mesh, colours=linear(mesh.colours)))
+            make_matt(matt)
+            written.add_geometry(matt, geom_name=mesh.name, node_name=mesh.name)
+    else:
+        first, *others = map(as_trimesh, meshes)
+        written = first + others if others else first
+    content = written.export(file_type=kind)
     with whole_file(path, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def linear(colours: ArrayLike) -> np.ndarray:
+    """Colours as screens and pictures have them (sRGB), 0 to 255, in proportion to their light."""
+    values = np.asarray(colours, dtype=np.float64) / 255
+    light = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return np.rint(255 * light).astype(np.uint8)
+
+
 def write_page(
-    path: Path, meshes: Sequence[ColouredMesh], title: str, notes: Sequence[str] = ()
+    path: Path,
+    meshes: Sequence[ColouredMesh],
+    title: str,
+    notes: Sequence[str] = (),
+    side_by_side: bool = True,
 ) -> None:
-    """Write an HTML page with meshes side by side, upright, that fetches nothing.
+    """Write an HTML page with meshes, upright, that fetches nothing.
 
     Args:
         path: the .html file.
         meshes: at least one.
         title: a line above the meshes.
         notes: lines below.
+        side_by_side: False leaves them where they are, as on one picture.
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
@@ -86,9 +110,11 @@ def write_page(
     for mesh in meshes:
         shown = as_trimesh(mesh)
         make_matt(shown, BRIGHTNESS, GLOW)
-        low, high = shown.bounds
-        shown.apply_translation([place - low[0], -(low[1] + high[1]) / 2, -(low[2] + high[2]) / 2])
-        place += high[0] - low[0] + GAP
+        if side_by_side:
+            low, high = shown.bounds
+            middle = (low + high) / 2
+            shown.apply_translation([place - low[0], -middle[1], -middle[2]])
+            place += high[0] - low[0] + GAP
         scene.add_geometry(shown, geom_name=mesh.name, node_name=mesh.name)
     scene.set_camera(resolution=(800, 600), fov=(46, 35))
     scene.camera_transform = scene.camera.look_at(scene.bounds, pad=ROOM)

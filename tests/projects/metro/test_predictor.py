@@ -1,3 +1,6 @@
+import dataclasses
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.files.inputs import Input, read_input
+from dropkey_core.engine.predictor import Predictor
 from projects.metro.predictor import BodyEstimator, cropped
 from tests.projects.metro.conftest import SMALL
 
@@ -25,9 +30,14 @@ def weights(small_metro, tmp_path):
     return str(path)
 
 
+@pytest.fixture
+def estimator(config, weights):
+    return BodyEstimator.from_pretrained(weights, config=config)
+
+
 # ---- models --------------------------------------------------------------------------------------
 def test_weights_are_loaded_and_the_model_evaluates(config, weights, small_metro, capsys):
-    estimator = BodyEstimator.load(config, weights)
+    estimator = BodyEstimator.from_pretrained(weights, config=config)
     assert not estimator.model.training
     torch.testing.assert_close(estimator.model.state_dict(), small_metro().state_dict())
     assert weights in capsys.readouterr().out
@@ -39,13 +49,13 @@ def test_weights_of_another_body_are_refused(config, weights, toy_body_file):
     state["model"]["upsampling.steps.1.weight"] = torch.zeros(6890, 20)
     torch.save(state, weights)
     with pytest.raises(UserError, match=r"for a body of 6890 vertices, but .*toy\.npz has 60"):
-        BodyEstimator.load(config, weights)
+        BodyEstimator.from_pretrained(weights, config=config)
 
 
 def test_config_without_body_is_refused(config, weights):
     del config.model["body"]
     with pytest.raises(UserError, match=r"the config has no model\.body"):
-        BodyEstimator.load(config, weights)
+        BodyEstimator.from_pretrained(weights, config=config)
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -56,7 +66,7 @@ def picture(tmp_path):
     image[:, :40, 2], image[:, 40:, 0] = 200, 200
     path = tmp_path / "picture.png"
     cv2.imwrite(str(path), image)
-    return path
+    return read_input(path)
 
 
 def test_whole_image_lies_in_the_middle_of_the_crop(picture):
@@ -75,16 +85,103 @@ def test_box_is_what_is_cut_out(picture):
 def test_box_may_reach_over_the_edge_but_not_lie_outside(picture):
     assert (cropped(picture, (-8, 0, 16), 16)["image"][:, :, :8] == 0).all()
     for box in ((80, 0, 10), (0, 40, 10), (-10, 0, 10), (0, -10, 10)):
-        with pytest.raises(UserError, match=r"--box .* is outside of .*, which has 80 x 40 pix"):
+        with pytest.raises(UserError, match=r"the square .* is outside of .*, which has 80 x 40 p"):
             cropped(picture, box, 16)
 
 
-def test_mesh_of_a_file_is_that_of_its_crop(config, weights, picture):
-    estimator = BodyEstimator.load(config, weights)
-    found = estimator.predict(str(picture), (32, 8, 16))
-    sample = estimator.sample({"file_name": str(picture)}, (32, 8, 16))
-    assert sample["image"].shape == (3, SIZE, SIZE) and not sample["has_mesh"]
-    assert (sample["image"] == cropped(picture, (32, 8, 16), SIZE)["image"]).all()
+# ---- people --------------------------------------------------------------------------------------
+def test_mesh_of_a_picture_is_that_of_its_crop(estimator, picture):
+    found = estimator(picture, squares=[(32, 8, 16)])
     with torch.no_grad():
-        torch.testing.assert_close(found, estimator.model([sample])[0])
-    assert found["vertices"].shape == (60, 3)
+        (expected,) = estimator.model([cropped(picture, (32, 8, 16), SIZE)])
+    torch.testing.assert_close(found.vertices[0], expected["vertices"])
+    torch.testing.assert_close(found.joints_3d[0], expected["joints_3d"])
+    torch.testing.assert_close(found.cameras[0], expected["camera"])
+    assert found.squares.tolist() == [[32, 8, 16]] and found.vertices.shape == (1, 60, 3)
+    sample = estimator.sample({"file_name": picture.file_name}, (32, 8, 16))
+    assert (sample["image"] == cropped(picture, (32, 8, 16), SIZE)["image"]).all()
+    assert not sample["has_mesh"]
+    plain = found.to_dict()
+    assert len(plain["vertices"][0]) == 60 and "faces" not in plain
+
+
+class PersonDetector(Predictor):
+    """Finds two persons and a dog on pictures that are not black, and nothing on others."""
+
+    names = ("person", "dog")
+
+    @classmethod
+    def from_trained(cls, trained):
+        return cls()
+
+    def predict(self, inputs):
+        boxes = torch.tensor([[0.0, 0, 30, 40], [50, 0, 100, 40], [10, 10, 20, 20]])
+        found = [(["person", "person", "dog"], boxes), ([], boxes[:0])]
+        return [
+            SimpleNamespace(image=each.image, names=names, boxes_xyxy=corners)
+            for each in inputs
+            for names, corners in [found[int(not each.image.any())]]
+        ]
+
+
+@pytest.fixture
+def crowd(estimator):
+    """An estimator that sees two people, one nearer and lower than the other."""
+    torch.nn.init.zeros_(estimator.model.camera_head.output.weight)
+    bias = estimator.model.camera_head.output.bias
+    bias.data = torch.tensor([0.5, 0.0, 0.1])
+    return dataclasses.replace(estimator, detector=PersonDetector())
+
+
+def test_two_people_give_two_meshes(crowd, picture):
+    black = torch.zeros_like(picture.image)
+    two, none, again = crowd([picture, black, picture.image], batch_size=3)
+    # A fifth wider than the longer side of the box, which ends where the picture does.
+    assert two.squares.tolist() == pytest.approx(np.array([[-9, -4, 48], [41, -4, 48]]))
+    assert two.vertices.shape == (2, 60, 3)
+    assert none.vertices.shape == (0, 60, 3) and none.joints_3d.shape == (0, 14, 3)
+    torch.testing.assert_close(again.vertices, two.vertices)
+    alone = crowd(picture, squares=[(41, -4, 48)])
+    torch.testing.assert_close(two.vertices[1:], alone.vertices, rtol=1e-4, atol=1e-5)
+
+
+def test_people_are_drawn_in_their_own_colours_where_they_are(crowd, picture):
+    picture = Input(picture.image * 0 + 1)
+    drawn = np.asarray(crowd(picture).draw()).astype(int)
+    assert drawn.shape == (400, 800, 3)
+    red, _, blue = drawn.transpose(2, 0, 1)
+    first, second = (np.argwhere(mask) for mask in (red > blue + 60, blue > red + 60))
+    assert len(first) > 100 and len(second) > 100
+    # The square's middle, and the mesh's own: it is a random network's.
+    apart = second.mean(axis=0) - first.mean(axis=0)
+    assert apart[1] == pytest.approx(500, abs=60) and abs(apart[0]) < 60
+
+
+def test_all_people_are_in_one_file(crowd, picture, tmp_path):
+    trimesh = pytest.importorskip("trimesh", reason="it writes the files")
+    found = crowd(picture)
+    found.save(tmp_path / "people.glb")
+    scene = trimesh.load_scene(tmp_path / "people.glb", process=False)
+    meshes = [scene.geometry[name] for name in ("person 1", "person 2")]
+    placed = list(found.placed.values())
+    for mesh, vertices in zip(meshes, placed, strict=True):
+        moved = (mesh.vertices - meshes[0].vertices[0]) * [1, -1, -1]
+        np.testing.assert_allclose(moved, vertices - placed[0][0], atol=1e-5)
+        np.testing.assert_array_equal(mesh.faces, found.faces)
+    colour = meshes[0].visual.vertex_attributes["color"][0, :3]
+    assert colour.tolist() == [202, 88, 0]  # linear: of (230, 159, 0) as on a screen
+    found.save(tmp_path / "people.ply")
+    assert len(trimesh.load(tmp_path / "people.ply", process=False).vertices) == 120
+    found.save(tmp_path / "people.html")
+    assert "person 2" not in (tmp_path / "people.html").read_text()  # within its scene
+    found.save(tmp_path / "people.png")
+    with pytest.raises(UserError, match="nobody was found"):
+        crowd(torch.zeros_like(picture.image)).save(tmp_path / "nobody.glb")
+
+
+def test_detector_that_knows_no_persons_is_refused(config, weights):
+    class Cats(PersonDetector):
+        names = ("cat",)
+
+    with pytest.raises(UserError, match="knows no class 'person'"):
+        BodyEstimator.from_pretrained(weights, config=config, detector=Cats())

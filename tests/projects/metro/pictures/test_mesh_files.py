@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dropkey_core.engine import UserError
-from projects.metro.pictures.mesh_files import KINDS, ColouredMesh, write_mesh, write_page
+from projects.metro.pictures.mesh_files import KINDS, ColouredMesh, linear, write_mesh, write_page
 
 CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
 
@@ -28,7 +28,7 @@ def test_vertices_faces_and_colours_come_back_in_their_order(toy_body, tmp_path,
     trimesh = pytest.importorskip("trimesh", reason="it writes the files")
     given = solid(toy_body)
     path = tmp_path / f"mesh.{suffix}"
-    write_mesh(path, given)
+    write_mesh(path, [given])
     (read,) = trimesh.load_scene(path, process=False).geometry.values()
     if suffix == "glb":
         colours = read.visual.vertex_attributes["color"]
@@ -36,20 +36,26 @@ def test_vertices_faces_and_colours_come_back_in_their_order(toy_body, tmp_path,
         colours = read.visual.vertex_colors
     np.testing.assert_allclose(read.vertices, given.vertices * [1, -1, -1], atol=1e-6)
     np.testing.assert_array_equal(read.faces, given.faces)
-    np.testing.assert_array_equal(np.asarray(colours)[:, :3], given.colours)
+    expected = linear(given.colours) if suffix == "glb" else given.colours
+    np.testing.assert_array_equal(np.asarray(colours)[:, :3], expected)
     assert read.is_winding_consistent and read.volume > 0  # faces still look outward
+
+
+def test_colours_in_proportion_to_their_light():
+    """The sRGB curve (IEC 61966-2-1): half of the light is 188 of 255, and it starts as a line."""
+    assert linear([0, 10, 188, 255]).tolist() == [0, 1, 128, 255]
 
 
 def test_missing_trimesh_is_one_line(toy_body, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(UserError, match=r"needs trimesh: pip install -e '\.\[mesh\]'"):
-        write_mesh(tmp_path / "mesh.obj", solid(toy_body))
+        write_mesh(tmp_path / "mesh.obj", [solid(toy_body)])
 
 
 def test_folder_that_is_not_there_is_named(toy_body, tmp_path):
     pytest.importorskip("trimesh", reason="it writes the files")
     with pytest.raises(UserError, match=r"cannot write .*no/mesh\.ply: No such file"):
-        write_mesh(tmp_path / "no" / "mesh.ply", solid(toy_body))
+        write_mesh(tmp_path / "no" / "mesh.ply", [solid(toy_body)])
 
 
 # ---- the page -----------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from dropkey_core.engine.files.inputs import Input
+from projects.detr.mapper import DetrMapper
+from projects.detr.predictor import Detector, is_hugging_face, known_classes
+
+
+@pytest.fixture
+def detector(small_detr):
+    """Of ships and trees, which files call 7 and 2, and an index without a class."""
+    mapper = DetrMapper(training=False, min_sizes=[64], max_size=96)
+    return Detector(small_detr().eval(), mapper, ["tree", "ship", "unused"], [2, 7, 9])
+
+
+@pytest.fixture
+def found(detector):
+    """A ship on a large grey picture, and a tree, less sure, which reaches over the edge."""
+    outputs = {
+        "boxes_xyxy": torch.tensor([[40.0, 20, 140, 120], [10, 10, 90, 60], [-10, 0, 30, 40]]),
+        "scores": torch.tensor([0.2, 0.9, 0.6]),
+        "labels": torch.tensor([0, 1, 0]),
+    }
+    image = torch.full((3, 500, 800), 90, dtype=torch.uint8)
+    return detector.detections(Input(image, "a.jpg"), outputs, 0.5)
+
+
+def test_fields_of_the_surest(found):
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6]))
+    assert found.boxes_xyxy.tolist() == [[10, 10, 90, 60], [-10, 0, 30, 40]]
+    assert found.labels.tolist() == [1, 0] and found.names == ["ship", "tree"]
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert (plain["file_name"], plain["height"], plain["width"]) == ("a.jpg", 500, 800)
+    assert plain["names"] == ["ship", "tree"] and plain["boxes_xyxy"][0] == [10, 10, 90, 60]
+
+
+def test_coco_reads_the_results(found, detector, tmp_path):
+    document = {"images": [{"id": 3}], "annotations": [], "categories": detector.categories()}
+    (tmp_path / "images.json").write_text(json.dumps(document))
+    (tmp_path / "found.json").write_text(json.dumps(found.to_coco(3)))
+    read = COCO(tmp_path / "images.json").loadRes(str(tmp_path / "found.json"))
+    assert [annotation["category_id"] for annotation in read.dataset["annotations"]] == [7, 2]
+    assert read.anns[1]["bbox"] == [10, 10, 80, 50] and read.anns[1]["area"] == 4000
+    assert read.anns[1]["score"] == pytest.approx(0.9)
+    assert {one["id"]: one["name"] for one in read.dataset["categories"]} == {2: "tree", 7: "ship"}
+
+
+def test_boxes_are_drawn_where_they_are(found):
+    drawn = np.asarray(found.draw()).astype(int)
+    assert drawn.shape == (500, 800, 3)  # large enough as it is
+    orange = (drawn[..., 0] > 180) & (drawn[..., 2] < 90)
+    assert orange[15:40, 10].all() and orange[20:55, 89].all()  # sides of the ship's box
+    assert not orange[100:, 100:].any()  # of what is not sure enough nothing is seen
+    assert (drawn[200:, 200:] == 90).all()
+
+
+def test_nothing_found_is_a_picture_all_the_same(detector):
+    result = detector(np.full((500, 800, 3), 90, np.uint8), score_threshold=1)
+    assert result.boxes_xyxy.shape == (0, 4) and result.to_coco(1) == [] and result.names == []
+    assert (np.asarray(result.draw()) == 90).all()
+    result.draw().save(io.BytesIO(), "PNG")
+
+
+def test_names_and_ids_of_classes(write_coco):
+    annotations = str(write_coco()[1])
+    assert known_classes(2, annotations) == (["tree", "ship"], [2, 7])
+    assert known_classes(3, annotations) == (["class 0", "class 1", "class 2"], [0, 1, 2])
+    names, ids = known_classes(91, "nowhere.json")
+    assert (len(names), names[1], names[90], ids[90]) == (91, "person", "toothbrush", 90)
+
+
+def test_what_looks_like_hugging_face(tmp_path):
+    assert is_hugging_face("facebook/detr-resnet-50")
+    for other in ("detr-r50", "https://example.org/detr.pth", "a/b/c", tmp_path, "/tmp/x"):
+        assert not is_hugging_face(other)
+    (tmp_path / "config.json").touch()
+    assert is_hugging_face(tmp_path)
+    (tmp_path / "config.yaml").touch()  # a run of ours, whatever else is in it
+    assert not is_hugging_face(tmp_path)
