@@ -95,3 +95,11 @@ def test_every_module_but_the_engine_needs_torch_alone():
         if path.name != "__init__.py"
     }
     assert set(run.stdout.split()) == expected
+
+
+@pytest.mark.slow
+def test_nothing_needs_what_posix_alone_has():
+    command = [sys.executable, "tests/no_posix.py", "imports", "dropkey_core", "projects"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"dropkey_core.engine.data", "projects.qpic.mat_file"} <= set(done.stdout.split())

@@ -22,7 +22,7 @@ def exit_code(
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to print
-        return 128 + signal.SIGPIPE
+        return 141  # 128 + SIGPIPE, which Windows has no name for
     except UserError as error:
         print(f"error: {error.one_line()}", file=sys.stderr)
         return 2

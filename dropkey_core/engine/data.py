@@ -12,6 +12,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -240,10 +241,16 @@ class DeafLoader(DataLoader[Any]):
             num_workers=num_workers,
             collate_fn=list,
             pin_memory=torch.cuda.is_available(),  # else no copy to the GPU is asynchronous
+            worker_init_fn=turn_deaf,
         )
 
     def __iter__(self) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().__iter__()
         # A process inherits what is blocked, so there is no moment at which a worker could hear.
+        context = self.multiprocessing_context or multiprocessing
+        if self.num_workers and context.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # before: where it is started, it unblocks them
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return super().__iter__()
@@ -251,10 +258,17 @@ class DeafLoader(DataLoader[Any]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def turn_deaf(worker: int) -> None:
+    """Ignore the signals in a process that has inherited nothing: of Windows, of a fork server."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @atexit.register
 def _end_workers() -> None:
     # At exit Python sends workers left over SIGTERM, which ours do not hear, and waits for them.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report their end as a failure
+    if hasattr(signal, "SIGCHLD"):  # torch would report their end as a failure
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

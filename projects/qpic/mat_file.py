@@ -57,9 +57,9 @@ def read_mat(path: Path, names: list[str]) -> dict[str, Any]:
 
 def reason_of(child: "subprocess.CompletedProcess[str]") -> str:
     """Why a conversion has failed, in a few words."""
-    if child.returncode == -signal.SIGXCPU:
-        return f"it takes more than {MOST_SECONDS} seconds"
-    if child.returncode < 0:
+    if child.returncode < 0:  # not on Windows
+        if child.returncode == -signal.SIGXCPU:
+            return f"it takes more than {MOST_SECONDS} seconds"
         return f"it is damaged (scipy ended with {signal.Signals(-child.returncode).name})"
     last = child.stderr.strip().splitlines()[-1:] or ["?"]  # of a traceback
     return last[0][:200]
@@ -68,8 +68,10 @@ def reason_of(child: "subprocess.CompletedProcess[str]") -> str:
 # ---- the child -----------------------------------------------------------------------------------
 def bound(memory: int, seconds: int, output: int) -> None:
     """Bound this process: bytes of address space, seconds of processor time, bytes written."""
-    import resource
-
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, where the child is there all the same: it may die alone
+        return
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: seconds,

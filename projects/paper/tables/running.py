@@ -3,7 +3,6 @@
 Several processes may share the work: a file lock in a job's folder says that one works on it.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from omegaconf import DictConfig
 
@@ -145,10 +144,22 @@ def claim(folder: Path) -> Iterator[None]:
         file = (folder / LOCK).open("w")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock(file)
+        except (BlockingIOError, PermissionError) as error:
             raise LeftAlone("another process works on it") from error
         yield
+
+
+def lock(file: IO[str]) -> None:
+    """Lock an open file, or raise an OSError: another process has."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
@@ -176,7 +187,7 @@ def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:
                 process.send_signal(stop.received)
             process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
             raise
         stop.raise_if_received()
     if process.returncode:

@@ -118,6 +118,42 @@ def test_worker_outlives_a_signal_that_comes_before_it_has_begun(number):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
 
 
+class Struck:
+    """A mapper that arrives in a spawned process with signals, before that can ignore any."""
+
+    def __call__(self, record):
+        return {"image_id": record["image_id"]}
+
+    def __reduce__(self):
+        return strike, ()
+
+
+def strike():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return Struck()
+
+
+@pytest.mark.slow
+def test_spawned_worker_outlives_signals_that_come_before_it_has_begun():
+    loader = build_test_loader(records(2), Struck(), batch_size=1, num_workers=1)
+    loader.multiprocessing_context = "spawn"
+    assert [sample["image_id"] for (sample,) in loader] == [0, 1]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_worker_ignores_signals_where_nothing_is_inherited(monkeypatch):
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    loader = build_test_loader(records(2), strike_at, batch_size=1, num_workers=1)
+    loader.multiprocessing_context = "fork"
+    assert [sample["image_id"] for (sample,) in loader] == [0, 1]
+
+
+def strike_at(record):
+    strike()
+    return {"image_id": record["image_id"]}
+
+
 def test_process_ends_with_an_iterator_still_held():
     """Python itself sends SIGTERM to workers at exit, and waits for them."""
     script = (

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ from dropkey_core.engine import (
     read_checkpoint,
     write_checkpoint,
 )
+from dropkey_core.engine.paths import PROJECT_ROOT
 from tests.dropkey_core.engine.toy_run import (
     Crash,
     after_calls,
@@ -60,6 +65,16 @@ def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_worker
         after_calls(patch, toy("ToyModel"), "forward", calls, crash)
         run(workers)
     run(workers, resume=True)
+    assert_same_run(toy_folder / "output", toy_folder / "whole")
+
+
+@pytest.mark.slow
+def test_spawned_workers_where_posix_is_not_give_the_same_run(toy_folder):
+    run("train.max_iter=6", output="whole")
+    script, toy = PROJECT_ROOT / "tests" / "no_posix.py", PROJECT_ROOT / "tests" / "toy"
+    workers = ("dataloader.train.num_workers=2", "dataloader.test.num_workers=1")
+    command = [sys.executable, script, "train", "toy.yaml", *workers, "train.max_iter=6"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(toy)}, check=True)
     assert_same_run(toy_folder / "output", toy_folder / "whole")
 
 

@@ -1,9 +1,9 @@
 """Runs of the toy, ended early in several ways, and what they have left."""
 
 import csv
-import resource
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from dropkey_core.engine import load_config, read_checkpoint, train
@@ -62,6 +62,7 @@ def after_calls(monkeypatch, owner, name, count, action):
 @contextmanager
 def full_disk(size):
     """Let no file grow beyond ``size`` bytes; the system says "File too large"."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
