@@ -1,11 +1,13 @@
 """The registries of published weights: each entry is complete and makes its model."""
 
 import importlib
+import re
 
 import pytest
 import torch
 
 from dropkey_core.engine import instantiate, load_config
+from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import read_published
 from projects.classification.t2t import T2TViT
 
@@ -36,7 +38,6 @@ def test_official_detrs():
     assert REGISTRIES["detr"]["detr-r50"].overrides == ("model.backbone=resnet50",)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRIES["classification"])
 def test_classifiers_have_the_size_that_their_name_says(name):
     entry = REGISTRIES["classification"][name]
@@ -52,8 +53,8 @@ def test_classifiers_have_the_size_that_their_name_says(name):
         assert softmax == ("-t-" in name.removeprefix("t2t"))
     else:
         blocks = {"1": 18, "2": 24, "3": 36, "4": 36, "5": 48}[name[6]]
-        attention = [n for n, _ in model.network.named_modules() if n.endswith(".attn")]
-        assert len(attention) == blocks
+        names = [n for n, _ in model.network.named_modules()]
+        assert sum(bool(re.fullmatch(r"network\.\d+\.\d+", n)) for n in names) == blocks
 
 
 def test_an_official_file_becomes_a_classifier(tmp_path, monkeypatch):
@@ -69,3 +70,12 @@ def test_an_official_file_becomes_a_classifier(tmp_path, monkeypatch):
     content = read_published(REGISTRIES["classification"]["t2t-vit-7"])
     expected = {f"network.{name}": tensor for name, tensor in state.items()}
     torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
+
+
+def test_the_page_lists_them_all():
+    page = (PROJECT_ROOT / "docs" / "weights.md").read_text()
+    for name, entry in ENTRIES:
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert entry.url in row and entry.sha256 in row
+        numbers = re.findall(r"\b\d\d\.\d+", entry.metric)
+        assert [number for number in numbers if f" {number} |" in row] == numbers

@@ -1,51 +1,12 @@
 """DETR against the independent implementation in ``transformers``: outputs, losses, gradients."""
 
-import re
-
 import pytest
 import torch
 
 from projects.detr.build import build_model
+from projects.detr.hugging_face import to_our_names
 
 transformers = pytest.importorskip("transformers", reason="transformers is the reference")
-
-NAMES = [
-    # (name in transformers from 4.56 on, our name)
-    (r"^model\.query_position_embeddings\.", "query_embed."),
-    (r"^model\.input_projection\.", "input_proj."),
-    (r"^class_labels_classifier\.", "class_embed."),
-    (r"^bbox_predictor\.", "bbox_embed."),
-    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone.0.body."),
-    (r"embedder\.embedder\.convolution", "conv1"),
-    (r"embedder\.embedder\.normalization", "bn1"),
-    (r"encoder\.stages\.(\d)\.layers", lambda m: f"layer{int(m[1]) + 1}"),
-    (r"\.layer\.(\d)\.convolution", lambda m: f".conv{int(m[1]) + 1}"),
-    (r"\.layer\.(\d)\.normalization", lambda m: f".bn{int(m[1]) + 1}"),
-    (r"shortcut\.convolution", "downsample.0"),
-    (r"shortcut\.normalization", "downsample.1"),
-    (r"^model\.(encoder|decoder)\.", r"transformer.\1."),
-    (r"decoder\.layernorm", "decoder.norm"),
-    (r"(mlp\.)?fc(\d)", r"linear\2"),
-    (r"self_attn_layer_norm", "norm1"),
-    (r"encoder_attn_layer_norm", "norm2"),
-    (r"(encoder\.layers\.\d+)\.final_layer_norm", r"\1.norm2"),
-    (r"(decoder\.layers\.\d+)\.final_layer_norm", r"\1.norm3"),
-    (r"encoder_attn\.", "multihead_attn."),
-    (r"(out|o)_proj", "out_proj"),
-]
-
-
-def translate(state):
-    """Rename the entries of transformers' DETR and join queries, keys and values."""
-    ours = {}
-    for name, tensor in state.items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = tensor
-    for name in [name for name in ours if ".q_proj." in name]:
-        parts = [ours.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-        ours[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
-    return ours
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +46,7 @@ def models():
         ffn_dim=48,
         pretrained_backbone=False,
     ).eval()
-    ours.load_state_dict(translate(theirs.state_dict()))
+    ours.load_state_dict(to_our_names(theirs.state_dict()))
     return theirs, ours
 
 
@@ -141,7 +102,7 @@ def test_the_same_gradients(models, judged):
     weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
     sum(weight * their_outputs.loss_dict[name] for name, weight in weights.items()).backward()
     sum(losses[name] for name in weights).backward()
-    expected = translate({name: p.grad for name, p in theirs.named_parameters()})
+    expected = to_our_names({name: p.grad for name, p in theirs.named_parameters()})
     learned = {name: p.grad for name, p in ours.named_parameters() if p.requires_grad}
     assert set(learned) <= set(expected)
     for name, gradient in learned.items():
