@@ -1,68 +1,55 @@
 """Reading image files as RGB tensors, and finding them in folders."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import functional as F
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.outside import MEGABYTE, check_file, reading
+from dropkey_core.engine.files.image_headers import (
+    FORMATS,
+    header_of,
+    however_long_its_texts,
+    opened_image,
+    read_header,
+)
+from dropkey_core.engine.files.image_headers import LARGEST_FILE as LARGEST_FILE
 
-EXIF_ORIENTATION = 0x0112
-
-# PIL knows forty more, among them EPS, which it hands to another program to run.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-LARGEST_FILE = 512 * MEGABYTE
+# What turns stored pixels (3, height, width) upright, by orientation: from 5 on height and width
+# change places, and then these dimensions are reversed.
+REVERSED = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 START_OF_SCAN = b"\xff\xda"
 MOST_SCANS = 200  # encoders make about ten, thumbnails in the header a few more
+DEPTHS = (8, 12, 16)  # bits that cameras and scanners use of the 16 of a file
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-
-
-@contextmanager
-def opened_image(
-    path: str | os.PathLike[str], formats: Sequence[str] = FORMATS
-) -> Iterator[Image.Image]:
-    """Open an image file, of which PIL reads the header only.
-
-    Args:
-        path: the file; its name says nothing of what it is.
-        formats: that it may have, in PIL's words.
-
-    Raises:
-        UserError: no file, too large, of another format or damaged; and for what decoders raise
-            within the block. PIL refuses 179 million pixels and more.
-    """
-    check_file(path, LARGEST_FILE)
-    with (
-        reading(path, f"an image of kind {', '.join(formats)}"),
-        Image.open(path, formats=list(formats)) as image,
-    ):
-        yield image
 
 
 def image_size(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> tuple[int, int]:
     """Return (height, width) of an image as it is stored; see :func:`opened_image`."""
-    with opened_image(path, formats) as image:
-        return image.height, image.width
+    return read_header(path, formats).stored
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Tensor:
+def read_image(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, resize: bool = False
+) -> Tensor:
     """Read an image file as RGB.
 
-    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped. A rotation that a
-    camera noted (EXIF orientation) is applied, unless the stored pixels have the ``size`` that was
-    asked for.
+    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped. A turn that a
+    camera noted (EXIF orientation) is applied, unless only the stored pixels have the ``size`` that
+    was asked for.
 
     Args:
         path: the file; JPEG is fastest, all of ``FORMATS`` will do.
         size: (height, width) that the annotations were made for, or None if not known.
+        resize: give an image of another size the ``size`` that was asked for.
 
     Returns:
         (3, height, width) uint8. In memory the channels come last: resizing takes half the time.
@@ -70,24 +57,34 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     Raises:
         UserError: see :func:`opened_image`; another size than ``size``, or floating-point pixels.
     """
-    with opened_image(path) as image:
-        upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
-        rotated = not upright and size != (image.height, image.width)
+    pixels = however_long_its_texts(lambda bare: read_pixels(path, size, bare))
+    height, width = pixels.shape[1:]
+    if size in (None, (height, width)):
+        return pixels
+    if resize:
+        return F.resize(pixels, list(size), antialias=True)
+    raise UserError(
+        f"{path} has {width} x {height} pixels (width x height), but its annotations are for "
+        f"{size[1]} x {size[0]}"
+    )
+
+
+def read_pixels(path: str | os.PathLike[str], size: tuple[int, int] | None, bare: bool) -> Tensor:
+    """Decode an image and turn it upright, or not; (3, height, width) uint8. See ``read_image``."""
+    with opened_image(path, bare=bare) as image:
+        header = header_of(image)
         if image.format in ("JPEG", "MPO"):
             content = np.fromfile(path, dtype=np.uint8)
             check_scans(content)
         if image.format == "JPEG" and image.mode in ("RGB", "L"):  # in less time than PIL takes
-            jpeg = torch.from_numpy(content)
-            pixels = decode_jpeg(jpeg, ImageReadMode.RGB, apply_exif_orientation=rotated)
+            pixels = decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB)
         else:
-            pixels = decode_with_pil(image, rotated)
-    height, width = pixels.shape[1:]
-    if size not in (None, (height, width)):
-        raise UserError(
-            f"{path} has {width} x {height} pixels (width x height), but its annotations are for "
-            f"{size[1]} x {size[0]}"
-        )
-    return pixels
+            pixels = torch.from_numpy(decode_with_pil(image, path)).permute(2, 0, 1)
+    if not header.is_turned(size):
+        return pixels
+    pixels = pixels.transpose(1, 2) if header.orientation >= 5 else pixels
+    pixels = pixels.flip(REVERSED[header.orientation])
+    return pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def check_scans(content: np.ndarray) -> None:
@@ -97,16 +94,28 @@ def check_scans(content: np.ndarray) -> None:
         raise ValueError(f"it has {scans:,} scans, {MOST_SCANS} are allowed; save it anew")
 
 
-def decode_with_pil(image: Image.Image, rotated: bool) -> Tensor:
-    """Decode what is no usual JPEG: other formats and other colours; (3, height, width) uint8."""
-    if rotated:
-        image = ImageOps.exif_transpose(image)
+def decode_with_pil(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    """Decode what is no usual JPEG: other formats and colours; (height, width, 3) uint8."""
     if image.mode == "F":
-        raise ValueError("it has floating-point pixels, whose range nobody knows")
+        raise ValueError("it has floating-point pixels, whose range nobody knows; save 8 bits")
     if image.mode.startswith("I"):  # 16 bits of grey; PIL would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    pixels = np.array(image.convert("RGB"))  # (height, width, 3)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        image = Image.fromarray(eight_bits(np.asarray(image)))
+    elif image.mode in ("RGB", "RGBA") and ";16" in str(getattr(image, "tile", "")):
+        # 16 bits of colour, of which PIL would drop the lower 8.
+        deep = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is None or deep.ndim != 3:
+            raise ValueError("its 16-bit pixels cannot be decoded")
+        return eight_bits(np.ascontiguousarray(deep[..., 2::-1]))
+    return np.array(image.convert("RGB"))
+
+
+def eight_bits(deep: np.ndarray) -> np.ndarray:
+    """Pixels of 16 bits as uint8: the upper 8 of as many bits as are used, see ``DEPTHS``."""
+    most = int(deep.max())
+    if most >= 2**16 or deep.min() < 0:
+        raise ValueError("it has 32-bit pixels, whose range nobody knows; save 8 or 16 bits")
+    used = next(depth for depth in DEPTHS if most < 2**depth)
+    return (deep >> (used - 8)).astype(np.uint8)
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
