@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 # Up to 2^53 a whole number is the same in JSON, in a float and in 64 bits.
 Integer = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-Pixels = Annotated[int, Meta(ge=1, le=2**53)]
+Pixels = Annotated[int, Meta(ge=0, le=2**53)]  # 0 is what some tools write for "not known"
 Box = Annotated[list[Integer | float], Meta(min_length=4, max_length=4)]  # as the file writes it
 # Neither NUL nor halves of characters: a text that can be printed, and be the name of a file.
 Text = Annotated[str, Meta(pattern=r"^[^\0\ud800-\udfff]*$")]
@@ -33,6 +34,12 @@ HOW_TO_GET_COCO = (
     "to get COCO: python datasets/prepare_coco.py; "
     "to get a small set: python datasets/make_shapes.py"
 )
+# By the suffix of what other tools write: whose it is, and which script reads it.
+OTHER_LAYOUTS = {
+    ".xml": ("PASCAL VOC's", "convert_voc.py"),
+    ".txt": ("YOLO's", "convert_yolo.py"),
+    ".yaml": ("YOLO's", "convert_yolo.py"),
+}
 
 
 class Category(Struct, frozen=True, gc=False):
@@ -43,42 +50,56 @@ class Category(Struct, frozen=True, gc=False):
 
 
 class Image(Struct, frozen=True, gc=False):
-    """An image: its name below the folder of images, its sides in pixels."""
+    """An image: its name below the folder of images; its sides in pixels, where the file knows."""
 
     id: Integer
     file_name: Text
-    height: Pixels
-    width: Pixels
+    height: Pixels | None = None
+    width: Pixels | None = None
 
 
 class Annotation(Struct, frozen=True, gc=False):
-    """An object: ``bbox`` [x, y, width, height] in pixels; may be empty, not finite, out of it."""
+    """An object: ``bbox`` [x, y, width, height] in pixels; may be empty, not finite, out of it.
 
-    id: Integer
+    ``area`` may be anything: what is no positive number is not used. Nobody asks for its ``id``.
+    """
+
     image_id: Integer
     category_id: Integer
     bbox: Box
     iscrowd: Flag = False
-    area: float | None = None
+    area: Any = None
 
 
-class CocoFile(Struct, frozen=True, gc=False):
-    """A COCO annotation file: ids occur once, references lead somewhere; other keys are skipped."""
+class CocoCategories(Struct, frozen=True, gc=False):
+    """What a COCO annotation file says of its classes; the rest is skipped, in a second."""
 
     categories: Annotated[list[Category], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an id that is there twice."""
+        check_unique("categories", "id", [category.id for category in self.categories])
+
+
+class CocoFile(CocoCategories, frozen=True, gc=False):
+    """A COCO annotation file: ids occur once, references lead somewhere; other keys are skipped.
+
+    Files for tests whose truth is kept secret have no ``annotations``.
+    """
+
     images: Annotated[list[Image], Meta(min_length=1)]
-    annotations: list[Annotation]
+    annotations: list[Annotation] = []
 
     def __post_init__(self) -> None:
         """Raise ValueError for an id that is there twice or leads nowhere."""
-        for section in ("categories", "images", "annotations"):
-            check_unique(section, "id", [entry.id for entry in getattr(self, section)])
+        super().__post_init__()
+        check_unique("images", "id", [image.id for image in self.images])
         for key, entries in (("image_id", self.images), ("category_id", self.categories)):
             known = {entry.id for entry in entries}
-            for annotation in self.annotations:
+            for place, annotation in enumerate(self.annotations):
                 if (number := getattr(annotation, key)) not in known:
                     raise ValueError(
-                        f"annotation {annotation.id} has unknown {key} {number}; the file has ids "
+                        f"annotations[{place}] has unknown {key} {number}; the file has ids "
                         f"{listed(sorted(known))}"
                     )
 
@@ -109,19 +130,35 @@ def read_typed_json(
         settings: which settings of a config name it.
 
     Raises:
-        UserError: the file is missing, or see ``read_json``.
+        UserError: the file is missing or of another tool, or see ``read_json``.
     """
     if not path.exists():
         raise UserError(
             f"{noun} not found: {path} (set by {settings}, {where_data_lies(how_to_get_it)}"
         )
     status = path.stat()
-    return _read_typed_json(path, kind, status.st_mtime_ns, status.st_size)
+    try:
+        return _read_typed_json(path, kind, status.st_mtime_ns, status.st_size)
+    except UserError:
+        refuse_other_layouts(path, noun)
+        raise
 
 
-@lru_cache(maxsize=4)  # two sets and their classes
+@lru_cache(maxsize=6)  # two sets, their categories and their classes
 def _read_typed_json(path: Path, kind: Any, modified: int, size: int) -> Any:
     return read_json(path, kind)
+
+
+def refuse_other_layouts(path: Path, noun: str) -> None:
+    """Raise UserError for what YOLO's and VOC's tools write, with the script that converts it."""
+    near = [path] if path.is_file() else [path, *islice(path.iterdir(), 100)]
+    inside = [each for place in near if place.is_dir() for each in islice(place.iterdir(), 100)]
+    for suffix, (whose, script) in OTHER_LAYOUTS.items():
+        if any(each.suffix.lower() == suffix for each in [*near, *inside]):
+            raise UserError(
+                f"{path} is {whose}, which is not read here: python datasets/{script} --help says "
+                f"how to make the {noun} of it"
+            )
 
 
 def where_data_lies(how_to_get_it: str = HOW_TO_GET_COCO) -> str:

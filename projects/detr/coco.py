@@ -5,18 +5,18 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.errors import shown
-from dropkey_core.engine.files.outside import check_inside, places_of
+from dropkey_core.engine.errors import listed
 from projects.detr.annotation_file import (
-    HOW_TO_GET_COCO,
+    Annotation,
     Category,
+    CocoCategories,
     read_annotation_file,
-    where_data_lies,
+    read_typed_json,
 )
+from projects.detr.image_set import SizeMismatch, doubtful_boxes, load_images
 
 logger = logging.getLogger(__name__)
 
@@ -73,37 +73,67 @@ class CategoryMap:
         return self._category_id_of.get(class_index)
 
 
-def num_classes(annotations: str | os.PathLike[str]) -> int:
+def num_classes(
+    annotations: str | os.PathLike[str], same_categories_as: str | os.PathLike[str] | None = None
+) -> int:
     """Size of the class head (without "no object") that an annotation file asks for.
 
-    It is 91 for COCO's own categories, else their number; see ``CategoryMap``. For paths and errors
-    see ``read_annotation_file``.
+    It is 91 for COCO's own categories, else their number; see ``CategoryMap``. For the arguments
+    and errors see ``read_categories``.
     """
-    return read_categories(annotations).num_classes
+    return read_categories(annotations, same_categories_as).num_classes
 
 
-def read_categories(annotations: str | os.PathLike[str]) -> CategoryMap:
-    """Read the categories of an annotation file; see ``num_classes``."""
-    return CategoryMap(read_annotation_file(annotations).categories)
+def read_categories(
+    annotations: str | os.PathLike[str], same_categories_as: str | os.PathLike[str] | None = None
+) -> CategoryMap:
+    """Read the categories of an annotation file, or of two that number them alike.
+
+    Args:
+        annotations: relative to the dataset root or absolute.
+        same_categories_as: another annotation file; what either of both has is a category, so that
+            class indices mean the same in both. One that does not exist counts for nothing.
+
+    Raises:
+        UserError: a file is not sound, or both call a category of one number differently.
+    """
+    paths = [dataset_path(annotations)]
+    if same_categories_as is not None and (other := dataset_path(same_categories_as)).exists():
+        paths.append(other)
+    files = [read_typed_json(path, CocoCategories).categories for path in paths]
+    names = [{category.id: category.name for category in categories} for categories in files]
+    if differing := [key for key in names[0] if names[-1].get(key, names[0][key]) != names[0][key]]:
+        number = differing[0]
+        raise UserError(
+            f"{paths[0]} and {paths[1]} must name their categories alike, {len(differing)} differ; "
+            f"first: id {number} is {names[0][number]} and {names[1][number]}"
+        )
+    return CategoryMap(category for categories in files for category in categories)
 
 
 def load_coco(
     images: str | os.PathLike[str],
     annotations: str | os.PathLike[str],
     same_categories_as: str | os.PathLike[str] | None = None,
+    size_mismatch: SizeMismatch = "error",
+    skip_missing: bool = False,
+    output_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a COCO-format set as detectron2's dataset dicts.
 
     Images without annotations stay in. Boxes that nothing can be learnt from (not finite, without
-    area, wholly outside their image) are left out, counted and told in one warning; boxes that
-    reach over the edge stay as they are, for the mapper to clip. Crowd regions stay, with
-    ``iscrowd`` 1.
+    area, wholly outside their image) are left out; boxes that reach over the edge stay as they are,
+    for the mapper to clip. Crowd regions stay, with ``iscrowd`` 1. One warning tells, with counts,
+    what was left out or read in another way than it is written, and what looks wrong.
 
     Args:
         images: folder of the images, relative to the dataset root or absolute.
         annotations: COCO-format file, relative to the dataset root or absolute.
-        same_categories_as: another annotation file, the one that is evaluated on; class indices
-            mean the same in both only if both have the same categories.
+        same_categories_as: another annotation file, see ``read_categories``: the one that is
+            evaluated on.
+        size_mismatch: see ``load_images``, as the following.
+        skip_missing: go on without images that are missing.
+        output_dir: folder for a list of them.
 
     Returns:
         One dict per image, in the file's order: ``file_name`` (absolute), ``image_id``, ``height``,
@@ -117,28 +147,43 @@ def load_coco(
     """
     document = read_annotation_file(annotations)
     source = dataset_path(annotations)
-    folder = image_folder(images)
-    categories = CategoryMap(document.categories)
-    if same_categories_as is not None:
-        check_same_categories(categories, source, dataset_path(same_categories_as))
-    records = {
-        image.id: {
-            "file_name": path_inside(folder, image.file_name, source),
+    categories = read_categories(annotations, same_categories_as)
+    listed_images = [
+        {
+            "file_name": image.file_name,
             "image_id": image.id,
             "height": image.height,
             "width": image.width,
             "annotations": [],
         }
         for image in document.images
-    }
-    check_files([record["file_name"] for record in records.values()], folder, source)
+    ]
+    records, notes = load_images(
+        listed_images, images, source, size_mismatch, skip_missing, output_dir
+    )
+    own = {category.id for category in document.categories}
+    if others := [name for number, name in categories.names.items() if number not in own]:
+        notes.append(f"it lacks categories of {same_categories_as}: {listed(others)}")
+    notes += add_boxes(records, document.annotations, categories)
+    if notes:
+        logger.warning(f"{source}: {'; '.join(notes)}")
+    return records
+
+
+def add_boxes(
+    records: Sequence[dict[str, Any]], annotations: Sequence[Annotation], categories: CategoryMap
+) -> list[str]:
+    """Put the boxes that can be learnt from into their images' records; what to tell of all."""
+    by_id = {record["image_id"]: record for record in records}
     left_out = []
-    for annotation in document.annotations:
-        record = records[annotation.image_id]
-        x, y, width, height = annotation.bbox
-        if not is_learnable((x, y, x + width, y + height), record):
-            left_out.append(annotation.id)
+    is_taught = False
+    for place, annotation in enumerate(annotations):
+        if (record := by_id.get(annotation.image_id)) is None:
             continue
+        if not is_learnable(corners(annotation.bbox), record):
+            left_out.append(place)
+            continue
+        is_taught |= not annotation.iscrowd
         record["annotations"].append(
             {
                 "bbox": annotation.bbox,
@@ -147,24 +192,30 @@ def load_coco(
                 "iscrowd": int(annotation.iscrowd),
             }
         )
+    notes = []
     if left_out:
-        logger.warning(
-            f"{source}: left out {len(left_out)} of {len(document.annotations)} boxes that are "
-            f"not finite, have no area or lie outside their image (first: annotation {left_out[0]})"
+        notes.append(
+            f"left out {len(left_out)} of {len(annotations)} boxes that are not finite, have no "
+            f"area or lie outside their image (first: annotations[{left_out[0]}])"
         )
-    return list(records.values())
+    notes += doubtful_boxes(
+        (corners(annotation["bbox"]), record)
+        for record in records
+        for annotation in record["annotations"]
+    )
+    if not is_taught:
+        crowds = sum(bool(annotation.iscrowd) for annotation in annotations)
+        notes.append(
+            f"nothing is left to learn from: {crowds} of {len(annotations)} annotations are crowd "
+            "regions (iscrowd 1)"
+        )
+    return notes
 
 
-def check_same_categories(categories: CategoryMap, source: Path, other_source: Path) -> None:
-    """Raise UserError unless both files have the same categories, ids and names."""
-    other = read_categories(other_source)
-    if differing := sorted(set(categories.names.items()) ^ set(other.names.items())):
-        number, name = differing[0]
-        place = source if number in categories.names else other_source
-        raise UserError(
-            f"{source} and {other_source} must have the same categories, {len(differing)} differ; "
-            f"first: id {number} ({name}) of {place}"
-        )
+def corners(bbox: Sequence[float]) -> tuple[float, ...]:
+    """COCO's [x, y, width, height] as (x1, y1, x2, y2)."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
 
 
 def is_learnable(box_xyxy: Sequence[float], record: Mapping[str, Any]) -> bool:
@@ -175,61 +226,3 @@ def is_learnable(box_xyxy: Sequence[float], record: Mapping[str, Any]) -> bool:
         and min(x2, record["width"]) > max(x1, 0)
         and min(y2, record["height"]) > max(y1, 0)
     )
-
-
-def image_folder(images: str | os.PathLike[str], how_to_get_it: str = HOW_TO_GET_COCO) -> str:
-    """Absolute path of the folder of images; raises UserError if there is none."""
-    folder = dataset_path(images)
-    if not folder.is_dir():
-        raise UserError(
-            f"image folder not found: {folder} (set by dataset.train.images or "
-            f"dataset.test.images, {where_data_lies(how_to_get_it)}"
-        )
-    return os.path.normpath(folder)
-
-
-# COCO has 118,287 images: os.path on text takes a fraction of the time of Path objects.
-# ruff: noqa: PTH112, PTH118
-def path_inside(folder: str, file_name: str, source: Path) -> str:
-    """Absolute path of an image; raises UserError if it would lie outside the folder."""
-    path = os.path.normpath(os.path.join(folder, file_name))
-    if not path.startswith(os.path.join(folder, "")):
-        raise UserError(f"{source}: file_name {shown(file_name)} leaves the image folder {folder}")
-    return path
-
-
-def check_files(paths: list[str], folder: str, source: Path) -> None:
-    """Raise UserError if images are missing, or are links that lead out of the set.
-
-    Folders are listed, which beats asking file by file, and tells which files are links.
-
-    Args:
-        paths: absolute, below ``folder``.
-        folder: of the images.
-        source: the file that lists them, for errors.
-    """
-    places = places_of(folder)
-    missing = []
-    listings: dict[str, dict[str, bool]] = {}
-    for path in paths:
-        parent, name = os.path.split(path)
-        if parent not in listings:
-            check_inside(parent, places)
-            listings[parent] = links_among(parent)
-        if name not in listings[parent]:
-            missing.append(path)
-        elif listings[parent][name]:
-            check_inside(path, places)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(paths)} images in {source} are missing, "
-            f"first: {missing[0]}; was the download finished?"
-        )
-
-
-def links_among(folder: str) -> dict[str, bool]:
-    """Names in a folder, and whether each is a link; none if there is no such folder."""
-    if not os.path.isdir(folder):
-        return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.is_symlink() for entry in entries}

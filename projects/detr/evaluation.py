@@ -4,19 +4,20 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
-from msgspec import to_builtins
 from torch import Tensor
 from torchvision.ops import box_convert
 
 from dropkey_core.engine import ImageEvaluator, UserError, dataset_path
+from dropkey_core.engine.errors import shown
 from projects.detr.annotation_file import Annotation, read_annotation_file
+from projects.detr.box_picture import Box, true_boxes
 from projects.detr.charts import confusion_chart, precision_recall_chart, write_chart
-from projects.detr.coco import CategoryMap
+from projects.detr.coco import read_categories
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class CocoEvaluator(ImageEvaluator):
             ``write_curves`` and ``write_confusion``; None writes none.
         max_detections: how many detections of a class count in an image, those with the highest
             scores; more than 10. COCO's number is 100, and published numbers use it.
+        same_categories_as: the annotation file that was trained on, see ``read_categories``; this
+            one may have a part of its categories, and only those count.
+
+    Where the file has no annotations nothing is measured, and the predictions are written.
 
     Raises:
         UserError: ``max_detections`` is not a whole number above 10; see ``read_annotation_file``.
@@ -58,6 +63,7 @@ class CocoEvaluator(ImageEvaluator):
         annotations: str | os.PathLike[str],
         output_dir: str | os.PathLike[str] | None = None,
         max_detections: int = 100,
+        same_categories_as: str | os.PathLike[str] | None = None,
     ) -> None:
         if type(max_detections) is not int or max_detections <= 10:
             raise UserError(
@@ -68,27 +74,29 @@ class CocoEvaluator(ImageEvaluator):
         source = dataset_path(annotations)
         self.max_detections = max_detections
         self.metric_names = [f"AR{max_detections}" if name == "AR100" else name for name in METRICS]
-        self.category_map = CategoryMap(document.categories)
+        self.category_map = read_categories(annotations, same_categories_as)
+        own = {category.id for category in document.categories}
+        self.names = {  # of the categories that count, by id
+            number: name for number, name in self.category_map.names.items() if number in own
+        }
+        self.has_annotations = bool(document.annotations)
         # The measuring code takes no negative ids, and equal scores count in the order of ids.
         self.image_numbers = numbered(image.id for image in document.images)
-        self.category_numbers = numbered(self.category_map.names)
+        self.category_numbers = numbered(self.names)
         self.ground_truth = COCO(
             {
                 "categories": [
                     {"id": self.category_numbers[number], "name": name}
-                    for number, name in self.category_map.names.items()
+                    for number, name in self.names.items()
                 ],
-                "images": [
-                    {**to_builtins(image), "id": self.image_numbers[image.id]}
-                    for image in document.images
-                ],
+                "images": [{"id": number} for number in self.image_numbers.values()],
                 "annotations": [
                     {
                         **annotation,
                         "image_id": self.image_numbers[annotation["image_id"]],
                         "category_id": self.category_numbers[annotation["category_id"]],
                     }
-                    for annotation in measurable(document.annotations)
+                    for annotation in measurable(document.annotations, source)
                 ],
             }
         )
@@ -117,6 +125,12 @@ class CocoEvaluator(ImageEvaluator):
         refuse_in_a_fork()
         results = self.coco_results(kept)
         self.write_json(RESULTS_FILE, results)
+        if not self.has_annotations:
+            logger.warning(
+                f"{self.source} has no annotations: nothing is measured; predictions are written "
+                f"to {RESULTS_FILE} in {self.output_dir}"
+            )
+            return {"bbox": {}}
         predicted = self.ground_truth.load_res(self.result_rows(results))
         evaluation = COCOeval(self.ground_truth, predicted, "bbox")
         evaluation.params.max_dets = [1, 10, self.max_detections]
@@ -132,11 +146,26 @@ class CocoEvaluator(ImageEvaluator):
         metrics |= {f"AP-{name}": value for name, value in class_ap.items()}
         return {"bbox": {name: in_per_cent(value) for name, value in metrics.items()}}
 
+    def draw(
+        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+    ) -> np.ndarray:
+        """Draw what was found on images, and what is there; see ``draw_sheet``."""
+        from projects.detr.sheet import draw_sheet
+
+        true = [self.true_boxes(sample["image_id"]) for sample in samples]
+        return draw_sheet(samples, outputs, true, self.category_map.class_names)
+
+    def true_boxes(self, image_id: int) -> list[Box]:
+        """What is on an image according to the file, where it is measurable."""
+        numbers = self.ground_truth.get_ann_ids(img_ids=self.image_numbers[image_id])
+        names = ["", *self.names.values()]  # by our numbers
+        return true_boxes({"annotations": self.ground_truth.load_anns(numbers)}, names)
+
     def coco_results(self, predictions: Mapping[int, dict[str, Tensor]]) -> list[dict[str, Any]]:
         """Predictions by image id as COCO's result format, in their order.
 
-        Predictions with numbers that are not finite, and of class indices that no category stands
-        behind, are left out.
+        Predictions with numbers that are not finite, and of class indices that no category of the
+        file stands behind, are left out.
         """
         results = []
         for image_id, prediction in predictions.items():
@@ -148,7 +177,7 @@ class CocoEvaluator(ImageEvaluator):
                 strict=True,
             ):
                 category_id = self.category_map.category_id(label)
-                if category_id is None or not all(map(math.isfinite, (score, *bbox))):
+                if category_id not in self.names or not all(map(math.isfinite, (score, *bbox))):
                     continue
                 results.append(
                     {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
@@ -183,7 +212,7 @@ class CocoEvaluator(ImageEvaluator):
         known = [values[values > -1] for values in per_class]
         return {
             name: float(values.mean()) if values.size else -1.0
-            for name, values in zip(self.category_map.names.values(), known, strict=True)
+            for name, values in zip(self.names.values(), known, strict=True)
         }
 
     def write_curves(self, precision: np.ndarray, recalls: np.ndarray) -> None:
@@ -198,7 +227,7 @@ class CocoEvaluator(ImageEvaluator):
         measured = known[:, (at_half > -1).all(0)]
         mean = measured.mean(1) if measured.size else np.full(len(recalls), np.nan)
         curves = {"mean of the classes, IoU 0.5": mean}
-        curves |= dict(zip(self.category_map.names.values(), known.T, strict=True))
+        curves |= dict(zip(self.names.values(), known.T, strict=True))
         rows = zip(*(column.tolist() for column in (recalls, *curves.values())), strict=True)
         self.write_csv(f"{CURVES}.csv", ["recall", *curves], rows)
         write_chart(precision_recall_chart(recalls, curves), self.output_dir / f"{CURVES}.png")
@@ -213,7 +242,7 @@ class CocoEvaluator(ImageEvaluator):
         counts = evaluation.confusion_matrix(
             iou_thr=CONFUSION_IOU, max_det=self.max_detections, min_score=CONFUSION_SCORE
         )["matrix"].astype(np.int64)
-        names = [*self.category_map.names.values(), "nothing"]
+        names = [*self.names.values(), "nothing"]
         rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
         self.write_csv(f"{CONFUSION}.csv", ["is / detected as", *names], rows)
         title = f"objects, scores from {CONFUSION_SCORE}, IoU from {CONFUSION_IOU}"
@@ -258,22 +287,37 @@ def warn_of_many_objects(
         )
 
 
-def measurable(annotations: Iterable[Annotation]) -> list[dict[str, Any]]:
+def measurable(annotations: Iterable[Annotation], source: object) -> list[dict[str, Any]]:
     """Annotations as COCO's evaluation needs them.
 
-    Ids are given anew from 1, since COCO's code takes 0 for "no match"; where a set has no ``area``
-    it is that of the box. Boxes that are not finite are left out.
+    Ids are given anew from 1, since COCO's code takes 0 for "no match"; ``area`` is that of the box
+    where it is no positive number, which one warning counts. Boxes that are not finite are left
+    out.
     """
     finite = [annotation for annotation in annotations if all(map(math.isfinite, annotation.bbox))]
+    areas = [each.area if is_positive(each.area) else math.prod(each.bbox[2:]) for each in finite]
+    odd = [each.area for each in finite if not (each.area is None or is_positive(each.area))]
+    if odd:
+        logger.warning(
+            f"{source}: {len(odd)} of {len(finite)} annotations have an area that is no positive "
+            f"number (first: {shown(odd[0])}); width x height of the box counts in its place"
+        )
     return [
         {
-            **to_builtins(annotation),
             "id": number,
+            "image_id": annotation.image_id,
+            "category_id": annotation.category_id,
+            "bbox": annotation.bbox,
             "iscrowd": int(annotation.iscrowd),
-            "area": math.prod(annotation.bbox[2:]) if annotation.area is None else annotation.area,
+            "area": area,
         }
-        for number, annotation in enumerate(finite, start=1)
+        for number, (annotation, area) in enumerate(zip(finite, areas, strict=True), start=1)
     ]
+
+
+def is_positive(area: Any) -> bool:
+    """Whether it is a positive number of square pixels."""
+    return isinstance(area, int | float) and area is not True and 0 < area < 2**53
 
 
 def in_per_cent(value: float) -> float:

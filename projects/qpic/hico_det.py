@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_core.engine import dataset_path
-from dropkey_core.engine.files.images import image_size
-from projects.detr.coco import check_files, image_folder, is_learnable, path_inside
+from projects.detr.coco import is_learnable
+from projects.detr.image_set import SizeMismatch, doubtful_boxes, load_images
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses, read_classes
 from projects.qpic.interaction_file import NO_OBJECT, read_interactions
 
@@ -22,6 +22,9 @@ def load_hico_det(
     images: str | os.PathLike[str],
     annotations: str | os.PathLike[str],
     classes: str | os.PathLike[str],
+    size_mismatch: SizeMismatch = "error",
+    skip_missing: bool = False,
+    output_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a set of human-object interactions as records.
 
@@ -35,6 +38,9 @@ def load_hico_det(
         images: folder of the images, relative to the dataset root or absolute.
         annotations: file in QPIC's layout, relative to the dataset root or absolute.
         classes: the set's ``classes.json``, see ``read_classes``.
+        size_mismatch: see ``load_images``, as the following.
+        skip_missing: go on without images that are missing.
+        output_dir: folder for a list of them.
 
     Returns:
         One dict per image, in the file's order: see ``read_interactions``, but ``file_name`` is
@@ -45,17 +51,20 @@ def load_hico_det(
         UserError: folder, file or images are missing, or a file is not sound.
     """
     known = read_classes(classes)
-    records = read_interactions(annotations, known)
     source = dataset_path(annotations)
-    folder = image_folder(images, HOW_TO_GET_IT)
-    for record in records:
-        record["file_name"] = path_inside(folder, record["file_name"], source)
-    check_files([record["file_name"] for record in records], folder, source)
-    for record in records:
-        if "height" not in record:  # as it is stored, which is what HICO-DET's boxes are for
-            record["height"], record["width"] = image_size(record["file_name"])
-    if told := oddities(records, known):
-        logger.warning(f"{source}: {told}")
+    records, notes = load_images(
+        read_interactions(annotations, known),
+        images,
+        source,
+        size_mismatch,
+        skip_missing,
+        output_dir,
+        HOW_TO_GET_IT,
+    )
+    notes += oddities(records, known)
+    notes += doubtful_boxes((box, record) for record in records for box in record["boxes_xyxy"])
+    if notes:
+        logger.warning(f"{source}: {'; '.join(notes)}")
     for record in records:
         learnable = [is_learnable(box, record) for box in record["boxes_xyxy"]]
         record["hois"] = [hoi for hoi in record["hois"] if all_of_it(hoi, learnable)]
@@ -68,7 +77,7 @@ def all_of_it(hoi: tuple[int, int, int], kept: list[bool]) -> bool:
     return kept[subject] and (object_ == NO_OBJECT or kept[object_])
 
 
-def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> str:
+def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> list[str]:
     """What is left out of a set and what looks wrong in it, each with a count and the first."""
     places = defaultdict(list)
     combinations = set(classes.triplets)
@@ -76,10 +85,13 @@ def oddities(records: list[dict[str, Any]], classes: InteractionClasses) -> str:
         for number, kind in odd_hois(record, classes.person, combinations):
             places[kind].append(f"{Path(record['file_name']).name}, hoi_annotation[{number}]")
     total = sum(len(record["hois"]) for record in records)
-    return "; ".join(
+    notes = [
         f"{kind} {len(found)} of {total} interactions (first: {found[0]})"
         for kind, found in places.items()
-    )
+    ]
+    if len(places[LEFT_OUT]) == total:
+        notes.append("nothing is left to learn from")
+    return notes
 
 
 def odd_hois(

@@ -2,16 +2,24 @@
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.errors import listed
+from dropkey_core.engine.files.json_file import LARGEST_FILE
+from dropkey_core.engine.files.outside import read_file
 from projects.detr.annotation_file import Box, Integer, Pixels, Text, read_typed_json
 from projects.qpic.classes import HOW_TO_GET_IT, InteractionClasses
 
 NO_OBJECT = -1  # ``object_id`` of a pair without object, as in V-COCO
+VCOCO = (
+    "is V-COCO's, which names no boxes: convert_vcoco_annotations.py of "
+    "github.com/hitachi-rd-cv/qpic makes of it trainval_vcoco.json and test_vcoco.json, which "
+    "dataset.train.annotations takes as they are, with a dataset.classes of its own verbs"
+)
 
 
 class BoxEntry(Struct, frozen=True, gc=False):
@@ -29,19 +37,14 @@ class HoiEntry(Struct, frozen=True, gc=False):
     category_id: Integer
 
 
-class ImageEntry(Struct, frozen=True, gc=False, omit_defaults=True):
+class ImageEntry(Struct, frozen=True, gc=False):
     """What a file holds for an image."""
 
     file_name: Text
-    annotations: list[BoxEntry]
-    hoi_annotation: list[HoiEntry]
+    annotations: list[BoxEntry] = []
+    hoi_annotation: list[HoiEntry] = []
     height: Pixels | None = None
     width: Pixels | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for half a size."""
-        if (self.height is None) != (self.width is None):
-            raise ValueError("Only one of `height` and `width`")
 
 
 InteractionFile = Annotated[list[ImageEntry], Meta(min_length=1)]
@@ -62,36 +65,49 @@ def read_interactions(
 
     Returns:
         One dict per image, in the file's order: ``file_name`` as in the file, ``image_id`` (its
-        position), ``boxes_xyxy`` (lists of four pixel coordinates, as in the file), ``labels``
-        (object class indices), ``hois`` ((subject, object, verb): two indices into the boxes, the
-        object's -1 where there is none, and the verb's class index); ``height`` and ``width`` in
-        pixels where the file has them.
+        position), ``height`` and ``width`` in pixels or None, ``boxes_xyxy`` (lists of four pixel
+        coordinates, as in the file), ``labels`` (object class indices), ``hois`` ((subject, object,
+        verb): two indices into the boxes, the object's -1 where there is none, and the verb's class
+        index).
 
     Raises:
         UserError: the file is missing or not in this layout, or names a box, a category or a verb
             that is not there.
     """
     path = dataset_path(path)
+    try:
+        entries = read_typed_json(path, InteractionFile, HOW_TO_GET_IT)
+    except UserError:
+        if path.is_file():
+            refuse_vcoco(path)
+        raise
     object_labels = {entry.id: label for label, entry in enumerate(classes.objects)}
     verb_labels = {entry.id: label for label, entry in enumerate(classes.verbs)}
     records = []
-    for image_id, entry in enumerate(read_typed_json(path, InteractionFile, HOW_TO_GET_IT)):
+    for image_id, entry in enumerate(entries):
         if problem := image_problem(entry, object_labels, verb_labels):
             raise UserError(f"{path}: image [{image_id}] {entry.file_name!r}: {problem}")
-        record = {
-            "file_name": entry.file_name,
-            "image_id": image_id,
-            "boxes_xyxy": [box.bbox for box in entry.annotations],
-            "labels": [object_labels[box.category_id] for box in entry.annotations],
-            "hois": [
-                (hoi.subject_id, hoi.object_id, verb_labels[hoi.category_id])
-                for hoi in entry.hoi_annotation
-            ],
-        }
-        if entry.height is not None:
-            record |= {"height": entry.height, "width": entry.width}
-        records.append(record)
+        records.append(
+            {
+                "file_name": entry.file_name,
+                "image_id": image_id,
+                "height": entry.height,
+                "width": entry.width,
+                "boxes_xyxy": [box.bbox for box in entry.annotations],
+                "labels": [object_labels[box.category_id] for box in entry.annotations],
+                "hois": [
+                    (hoi.subject_id, hoi.object_id, verb_labels[hoi.category_id])
+                    for hoi in entry.hoi_annotation
+                ],
+            }
+        )
     return records
+
+
+def refuse_vcoco(path: Path) -> None:
+    """Raise UserError for one of V-COCO's own files: lists of actions, each over all images."""
+    if b'"action_name"' in read_file(path, LARGEST_FILE):
+        raise UserError(f"{path} {VCOCO}")
 
 
 def image_problem(

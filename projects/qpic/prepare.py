@@ -22,15 +22,25 @@ from msgspec import Struct, structs
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by, shown
 from dropkey_core.engine.files.arrays import read_npy
-from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.json_file import as_typed, read_json
 from dropkey_core.engine.files.outside import MEGABYTE, read_file
 from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, ClassIndex
 from projects.qpic.duplicate_boxes import InteractingPair, entry_of
-from projects.qpic.interaction_file import ImageEntry, InteractionFile, hoi_problem, image_problem
+from projects.qpic.interaction_file import (
+    ImageEntry,
+    InteractionFile,
+    hoi_problem,
+    image_problem,
+    refuse_vcoco,
+)
 
 SPLITS = ("train", "test")
+VCOCO_CONVERTED = (
+    "is V-COCO's in QPIC's layout, which need not be converted: name it in "
+    "dataset.train.annotations, and in dataset.classes a classes.json of its verbs"
+)
 
 
 @dataclass
@@ -210,10 +220,11 @@ class HicodetFile(Struct, frozen=True, gc=False):
 def read_document(path: Path, release: Release) -> None:
     """Read a JSON file of the hicodet repository or of QPIC."""
     document = read_json(path)
+    refuse_vcoco(path)
     if isinstance(document, list):
-        read_qpic(msgspec.convert(document, InteractionFile), path, release)
+        read_qpic(as_typed(document, InteractionFile, path), path, release)
     else:
-        read_hicodet(msgspec.convert(document, HicodetFile), path, release)
+        read_hicodet(as_typed(document, HicodetFile, path), path, release)
 
 
 def read_hicodet(document: HicodetFile, path: Path, release: Release) -> None:
@@ -266,7 +277,7 @@ def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
     entries = []
     for number, image in enumerate(document):
         where = f"{path}: image [{number}] {shown(image.file_name)}"
-        boxes_alone = ImageEntry(image.file_name, image.annotations, [])
+        boxes_alone = structs.replace(image, hoi_annotation=[])
         if problem := image_problem(boxes_alone, OBJECT_IDS, verb_ids):
             raise UserError(f"{where}: {problem}")
         hois = []
@@ -275,7 +286,8 @@ def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
                 release.problems.append(f"{where}: hoi_annotation[{row}] {problem}; left out")
             else:
                 hois.append(hoi)
-        entries.append(msgspec.to_builtins(structs.replace(boxes_alone, hoi_annotation=hois)))
+        parts = {"annotations": image.annotations, "hoi_annotation": hois}
+        entries.append({"file_name": image.file_name, **msgspec.to_builtins(parts)})
     release.add(split_of([entry["file_name"] for entry in entries], path), entries, path)
 
 
@@ -295,6 +307,8 @@ def split_of(file_names: list[Any], path: Path) -> str:
     for split in SPLITS:
         if all(isinstance(name, str) and f"{split}2015" in name for name in file_names):
             return split
+    if any("COCO_" in str(name) for name in file_names):
+        raise UserError(f"{path} {VCOCO_CONVERTED}")
     raise UserError(
         f"{path}: its images are neither all of train2015 nor all of test2015 by their names, "
         f"first {file_names[:1]}"

@@ -279,6 +279,26 @@ def test_qpics_own_files_are_checked_and_kept(prepare, tmp_path):
     assert read_interactions(trainval, classes)[0]["hois"] == [(0, 1, RIDE)]
 
 
+def test_numbers_of_qpics_published_files_may_be_text(prepare, tmp_path):
+    document = qpic("train", (0, 1, f"{RIDE + 1}\n"))
+    document[0]["annotations"][1]["category_id"] = "2\n"
+    assert prepare(write_json(tmp_path / "trainval_hico.json", document))[0] == 0
+    (entry,) = written(tmp_path, "trainval")
+    assert [box["category_id"] for box in entry["annotations"]] == [1, 2]
+    hoi = {"subject_id": 0, "object_id": 1, "category_id": RIDE + 1}
+    assert entry["hoi_annotation"] == [hoi]
+
+
+def test_v_cocos_files_are_named(prepare, tmp_path):
+    action = {"action_name": "hold", "role_name": ["agent"], "image_id": [1], "label": [1]}
+    error = prepare(write_json(tmp_path / "vcoco_train.json", [action]))[2]
+    assert "vcoco_train.json is V-COCO's, " in error and "convert_vcoco_annotations.py" in error
+    document = qpic("train", (0, 1, 1))
+    document[0]["file_name"] = "COCO_train2014_000000000009.jpg"
+    error = prepare(write_json(tmp_path / "trainval_vcoco.json", document))[2]
+    assert "is V-COCO's in QPIC's layout, which need not be converted" in error
+
+
 def test_qpics_files_need_training_annotations_and_an_array_of_numbers(prepare, tmp_path):
     test = write_json(tmp_path / "test_hico.json", qpic("test", (0, 1, 1)))
     assert "rare follows from the training annotations" in prepare(test)[2]

@@ -1,6 +1,6 @@
-import json
 import logging
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -84,13 +84,23 @@ def test_boxes_nothing_can_be_learnt_from_are_left_out_and_counted_once(write_co
     assert [annotation["bbox"] for annotation in record["annotations"]] == boxes[:2]
     assert [entry.getMessage() for entry in caplog.records] == [
         f"{annotations}: left out 6 of 8 boxes that are not finite, have no area or lie outside "
-        "their image (first: annotation 2)"
+        "their image (first: annotations[2]); 1 of 2 boxes (50.0%) reach out of their image by "
+        "more than a pixel: are they in the layout and for the image size that the file says?"
     ]
 
 
+@pytest.mark.parametrize("iscrowd", [1, True])
+def test_crowds_alone_leave_nothing_to_learn_from(write_coco, caplog, iscrowd):
+    crowd = {"image_id": 11, "category_id": 2, "bbox": [1, 1, 5, 5], "iscrowd": iscrowd}
+    paths = write_coco(annotations=[crowd, crowd])
+    with caplog.at_level(logging.WARNING):
+        load_coco(*paths)
+    wanted = "nothing is left to learn from: 2 of 2 annotations are crowd regions (iscrowd 1)"
+    assert wanted in caplog.text
+
+
 def named(*file_names):
-    size = {"height": 4, "width": 4}
-    return {"images": [{"id": n, "file_name": name, **size} for n, name in enumerate(file_names)]}
+    return {"images": [{"id": n, "file_name": name} for n, name in enumerate(file_names)]}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +116,8 @@ def test_images_that_are_links_out_of_the_set_are_refused(write_coco, tmp_path, 
     monkeypatch.setenv("DROPKEY_DATASETS", str(tmp_path / "datasets"))
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "b.jpg").write_text("")
     images, annotations = write_coco(**named("link.jpg"), annotations=[])
+    shutil.copy(images / "b.jpg", outside)
     (images / "link.jpg").symlink_to(images / "a.jpg")
     assert len(load_coco(images, annotations)) == 1
     (images / "link.jpg").unlink()
@@ -139,14 +149,54 @@ def test_number_of_classes_follows_the_file_even_when_it_changes(write_coco):
     assert num_classes(str(annotations)) == 3
 
 
-def test_train_and_test_must_have_the_same_categories(tmp_path):
-    cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    for name, categories in {"train": cats, "same": cats[::-1], "other": cats[:1]}.items():
-        document = {**named("1.jpg"), "annotations": [], "categories": categories}
-        (tmp_path / f"{name}.json").write_text(json.dumps(document))
-    (tmp_path / "1.jpg").touch()
-    train, same, other = (tmp_path / f"{name}.json" for name in ("train", "same", "other"))
-    assert len(load_coco(tmp_path, train, same_categories_as=same)) == 1
-    message = rf"same categories, 1 differ; first: id 2 \(dog\) of {train}"
+@pytest.fixture
+def two_sets(write_coco, tmp_path):
+    """Writes two files of the same images, with categories of other ids and names."""
+
+    def write(train, test):
+        paths = []
+        for name, given in {"train": train, "test": test}.items():
+            images, path = write_coco(
+                categories=[{"id": number, "name": label} for number, label in given.items()],
+                annotations=[
+                    {"image_id": 11, "category_id": number, "bbox": [1, 1, 5, 5]}
+                    for number in given
+                ],
+            )
+            paths.append(path.rename(tmp_path / f"{name}.json"))
+        return images, *paths
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "in_train", "in_test"),
+    [
+        ({1: "cat", 2: "dog", 5: "cow"}, {5: "cow", 1: "cat"}, [0, 1, 2], [2, 0]),
+        ({5: "cow"}, {1: "cat", 5: "cow"}, [1], [0, 1]),
+        ({2: "dog", 1: "cat"}, {1: "cat", 2: "dog"}, [1, 0], [0, 1]),
+    ],
+)
+def test_a_part_of_the_categories_keeps_their_class_indices(
+    two_sets, caplog, train, test, in_train, in_test
+):
+    images, train_file, test_file = two_sets(train, test)
+    pairs = [(train_file, test_file, in_train), (test_file, train_file, in_test)]
+    for file, other, expected in pairs:
+        assert num_classes(file, same_categories_as=other) == len({**train, **test})
+        record = load_coco(images, file, same_categories_as=other)[0]
+        assert [box["category_id"] for box in record["annotations"]] == expected
+    lacking = {**train, **test}.keys() - (train.keys() & test.keys())
+    assert caplog.text.count("it lacks categories of ") == bool(lacking)
+
+
+def test_a_file_that_is_not_there_has_no_categories(write_coco, tmp_path):
+    _, annotations = write_coco()
+    assert num_classes(annotations, same_categories_as=tmp_path / "no.json") == 2
+
+
+def test_one_number_for_two_categories_is_refused(two_sets):
+    images, train, test = two_sets({1: "cat", 2: "dog"}, {1: "cat", 2: "cow"})
+    message = f"{train} and {test} must name their categories alike, 1 differ; first: id 2 is dog a"
     with pytest.raises(UserError, match=message):
-        load_coco(tmp_path, train, same_categories_as=other)
+        load_coco(images, train, same_categories_as=test)

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import math
 
 import numpy as np
@@ -163,6 +164,62 @@ def test_sets_that_number_from_0_and_leave_fields_out_are_measured(write_coco):
     process(evaluator, [(5, [0.9, 0.8], [0, 0], [[0, 0, 10, 10], [10, 20, 20, 30]])])
     metrics = evaluator.evaluate()["bbox"]
     assert metrics["AP"] == metrics["APs"] == pytest.approx(100)  # 100 square pixels are small
+
+
+@pytest.mark.parametrize("area", [0, None, "40000", -40000, True, math.nan, "left out"])
+def test_an_area_that_is_no_positive_number_is_that_of_the_box(write_coco, caplog, area):
+    """A box of 200 x 200 pixels is large, whatever the file says."""
+    given = {"image_id": 5, "category_id": 2, "bbox": [0, 0, 200, 200], "area": area}
+    if area == "left out":
+        del given["area"]
+    _, annotations = write_coco(annotations=[given])
+    with caplog.at_level(logging.WARNING):
+        evaluator = CocoEvaluator(annotations)
+    process(evaluator, [(5, [0.9], [0], [[0, 0, 200, 200]])])
+    metrics = evaluator.evaluate()["bbox"]
+    assert metrics["AP"] == metrics["APl"] == pytest.approx(100)
+    assert math.isnan(metrics["APs"])
+    is_told = area not in (None, "left out")
+    assert ("1 of 1 annotations have an area that is no positive number" in caplog.text) == is_told
+
+
+def test_a_file_with_a_part_of_the_trained_categories_is_measured_by_them(
+    write_coco, tmp_path, capsys
+):
+    """Classes 0 and 2 of three; what is found of class 1 does not count."""
+    _, annotations = write_coco()
+    trained = tmp_path / "trained.json"
+    names = {2: "tree", 5: "bush", 7: "ship"}
+    document = {"categories": [{"id": n, "name": name} for n, name in names.items()]}
+    trained.write_text(json.dumps(document))
+    evaluator = CocoEvaluator(annotations, tmp_path, same_categories_as=trained)
+    boxes = [[5, 6, 25, 16], [0, 0, 9, 9]]
+    process(evaluator, [(11, [0.9, 0.95], [2, 1], boxes), (5, [], [], [])])
+    metrics = evaluator.evaluate()["bbox"]
+    assert metrics["AP"] == metrics["AP-ship"] == pytest.approx(100)
+    assert "AP-bush" not in metrics and "bush" not in capsys.readouterr().out
+    assert [row[0] for row in rows_of(tmp_path / f"{CONFUSION}.csv")[1:]] == [
+        "tree", "ship", "nothing"
+    ]  # fmt: skip
+    results = json.loads((tmp_path / RESULTS_FILE).read_text())
+    assert [result["category_id"] for result in results] == [7]
+    with pytest.raises(UserError, match=r"class index 3, .* 3 classes"):
+        process(evaluator, [(11, [0.5], [3], [[0, 0, 1, 1]])])
+
+
+def test_a_file_without_annotations_gets_its_predictions_written(write_coco, tmp_path, caplog):
+    _, annotations = write_coco(annotations=None)
+    evaluator = CocoEvaluator(annotations, tmp_path / "out")
+    process(evaluator, [(11, [0.9], [1], [[5, 6, 25, 16]]), (5, [], [], [])])
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate() == {"bbox": {}}
+    written = tmp_path / "out" / RESULTS_FILE
+    assert f"no annotations: nothing is measured; predictions are written to {RESULTS_FILE} in" in (
+        caplog.text
+    )
+    assert json.loads(written.read_text()) == [
+        {"image_id": 11, "category_id": 7, "bbox": [5, 6, 20, 10], "score": pytest.approx(0.9)}
+    ]
 
 
 def test_foreign_images_and_classes_are_refused(write_coco):

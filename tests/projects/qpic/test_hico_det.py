@@ -55,7 +55,9 @@ def test_interactions_nothing_can_be_learnt_from_are_left_out_and_told_once(
     assert record["boxes_xyxy"][:4] == boxes[:4]  # indices keep their meaning
     assert [entry.getMessage() for entry in caplog.records] == [
         f"{annotations}: left out, for a box that is not finite, has no area or lies outside its "
-        "image, 4 of 5 interactions (first: a.jpg, hoi_annotation[1])"
+        "image, 4 of 5 interactions (first: a.jpg, hoi_annotation[1]); 2 of 4 boxes (50.0%) reach "
+        "out of their image by more than a pixel: are they in the layout and for the image size "
+        "that the file says?"
     ]
 
 

@@ -22,7 +22,40 @@ def test_entries_become_indices_and_nothing_is_left_out(write_interactions):
     assert first["boxes_xyxy"][0] == [5, 6, 5, 36]
     assert (first["image_id"], first["file_name"], first["height"]) == (0, "a.jpg", 40)
     nothing = {"boxes_xyxy": [], "labels": [], "hois": []}
-    assert second == {"file_name": "b.jpg", "image_id": 1, **nothing}
+    unknown = {"height": None, "width": None}
+    assert second == {"file_name": "b.jpg", "image_id": 1, **unknown, **nothing}
+
+
+def test_numbers_are_read_as_qpics_files_have_them_and_counted_once(write_interactions, caplog):
+    paths = write_interactions(
+        annotations=[{"bbox": [5, "6", 25.0, 36], "category_id": "1\n"},
+                     {"bbox": [1, 1, 9, 9], "category_id": 18.0}],
+        hoi_annotation=[{"subject_id": "0", "object_id": 1.0, "category_id": "2\n"}],
+    )  # fmt: skip
+    record = read(paths)[0]
+    assert (record["boxes_xyxy"][0], record["labels"]) == ([5, 6, 25, 36], [0, 1])
+    assert record["hois"] == [(0, 1, 1)]
+    (warning,) = caplog.records
+    assert warning.getMessage() == (
+        f"{paths[1]}: read as what it can only mean: 1 times bbox ('6'), "
+        "3 times category_id ('1\\n'), 1 times subject_id ('0'), 1 times object_id (1.0)"
+    )
+
+
+@pytest.mark.parametrize("left_out", ["hoi_annotation", "annotations"])
+def test_images_may_have_no_interactions_and_no_boxes(write_interactions, left_out):
+    entry = {"file_name": "a.jpg", "annotations": [{"bbox": [1, 1, 9, 9], "category_id": 18}]}
+    entry = {key: value for key, value in entry.items() if key != left_out}
+    (record,) = read(write_interactions(images=[entry]))
+    assert record["hois"] == []
+    assert record["labels"] == ([] if left_out == "annotations" else [1])
+
+
+def test_v_cocos_own_files_are_named_with_their_converter(write_interactions):
+    action = {"action_name": "hold", "role_name": ["agent", "obj"], "image_id": [1], "label": [1]}
+    paths = write_interactions(images=[action])
+    with pytest.raises(UserError, match=f"^{paths[1]} is V-COCO's, .*convert_vcoco_annotations.py"):
+        read(paths)
 
 
 def one_hoi(subject, object_, verb):
@@ -56,8 +89,7 @@ def test_what_is_wrong_names_file_image_and_entry(write_interactions, changes, m
     [
         (one_hoi(0, True, 1), r"got `bool` - at `\$\[0\]\.hoi_annotation\[0\]\.object_id`"),
         ({"annotations": [{"bbox": [1, 2, 3], "category_id": 1}]}, r"length >= 4 - .*\.bbox`"),
-        ({"height": 0}, r"`int` >= 1 - at `\$\[0\]\.height`"),
-        ({"height": None}, r"Only one of `height` and `width` - at `\$\[0\]`"),
+        ({"height": -1}, r"`int` >= 0 - at `\$\[0\]\.height`"),
         ({"images": {"images": []}}, "Expected `array`, got `object`"),
         ({"images": []}, "Expected `array` of length >= 1"),
     ],

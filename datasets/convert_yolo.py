@@ -1,0 +1,81 @@
+"""Convert YOLO's labels to COCO's JSON; images stay where they are.
+
+    python datasets/convert_yolo.py mine/images mine/labels mine/data.yaml mine/train.json
+
+An image's labels are the text file of its name, if there is one, of lines "class x y width height",
+centre and sides in fractions of the image, or "class x1 y1 x2 y2 ...", an outline, whose box is
+taken. Names of classes are those of the YAML file, or the lines of a text file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yaml
+from generated_set import write_json
+
+from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.files.image_headers import read_header
+from dropkey_core.engine.files.images import find_images
+from dropkey_core.engine.files.outside import MEGABYTE, read_text, reading
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of the classes; UserError if the file has none."""
+    text = read_text(path, MEGABYTE)
+    with reading(path, "names of classes"):
+        names = text.splitlines() if path.suffix == ".txt" else yaml.safe_load(text)["names"]
+        return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+
+
+def read_boxes(path: Path, num_classes: int, sides: tuple[int, int]) -> list[dict[str, Any]]:
+    """COCO's annotations of an image (width, height), without ids; UserError for other lines."""
+    lines = read_text(path, 16 * MEGABYTE).splitlines() if path.exists() else []
+    annotations = []
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        with reading(f"{path}, line {number}", f"a box of one of {num_classes} classes"):
+            label, *values = map(float, line.split())
+            if len(values) < 4 or len(values) % 2 or label not in range(num_classes):
+                raise ValueError(line)
+            if len(values) == 4:
+                x, y, w, h = values
+                values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+            x1, y1 = (min(values[n::2]) * side for n, side in enumerate(sides))
+            x2, y2 = (max(values[n::2]) * side for n, side in enumerate(sides))
+            annotations.append({"category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]})
+    return annotations
+
+
+def convert(images: Path, labels: Path, names: Path, output: Path) -> None:
+    """Write one COCO file; UserError if something cannot be read."""
+    classes = read_names(names)
+    document: dict[str, Any] = {"images": [], "annotations": []}
+    document["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes)]
+    for number, path in enumerate(find_images([str(images)]), 1):
+        height, width = read_header(path).upright
+        entry = {"id": number, "file_name": path.name, "height": height, "width": width}
+        document["images"].append(entry)
+        for box in read_boxes(labels / f"{path.stem}.txt", len(classes), (width, height)):
+            box |= {"id": len(document["annotations"]) + 1, "image_id": number}
+            document["annotations"].append(box)
+    write_json(output, document)
+    print(f"{output}: {len(document['images'])} images, {len(document['annotations'])} boxes")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("images", "labels", "names", "output"):
+        parser.add_argument(name, type=Path)
+    asked = parser.parse_args(argv)
+    return exit_code(lambda: convert(asked.images, asked.labels, asked.names, asked.output))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
