@@ -7,6 +7,8 @@ and told in one line that names the key and the nearest right one.
 
 import inspect
 import math
+import os
+import types
 import typing
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -40,7 +42,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     Args:
         path: the YAML, relative to the working folder or else to the project's root.
         overrides: for instance ``optimizer.lr=1e-4``; the key is in the file or is a parameter of
-            the ``_target_`` it belongs to. The value is read as YAML.
+            the ``_target_`` it belongs to. The value is read as YAML, or as it stands where only
+            text can be meant, such as the name of a folder.
 
     Returns:
         The config without interpolations; ``train`` is complete with its defaults.
@@ -67,15 +70,60 @@ def apply_override(config: DictConfig, override: str) -> None:
     Raises:
         UserError: for an unreadable value, or a key that nothing in ``dataset`` is called.
     """
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"an override reads key=value, got {override!r}")
     try:
-        config.merge_with_dotlist([override])
+        if is_plain_text(value) and takes_text(config, key):
+            OmegaConf.update(config, key, value)
+        else:
+            config.merge_with_dotlist([override])
     except (ConfigAttributeError, ConfigKeyError) as error:
         raise unknown_config_key(error) from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError) as error:
         raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
+
+
+def is_plain_text(value: str) -> bool:
+    """Whether it is neither YAML's nothing nor in quotes."""
+    return value not in ("", "null", "~") and value[0] not in "'\""
+
+
+def takes_text(config: DictConfig, key: str) -> bool:
+    """Whether text is all that a key may have (2024_01_15, 1e3 and no are other things in YAML).
+
+    The type says so that ``train`` or a ``_target_`` has for it, or else the text that it has.
+    """
+    section: Any = OmegaConf.to_container(config)
+    *parents, name = key.split(".")
+    for part in parents:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        return False
+    hints = text_hints(section, parents)
+    value = section.get(name)
+    return hints.get(name, isinstance(value, str) and not value.startswith(("${", "???")))
+
+
+def text_hints(section: dict[str, Any], parents: list[str]) -> dict[str, bool]:
+    """Whether each setting of ``train``, or argument of a ``_target_``, can only be text."""
+    if parents == ["train"]:
+        hints = type_hints(TrainSettings)
+    else:
+        try:
+            hints = type_hints(locate(section.get("_target_"), "_target_"))
+        except UserError:  # which is told later
+            return {}
+
+    def is_text(hint: Any) -> bool:
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint)]
+        return all(
+            isinstance(kind, type) and issubclass(kind, str | os.PathLike | types.NoneType)
+            for kind in (kinds if is_union else [hint])
+        )
+
+    return {name: is_text(hint) for name, hint in hints.items()}
 
 
 def unknown_config_key(error: OmegaConfBaseException) -> UserError:
@@ -107,8 +155,16 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
     settings = OmegaConf.create({"train": OmegaConf.structured(TrainSettings)})
     if train.get("max_epochs"):
         settings.train.max_iter = 1  # until the size of the training set is known
+    written: Any = OmegaConf.to_container(train)
+    for name, is_text in text_hints({}, ["train"]).items():
+        if is_text and isinstance(value := written.get(name), bool | int | float):
+            raise UserError(f"train.{name} must be text, YAML reads {value!r} here: quote it")
     try:
-        return typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
+        merged = typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
+        for name in ("output_dir", "init_checkpoint"):
+            if str(written.get(name)).startswith("~"):
+                merged[name] = os.path.expanduser(written[name])  # noqa: PTH111, of URLs too
+        return merged
     except (ConfigAttributeError, ConfigKeyError) as error:
         raise unknown_config_key(error) from error
     except OmegaConfBaseException as error:
@@ -280,6 +336,8 @@ class TrainSettings:
         init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
         eval_period: steps between evaluations; 0 evaluates at the end only.
         log_period: steps between lines in the log.
+        loggers: some of ``csv``, ``tensorboard``, ``wandb``, ``mlflow``; see ``loggers.py``.
+        examples: images of the test set in the picture that an evaluation adds to the logs.
         device: ``cuda``, ``mps`` or ``cpu``; where it is not there, the best that is.
         float32_precision: of matrix products on CUDA; detectron2's name of torch's setting.
         compile: let ``torch.compile`` make faster code of the model, in the first steps.
@@ -301,6 +359,8 @@ class TrainSettings:
     checkpointer: CheckpointerSettings = field(default_factory=CheckpointerSettings)
     eval_period: int = 5000
     log_period: int = 20
+    loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+    examples: int = 4
     device: str = "cuda"
     float32_precision: Float32Precision = Float32Precision.high
     compile: bool = False
@@ -312,7 +372,7 @@ class TrainSettings:
 def check_train_settings(settings: DictConfig) -> None:
     """Raise UserError for numbers that no run can have."""
     least = {"max_iter": 1, "max_epochs": 0, "patience": 0, "log_period": 1, "eval_period": 0}
-    least |= {"checkpointer.period": 1, "checkpointer.max_to_keep": 1}
+    least |= {"checkpointer.period": 1, "checkpointer.max_to_keep": 1, "examples": 0}
     for name, number in least.items():
         if (value := OmegaConf.select(settings, name)) < number:
             raise UserError(f"train.{name} must be at least {number}, got {value}")

@@ -26,6 +26,62 @@ def test_parameter_of_a_target_can_be_given_though_the_file_lacks_it(toy_folder)
     assert load_config("toy.yaml", ["model.drop_ratio=0.25"]).model.drop_ratio == 0.25
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024_01_15",
+        "1e3",
+        "no",
+        "a #1",
+        "a: b",
+        "[a]",
+        "{a: b}",
+        "007",
+        "null/x",
+        "a, b",
+        "*a",
+        "1:30",
+    ],
+)
+def test_text_stays_as_it_stands(toy_folder, text):
+    path = toy_folder / "toy.yaml"
+    path.write_text(path.read_text().replace("size: 10", "size: 10\n  images: here"))
+    keys = ("train.output_dir", "train.init_checkpoint", "train.device", "dataset.images")
+    config = load_config("toy.yaml", [f"{key}={text}" for key in keys])
+    found = (config.train.output_dir, config.train.init_checkpoint, config.train.device)
+    assert (*found, config.dataset.images) == (text,) * 4
+
+
+def test_text_may_be_quoted_referred_to_and_left_out(toy_folder):
+    overrides = ["train.best_metric=''", 'train.output_dir="a b"', "train.init_checkpoint=null"]
+    train = load_config("toy.yaml", [*overrides, "train.device=${train.output_dir}"]).train
+    assert (train.best_metric, train.output_dir, train.device) == ("", "a b", "a b")
+    assert train.init_checkpoint is None
+
+
+def test_numbers_and_lists_are_yaml_where_the_file_has_text(toy_folder):
+    config = load_config("toy.yaml", ["train.accumulate=auto", "train.accumulate=2"])
+    assert config.train.accumulate == 2
+
+
+def test_home_is_expanded(toy_folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    overrides = ["train.output_dir=~/runs/a", "train.init_checkpoint=~/b.pth"]
+    train = load_config("toy.yaml", overrides).train
+    assert (train.output_dir, train.init_checkpoint) == ("/home/me/runs/a", "/home/me/b.pth")
+
+
+@pytest.mark.parametrize("value", ["2024_01_15", "no", "1e3"])
+def test_what_yaml_takes_for_a_number_in_the_file_has_to_be_quoted(toy_folder, value):
+    path = toy_folder / "toy.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("output_dir: output", f"output_dir: {value}"))
+    with pytest.raises(UserError, match=r"train.output_dir must be text, YAML reads .*: quote it"):
+        load_config("toy.yaml")
+    path.write_text(text.replace("output_dir: output", f"output_dir: '{value}'"))
+    assert load_config("toy.yaml").train.output_dir == value
+
+
 def test_config_is_found_below_the_project_root(toy_folder):
     (toy_folder / "toy.yaml").unlink()
     assert load_config("tests/toy/toy.yaml").model.width == 8
