@@ -35,12 +35,39 @@ class Evaluator(Protocol):
         """Return metrics by task for what all processes saw; other ranks than 0 may return None."""
 
 
+class Examples:
+    """A few images of a process's part of the test set, evenly spread, the same every time.
+
+    Args:
+        most: how many, and no less than half of that where there are more; 0 keeps none.
+
+    Attributes:
+        pairs: of a sample and what the model made of it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.pairs: list[tuple[Any, Any]] = []
+        self._seen = 0
+        self._every = 1
+
+    def add(self, samples: list[Any], outputs: list[Any]) -> None:
+        """Keep every image of a batch; when there are too many, every second one, and so on."""
+        for pair in zip(samples, outputs, strict=True) if self.most else ():
+            if self._seen % self._every == 0:
+                self.pairs.append(pair)
+            if len(self.pairs) > self.most:
+                self.pairs, self._every = self.pairs[::2], 2 * self._every
+            self._seen += 1
+
+
 class ImageEvaluator(ABC):
     """Base class of evaluators: something is kept of each image, and the first process measures.
 
     An image counts once, however often and in whichever process it was seen. What is kept is put
     in the order of image ids, so that no sum depends on the number of processes. A subclass says
-    what is kept (``keep``) and what is measured (``measure``).
+    what is kept (``keep``) and what is measured (``measure``). With ``draw(samples, outputs)``,
+    which returns a picture (H, W, 3) uint8, the engine shows a few in its logs.
 
     Args:
         output_dir: folder for the files that ``measure`` writes; None writes none.
@@ -124,7 +151,7 @@ def run_evaluation(
     model: nn.Module,
     loader: Iterable[list[dict[str, Any]]],
     evaluator: Evaluator,
-    after_batch: Callable[[], None] = lambda: None,
+    after_batch: Callable[[list[Any], list[Any]], None] = lambda batch, outputs: None,
 ) -> dict[str, float]:
     """Evaluate ``model`` on ``loader`` and return flat metrics, the same in every process.
 
@@ -132,7 +159,7 @@ def run_evaluation(
         model: called in eval mode without gradients; its mode is put back.
         loader: batches of samples, this process's part of the test set.
         evaluator: sees each batch and its outputs, which may lie on any device.
-        after_batch: called after each batch; may stop by raising.
+        after_batch: called with each batch and its outputs; may stop by raising.
 
     Returns:
         ``{"bbox/AP": 42.0}`` for an evaluator's ``{"bbox": {"AP": 42.0}}``.
@@ -143,8 +170,9 @@ def run_evaluation(
     try:
         with torch.no_grad():
             for batch in loader:
-                evaluator.process(batch, model(batch))
-                after_batch()
+                outputs = model(batch)
+                evaluator.process(batch, outputs)
+                after_batch(batch, outputs)
         results = evaluator.evaluate()
     finally:
         model.train(was_training)

@@ -19,6 +19,8 @@ RUN_FILES = {  # by name or pattern: what a run leaves in its folder and --overw
     NUMBERED: "numbered checkpoint",
     "metrics.csv": "log",
     "tensorboard": "log for TensorBoard",
+    "wandb": "log for W&B",
+    "mlflow": "id at MLflow",
     FAILED: "failed step",
 }
 

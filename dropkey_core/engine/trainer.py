@@ -30,12 +30,14 @@ from dropkey_core.engine.checkpoint import (
 from dropkey_core.engine.config import BestMode, check_train_settings
 from dropkey_core.engine.data import seed_step, start_at, steps_per_epoch
 from dropkey_core.engine.distributed import Processes, gather_objects, is_first_process
-from dropkey_core.engine.errors import UserError, listed
-from dropkey_core.engine.evaluation import run_evaluation
+from dropkey_core.engine.errors import UserError, listed, said_by
+from dropkey_core.engine.evaluation import Examples, run_evaluation
 from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError, link_file, writing
 from dropkey_core.engine.launch import choose_device, ending_together, launch
+from dropkey_core.engine.loggers import Log, check_loggers, start_loggers
 from dropkey_core.engine.precision import describe_precision, measure_overflow
+from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.run_folder import (
     BEST,
     LAST,
@@ -44,7 +46,6 @@ from dropkey_core.engine.run_folder import (
     prepare_folder,
     write_config,
 )
-from dropkey_core.engine.run_log import MetricsLog, Progress
 from dropkey_core.engine.signals import StopRequests, TrainingStopped
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def train(
         TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
     """
     check_train_settings(config.train)
+    check_loggers(config.train.loggers)
     processes = announced(processes, config)
     check_accumulation(config, math.prod(processes.counted()))
     folder = Path(config.train.output_dir)
@@ -156,6 +158,7 @@ class Trainer:
         self.best: float | None = None
         self.stale = 0
         self.metrics: dict[str, float] = {}
+        self.logs: list[Log] = []  # of the first process alone
 
         torch.manual_seed(self.settings.seed)
         self.model = build_model(config, weights_follow).to(fabric.device)
@@ -185,12 +188,13 @@ class Trainer:
 
     def run(self) -> dict[str, float]:
         """Train to the end, logging, evaluating and saving on the way."""
-        self.log = MetricsLog(self.folder, self.step)
         self.progress = Progress(self.step, self.settings.max_iter, not self.fabric.is_global_zero)
         self.say(describe_precision(self.settings))
         if not start_at(self.train_loader, self.step) and self.step:
             self.say("dataloader.train cannot be positioned: its samples begin anew")
         try:
+            if self.fabric.is_global_zero:
+                self.logs = start_loggers(self.config, self.step, self.say)
             self.stop.raise_if_received(self.fabric)  # while all this was built
             if self.step:  # what a run that was stopped after a step had still to do
                 self.evaluate_if_due()
@@ -214,7 +218,8 @@ class Trainer:
             self.say(f"stopped after step {self.step}; the same command with --resume goes on")
             raise
         finally:
-            self.log.close()
+            for log in self.logs:
+                log.close(self.is_done())
             self.progress.close()
         return self.metrics
 
@@ -306,8 +311,8 @@ class Trainer:
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         metrics |= measure_overflow(self.fabric.strategy.precision, self.optimizer, self.step)
         metrics |= self.progress.measure()
-        if self.fabric.is_global_zero:
-            self.log.write(self.step, metrics)
+        for log in self.logs:
+            log.write(self.step, metrics)
         self.progress.show(self.step, metrics)
 
     def evaluate_if_due(self) -> None:
@@ -319,14 +324,39 @@ class Trainer:
         self.say(f"evaluating after step {self.step}")
         # Several processes may see unequal numbers of batches, and must stop at the same point.
         stop = self.stop.raise_if_received if self.fabric.world_size == 1 else lambda: None
+        examples = Examples(self.settings.examples if self.shows_pictures() else 0)
+
+        def after_batch(batch: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+            examples.add(batch, outputs)
+            stop()
+
         with self.evaluated_weights():
             self.share_buffers()
-            self.metrics = run_evaluation(self.wrapped, self.test_loader, self.evaluator, stop)
+            loader, evaluator = self.test_loader, self.evaluator
+            self.metrics = run_evaluation(self.wrapped, loader, evaluator, after_batch)
         self.evaluated_step = self.step
         self.say(describe_metrics(self.metrics))
-        if self.fabric.is_global_zero and self.metrics:
-            self.log.write(self.step, self.metrics)
+        for log in self.logs if self.metrics else ():
+            log.write(self.step, self.metrics)
+        self.show(examples)
         self.keep_if_best()
+
+    def shows_pictures(self) -> bool:
+        """Return whether the evaluator can draw them and a logger here can show them."""
+        return hasattr(self.evaluator, "draw") and any(log.shows_pictures for log in self.logs)
+
+    def show(self, examples: Examples) -> None:
+        """Add to the logs what the evaluator draws of examples."""
+        if not examples.pairs:
+            return
+        evaluator: Any = self.evaluator
+        try:
+            picture = evaluator.draw(*zip(*examples.pairs, strict=True))
+        except Exception as error:  # no reason to lose a run
+            self.say(f"warning: no picture of the evaluation: {said_by(error)}")
+            return
+        for log in self.logs:
+            log.show(self.step, "test set", picture)
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         """Let the averages, if there are some, take the place of the weights within a block."""
@@ -368,7 +398,8 @@ class Trainer:
     def save(self) -> None:
         """Write ``last.pth`` unless it is of this very moment."""
         if self.saved != (self.step, self.evaluated_step):
-            self.log.sync()
+            for log in self.logs:
+                log.sync()
             self.on_first_process(write_checkpoint, self.folder / LAST, self.state())
             self.saved = (self.step, self.evaluated_step)
 

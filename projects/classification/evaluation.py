@@ -89,6 +89,14 @@ class ClassificationEvaluator(ImageEvaluator):
             results["cls_per_class"] = self.class_accuracies(images)
         return results
 
+    def draw(
+        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+    ) -> np.ndarray:
+        """Draw images with what they are and are taken for; see ``draw_sheet``."""
+        from projects.classification.sheet import draw_sheet
+
+        return draw_sheet(samples, outputs, self.classes)
+
     def class_accuracies(self, images: np.ndarray) -> dict[str, float]:
         """Top-1 accuracy in percent by class."""
         names = self.classes or [str(label) for label in range(images["label"].max() + 1)]

@@ -140,6 +140,17 @@ class MeshEvaluator(ImageEvaluator):
         self.write_json(MEANS_FILE, null_for_nan(document), indent=1)
         return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
 
+    def draw(
+        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+    ) -> np.ndarray:
+        """Draw recovered and true meshes over images and from the side, (H, W, 3) uint8."""
+        from projects.figure import as_image, draw_page
+        from projects.metro.gallery import mesh_row
+
+        body = read_body(self.body)
+        rows = [mesh_row(body, *each) for each in zip(samples, outputs, strict=True)]
+        return np.asarray(as_image(draw_page(rows)))
+
     def _h36m_joints(self, vertices: Tensor) -> Tensor:
         """Human3.6M's joints (17, 3) of a mesh (V, 3), double precision."""
         return self.regressor @ vertices[self.joint_vertices]

@@ -22,6 +22,7 @@ from projects.qpic.average_precision import (
 from projects.qpic.classes import read_classes
 from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
 from projects.qpic.interaction_file import read_interactions
+from projects.qpic.picture import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +217,25 @@ class HicoDetEvaluator(ImageEvaluator):
         summary = self.summary(results)
         print(table({"Default": summary["hoi"], "Known Object": summary["hoi_known_object"]}))
         return summary
+
+    def draw(
+        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+    ) -> np.ndarray:
+        """Draw what was found on images, and what is there; see ``draw_sheet``."""
+        from projects.qpic.sheet import draw_sheet
+
+        true = [self.true_pairs(sample["image_id"]) for sample in samples]
+        return draw_sheet(samples, outputs, true, self.object_names, self.verb_names)
+
+    def true_pairs(self, image_id: int) -> list[Pair]:
+        """The pairs of the ground truth on an image, with their verbs."""
+        verbs_of: dict[tuple[Any, ...], dict[str, float | None]] = {}
+        for row in np.flatnonzero(self.truth.image == self._index_of[image_id]):
+            _, label, verb = self.truth.triplets[self.truth.triplet[row]]
+            boxes = tuple(self.truth.boxes[row].tolist())
+            pair = boxes[:4], boxes[4:], str(self.object_names[label])
+            verbs_of.setdefault(pair, {})[str(self.verb_names[verb])] = None
+        return [Pair(*pair, verbs) for pair, verbs in verbs_of.items()]
 
     def summary(self, results: list[TripletResult]) -> dict[str, dict[str, float]]:
         """The means of ``results_of`` that ``evaluate`` returns."""

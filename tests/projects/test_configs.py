@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dropkey_core.engine import load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
@@ -39,6 +40,11 @@ def test_two_steps(path, train_net, tmp_path, capsys):
     for name in ("config.yaml", "last.pth", "best.pth", "metrics.csv", "tensorboard"):
         assert (tmp_path / "run" / name).exists()
         assert f"run/{name}" in said
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    (event,) = events.Images("test set")
+    assert event.step == 2
+    assert event.width > event.height / 8 > 0
 
 
 @pytest.mark.parametrize("row", ROWS)

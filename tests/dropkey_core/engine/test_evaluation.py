@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dropkey_core.engine import ImageEvaluator, UserError, evaluation, run_evaluation
-from dropkey_core.engine.evaluation import flatten_results
+from dropkey_core.engine.evaluation import Examples, flatten_results
 
 
 def test_results_are_flat_numbers():
@@ -43,10 +43,22 @@ def test_every_batch_once_in_eval_mode_and_back():
     model, evaluator, calls = Echo(), Recorder(), []
     for _ in range(2):  # reset in between
         model.train()
-        metrics = run_evaluation(model, [[1, 2], [3]], evaluator, lambda: calls.append(1))
-    assert metrics == {"task/count": 3.0}
+        seen = run_evaluation(model, [[1, 2], [3]], evaluator, lambda *both: calls.append(both))
+    assert seen == {"task/count": 3.0}
     assert model.training
-    assert len(calls) == 4
+    assert calls == [([1, 2], [1, 2]), ([3], [3])] * 2
+
+
+@pytest.mark.parametrize(
+    ("most", "seen", "kept"),
+    [(0, 5, []), (1, 5, [0]), (3, 2, [0, 1]), (3, 3, [0, 1, 2]), (3, 4, [0, 2]), (3, 9, [0, 4, 8])],
+)
+def test_examples_are_evenly_spread(most, seen, kept):
+    examples = Examples(most)
+    for first in range(0, seen, 2):
+        batch = list(range(first, min(first + 2, seen)))
+        examples.add(batch, [str(number) for number in batch])
+    assert examples.pairs == [(number, str(number)) for number in kept]
 
 
 class Kept(ImageEvaluator):

@@ -1,0 +1,25 @@
+import errno
+import os
+
+import pytest
+
+from dropkey_core.engine.progress import Progress
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_run_goes_on_when_its_messages_cannot_be_written(monkeypatch, number):
+    class Broken:
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+        def flush(self):
+            pass
+
+    turned = []
+    monkeypatch.setattr(os, "dup2", lambda source, target: turned.append(target))
+    progress = Progress(0, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", Broken())
+        progress.say("one")
+        progress.say("two")
+    assert turned == [1]  # what else is printed goes to nowhere, too
