@@ -147,7 +147,7 @@ def escaped(text: str) -> str:
 
 def as_image(figure: Figure) -> Image.Image:
     """The pixels of a figure, RGB."""
-    canvas = figure.canvas
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

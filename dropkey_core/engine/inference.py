@@ -123,7 +123,7 @@ def find_trained(
         source: a name of ``published``; the folder of a run; a checkpoint, a file or URL.
         published: weights by name.
         config: instead of the source's own; a checkpoint that says none needs it.
-        overrides: ``key=value`` changes to the config.
+        overrides: ``key=value`` changes to a config that is not loaded yet.
         device: instead of the config's.
 
     Raises:
@@ -134,8 +134,8 @@ def find_trained(
     if place in published:
         weights = published[place]
         file, content = fetch_published(weights), read_published(weights)
-        path = PROJECT_ROOT / weights.config
-        chosen = load_config(config or path, [*weights.overrides, *overrides])
+        config = PROJECT_ROOT / weights.config if config is None else config
+        overrides = [*weights.overrides, *overrides]
     else:
         checkpoint = place
         if not is_address(place) and Path(place).expanduser().is_dir():
@@ -148,13 +148,12 @@ def find_trained(
             )
         file = find_checkpoint(checkpoint, "--model")
         content = read_checkpoint(checkpoint, "--model")
-        if config is None:
-            chosen = own_config(content, place, overrides)
-        elif isinstance(config, DictConfig):
-            chosen = config
-        else:
-            chosen = load_config(config, overrides)
-    chosen = copy.deepcopy(chosen)
+    if config is None:
+        chosen = own_config(content, place, overrides)
+    elif isinstance(config, DictConfig):
+        chosen = copy.deepcopy(config)
+    else:
+        chosen = load_config(config, overrides)
     if device is not None:
         chosen.train.device = device
     return Trained(chosen, content, place, file)

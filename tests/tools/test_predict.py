@@ -12,14 +12,14 @@ from pycocotools.coco import COCO
 
 from dropkey_core.engine import instantiate, load_config
 from dropkey_core.engine.files.video import read_frames, video_writer
+from tests.projects.metro.conftest import SMALL as SMALL_METRO
+from tests.projects.metro.conftest import small_metro, toy_body, toy_body_file  # noqa: F401
 
 SMALL = ["model.embed_dim=16", "model.ffn_dim=16", "model.num_encoder_layers=1"]
 SMALL += ["model.num_decoder_layers=1", "model.num_queries=4", "model.backbone_stages=1"]
 SMALL += ["dataloader.test.mapper.min_sizes=[32]", "dataloader.test.mapper.max_size=48"]
-OF_DETR, OF_QPIC = (
-    ["model.num_classes=3"],
-    ["model.num_object_classes=3", "model.num_verb_classes=4"],
-)
+OF_DETR = ["model.num_classes=3"]
+OF_QPIC = ["model.num_object_classes=3", "model.num_verb_classes=4"]
 
 
 def write_checkpoint(path, config_path, overrides):
@@ -115,6 +115,30 @@ def test_classes_with_scores(main, models, workplace):
     first, _ = read(workplace / "out" / "classes.json")
     assert (first["image_id"], first["file_name"]) == (7, "photos/000007.png")
     assert len(first["scores"]) == len(first["names"]) == 5
+
+
+def test_people_are_found_by_a_detector(main, workplace, toy_body_file, small_metro):  # noqa: F811
+    """Five of them: each query of this DETR is sure of a person, COCO's class 1."""
+    settings = ["model.num_classes=91", "model.num_queries=5"]
+    write_checkpoint(workplace / "detr.pth", "projects/detr/demo.yaml", [*SMALL, *settings])
+    content = torch.load(workplace / "detr.pth")
+    content["model"]["class_embed.weight"].zero_()
+    content["model"]["class_embed.bias"].copy_(20 * (torch.arange(92) == 1))
+    torch.save(content, workplace / "detr.pth")
+    overrides = [f"dataset.body={toy_body_file}"]
+    overrides += [f"model.{name}={value}" for name, value in SMALL_METRO.items()]
+    config = OmegaConf.to_yaml(load_config("projects/metro/dropkey.yaml", overrides))
+    torch.save({"model": small_metro().state_dict(), "config": config}, workplace / "metro.pth")
+    command = ["--model", "metro.pth", "--input", "photos", "--output", "out"]
+    assert main([*command, "--detector", "detr.pth", "--batch-size", "2"]) == 0
+    found = read(workplace / "out" / "bodies.json")
+    assert [len(one["vertices"]) for one in found] == [5, 5]
+    assert len(found[0]["vertices"][0]) == 60 and len(found[0]["joints_3d"][0]) == 14
+    assert len(found[0]["cameras"][0]) == len(found[0]["squares"][0]) == 3
+    assert cv2.imread("out/000012_found.png").shape == (480, 800, 3)
+    assert main(command) == 0
+    found = read(workplace / "out" / "bodies.json")
+    assert [one["squares"] for one in found] == [[[-10, 0, 50]], [[0, -10, 50]]]
 
 
 def test_bad_files_are_told_and_left_out(main, models, workplace, capsys):
