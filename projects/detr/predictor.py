@@ -25,6 +25,7 @@ from projects.detr.published import PUBLISHED
 from projects.figure import as_image
 
 COCO_CLASSES = 91  # of a head whose class index is COCO's category id
+IDENTIFIER = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")  # on Hugging Face's hub
 UNUSED = ("unused", "N/A", "__background__")  # names of indices that are no class
 
 
@@ -177,11 +178,11 @@ def known_classes(num_classes: int, annotations: str | None) -> tuple[list[str],
 
 
 def is_hugging_face(source: str | Path) -> bool:
-    """Whether a source is a folder that transformers wrote, or looks like ``owner/name``."""
+    """Whether a source is a folder that transformers wrote, or an ``owner/name[@revision]``."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return (folder / "config.json").is_file() and not (folder / "config.yaml").exists()
-    return not folder.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) is not None
+    return not folder.exists() and IDENTIFIER.fullmatch(str(source)) is not None
 
 
 def from_hugging_face(source: str | Path, device: str | None) -> Trained:

@@ -137,12 +137,24 @@ def test_a_run_and_its_best_weights(weights, tmp_path):
     assert trained.file == tmp_path / "best.pth" and trained.state.keys() == {"weight", "bias"}
 
 
-def test_a_published_name(weights, monkeypatch):
+@pytest.fixture
+def fetched(weights, monkeypatch):
+    """An address whose file is here already."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights.parent))
     (weights.parent / "checkpoints").mkdir()
     weights.rename(weights.parent / "checkpoints" / "w.pth")
+    return "https://example.org/w.pth"
+
+
+def test_an_address(fetched):
+    trained = find_trained(fetched, {}, DEMO, ["model.num_classes=3"])
+    assert (trained.source, trained.config.model.num_classes) == (fetched, 3)
+    assert trained.state.keys() == {"weight", "bias"}
+
+
+def test_a_published_name(fetched):
     published = PublishedWeights(
-        url="https://example.org/w.pth",
+        url=fetched,
         config=DEMO,
         overrides=("model.num_classes=4", "model.drop_ratio=0.0"),
         licence="MIT",

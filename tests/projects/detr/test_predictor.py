@@ -7,8 +7,10 @@ import torch
 from pycocotools.coco import COCO
 
 from dropkey_core.engine.files.inputs import Input
+from projects.detr.hugging_face import save_hugging_face
 from projects.detr.mapper import DetrMapper
 from projects.detr.predictor import Detector, is_hugging_face, known_classes
+from projects.predictors import load_predictor
 
 
 @pytest.fixture
@@ -74,9 +76,25 @@ def test_names_and_ids_of_classes(write_coco):
     assert (len(names), names[1], names[90], ids[90]) == (91, "person", "toothbrush", 90)
 
 
+def test_a_folder_of_hugging_face(small_detr, tmp_path):
+    model = small_detr(backbone="resnet18").eval()
+    save_hugging_face(model, ["tree", "ship", "N/A"], tmp_path / "theirs")
+    detector = Detector.from_pretrained(tmp_path / "theirs", device="cpu")
+    assert list(detector.names) == ["tree", "ship", "N/A"]
+    assert detector.categories() == [{"id": 0, "name": "tree"}, {"id": 1, "name": "ship"}]
+    torch.testing.assert_close(detector.model.state_dict(), model.state_dict())
+    assert isinstance(load_predictor(tmp_path / "theirs", device="cpu"), Detector)
+    assert detector.mapper({"image": torch.zeros(3, 40, 60, dtype=torch.uint8)})["image"].shape == (
+        3,
+        800,
+        1200,
+    )
+
+
 def test_what_looks_like_hugging_face(tmp_path):
-    assert is_hugging_face("facebook/detr-resnet-50")
-    for other in ("detr-r50", "https://example.org/detr.pth", "a/b/c", tmp_path, "/tmp/x"):
+    for identifier in ("facebook/detr-resnet-50", "facebook/detr-resnet-50@no_timm"):
+        assert is_hugging_face(identifier)
+    for other in ("detr-r50", "https://example.org/detr.pth", "a/b/c", tmp_path, "/tmp/x", "./x"):
         assert not is_hugging_face(other)
     (tmp_path / "config.json").touch()
     assert is_hugging_face(tmp_path)
