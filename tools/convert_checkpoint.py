@@ -4,6 +4,8 @@
 tools/convert_checkpoint.py t2t 81.5_T2T_ViT_14.pth.tar t2t-vit-14.pth
 tools/convert_checkpoint.py qpic detr-r101-2c7b67e5.pth qpic-start-r101.pth
 tools/convert_checkpoint.py metro metro_3dpw_state_dict.bin metro-3dpw.pth
+tools/convert_checkpoint.py hugging-face facebook/detr-resnet-50 detr-r50.pth
+tools/convert_checkpoint.py hugging-face output/demo/best.pth my_detr
 
 Only tensors are read, never code; what is written appears complete or not at all.
 """
@@ -120,9 +122,46 @@ def convert_classification(arguments: argparse.Namespace) -> list[str]:
     return convert_classifier(arguments.input, arguments.output)
 
 
-# One entry per project: it adds a command whose ``convert`` does what the command line says, and
-# returns lines that say what was done.
-CONVERSIONS = (add_classification, add_metro, add_qpic)
+def add_hugging_face(commands: Any) -> None:
+    """DETR from ``transformers``, and to it."""
+    parser = commands.add_parser(
+        "hugging-face",
+        help="a DETR of transformers becomes ours, or ours becomes a folder for transformers",
+        description=(
+            "INPUT a folder of transformers or an id on the hub: its DETR under our names. INPUT a "
+            "checkpoint of ours, the folder of a run or a published name: OUTPUT is a folder for "
+            "DetrForObjectDetection.from_pretrained."
+        ),
+    )
+    parser.add_argument(
+        "--config", metavar="YAML", help="of a checkpoint of ours that does not bring it along"
+    )
+    parser.set_defaults(convert=convert_hugging_face)
+
+
+def convert_hugging_face(arguments: argparse.Namespace) -> list[str]:
+    """Do what ``add_hugging_face``'s arguments ask for; return what was done, a line each."""
+    from dropkey_core.engine import write_checkpoint
+    from projects.detr import Detector
+    from projects.detr.hugging_face import load_hugging_face, save_hugging_face
+    from projects.detr.predictor import is_hugging_face
+
+    if not is_hugging_face(arguments.input):
+        detector = Detector.from_pretrained(arguments.input, config=arguments.config, device="cpu")
+        save_hugging_face(detector.model, detector.names, arguments.output)
+        return [f"converted: a DETR of {len(detector.names)} classes"]
+    state, settings, names = load_hugging_face(arguments.input)
+    write_checkpoint(arguments.output.expanduser(), {"model": state})
+    overrides = (f"model.{name}={value}" for name, value in settings.items())
+    return [
+        f"converted: {len(state)} tensors of a DETR of {len(names)} classes: {', '.join(names)}",
+        " ".join(overrides),
+    ]
+
+
+# Each adds a command whose ``convert`` does what the command line says, and returns lines that say
+# what was done.
+CONVERSIONS = (add_classification, add_metro, add_qpic, add_hugging_face)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

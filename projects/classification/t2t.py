@@ -146,7 +146,7 @@ class T2TViT(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> normalised tokens (B, L, E), the class token first."""
         x = self.tokens_to_token(images)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)

@@ -65,7 +65,7 @@ def cell_centres(image_sizes: Tensor, cells: Sequence[int], stride: int) -> Tens
         ((torch.arange(number, device=image_sizes.device) + 0.5) * stride / side).clamp(max=1)
         for number, side in zip(cells, image_sizes[:, :, None].unbind(1), strict=True)
     )  # (B, h), (B, w)
-    shape = (len(image_sizes), *cells)
+    shape = (image_sizes.shape[0], *cells)
     grid = columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)
     return torch.stack(grid, dim=-1).flatten(1, 2)
 

@@ -135,7 +135,7 @@ class BoxDetr(Detr):
         memory = self.transformer.encoder(features.features, place, keys)
         detector = self.cell_detector
         cells = None if detector is None else detector(memory, centres, keys)
-        content, boxes, sizes = self.queries(len(images), cells)
+        content, boxes, sizes = self.queries(images.shape[0], cells)
         blank = None
         if noisy is not None:
             blank = torch.cat([~noisy.exists, noisy.exists.new_zeros(boxes.shape[:2])], dim=1)

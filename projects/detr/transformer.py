@@ -198,7 +198,7 @@ class Decoder(nn.Module):
             (N, B, Q, D) normalised output of each layer, first to last.
         """
         keys = memory + position
-        x = memory.new_zeros(len(memory), *query_position.shape)  # (B, Q, D)
+        x = memory.new_zeros(memory.shape[0], *query_position.shape)  # (B, Q, D)
         outputs = []
         for layer in self.layers:
             x = layer(x, query_position, memory, keys, key_padding_mask, attn_mask)

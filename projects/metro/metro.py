@@ -202,7 +202,7 @@ class Metro(nn.Module):
         """
         cells = self.backbone(images).flatten(2)  # (B, C, L)
         image_tokens = self.image_tokens(cells).transpose(1, 2)  # (B, N, C)
-        template = self.template.to(image_tokens.dtype).expand(len(images), -1, -1)  # (B, N, 3)
+        template = self.template.to(image_tokens.dtype).expand(images.shape[0], -1, -1)  # (B, N, 3)
         tokens = self.masking(torch.cat([template, image_tokens], dim=2))
         for block in self.blocks:
             tokens = block(tokens)

@@ -1,4 +1,5 @@
 import argparse
+import json
 
 import pytest
 import torch
@@ -187,3 +188,21 @@ def test_a_failed_conversion_leaves_the_old_file(convert_checkpoint, tmp_path):
     assert (tmp_path / "c.pth").read_text() == "old"
     with pytest.raises(UserError, match=r"w\.pth would replace the checkpoint that is converted"):
         convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.pth", convert)
+
+
+def test_a_detr_goes_to_hugging_face_and_comes_back(main, tmp_path, capsys):
+    torch.manual_seed(0)
+    sizes = {**SIZES, "backbone": "resnet18", "num_classes": 3}
+    state = build_model(**sizes).state_dict()
+    mapper = {"_target_": "projects.detr.DetrMapper", "training": False}
+    config = {"model": {"_target_": "projects.detr.build_model", **sizes}}
+    config |= {"dataloader": {"test": {"mapper": mapper}}, "train": {"device": "cpu"}}
+    torch.save({"model": state, "config": json.dumps(config)}, tmp_path / "detr.pth")
+    assert main(["hugging-face", str(tmp_path / "detr.pth"), str(tmp_path / "folder")]) == 0
+    assert "converted: a DETR of 3 classes" in capsys.readouterr().out
+    assert main(["hugging-face", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 0
+    printed = capsys.readouterr().out
+    assert "of a DETR of 3 classes: class 0, class 1, class 2" in printed
+    assert "model.backbone=resnet18 model.dilation=False" in printed
+    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    torch.testing.assert_close(again, dict(state), rtol=0, atol=0)
