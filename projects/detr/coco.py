@@ -203,8 +203,12 @@ def add_boxes(
         for record in records
         for annotation in record["annotations"]
     )
-    if not is_taught:
-        crowds = sum(bool(annotation.iscrowd) for annotation in annotations)
+    crowds = sum(bool(annotation.iscrowd) for annotation in annotations)
+    if not annotations:
+        notes.append(
+            "it has no annotations: there is nothing to learn from, and nothing to measure"
+        )
+    elif not is_taught:
         notes.append(
             f"nothing is left to learn from: {crowds} of {len(annotations)} annotations are crowd "
             "regions (iscrowd 1)"

@@ -245,7 +245,8 @@ def likely_place(missing: Iterable[str], folder: str) -> str:
     count, place = max((sum(holds(place, name) for name in names), place) for place in around)
     if count == 0:
         return "finish the download, or name another folder in dataset.train.images"
-    return f"{place} has {count} of the first {len(names)}: if it is meant, name that folder"
+    found = f"{place} has {count} of the first {len(names)}"
+    return f"{found}: name that folder in dataset.train.images, or link them into {folder}"
 
 
 def subfolders(folder: str) -> list[str]:

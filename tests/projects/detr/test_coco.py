@@ -99,6 +99,16 @@ def test_crowds_alone_leave_nothing_to_learn_from(write_coco, caplog, iscrowd):
     assert wanted in caplog.text
 
 
+@pytest.mark.parametrize("annotations", [None, []])
+def test_a_set_without_annotations_is_told_and_kept(write_coco, caplog, annotations):
+    with caplog.at_level(logging.WARNING):
+        records = load_coco(*write_coco(annotations=annotations))
+    assert [record["annotations"] for record in records] == [[], []]
+    assert "it has no annotations: there is nothing to learn from, and nothing to measure" in (
+        caplog.text
+    )
+
+
 def named(*file_names):
     return {"images": [{"id": n, "file_name": name} for n, name in enumerate(file_names)]}
 
