@@ -23,7 +23,7 @@ from dropkey_core.engine.config import apply_override, check_calls, load_config,
 from dropkey_core.engine.errors import UserError, shown, suggestion
 from dropkey_core.engine.files.images import find_images, spread
 from dropkey_core.engine.files.inputs import is_address
-from dropkey_core.engine.launch import available_device
+from dropkey_core.engine.launch import DEVICES, available_device
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
 from dropkey_core.engine.run_folder import BEST, CONFIG, LAST
@@ -51,10 +51,10 @@ def find_run_files(
         return config, weights, output
     folder = run.expanduser().absolute()
     if not (folder / CONFIG).is_file():
-        raise UserError(f"--run {folder} is no folder of a run: it has no {CONFIG}")
+        raise UserError(f"{folder} is no folder of a run: it has no {CONFIG}")
     present = [str(folder / name) for name in (BEST, LAST) if (folder / name).is_file()]
     if not (weights or present):
-        raise UserError(f"--run {folder} has no checkpoint yet, neither {BEST} nor {LAST}")
+        raise UserError(f"{folder} has no checkpoint yet, neither {BEST} nor {LAST}")
     return config or str(folder / CONFIG), weights or present[0], output or folder / "pictures"
 
 
@@ -154,8 +154,9 @@ def find_trained(
         chosen = copy.deepcopy(config)
     else:
         chosen = load_config(config, overrides)
-    if device is not None:
-        chosen.train.device = device
+    chosen.train.device = device or chosen.train.device
+    if chosen.train.device not in DEVICES:
+        raise UserError(f"device must be one of {', '.join(DEVICES)}, got {chosen.train.device!r}")
     return Trained(chosen, content, place, file)
 
 

@@ -160,6 +160,8 @@ def test_bad_files_are_told_and_left_out(main, models, workplace, capsys):
         (["--input", "empty"], "no pictures in empty (looked for"),
         (["--input", "mine.png", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["--input", "mine.png", "--score-threshold", "7"], "score_threshold must be in [0, 1]"),
+        (["--input", "mine.png", "--device", "gpu"],
+         "device must be one of cuda, mps, cpu, got 'gpu'"),
         (["--input", "mine.png", "--model", "detr-r5"], "no model 'detr-r5': neither"),
         (["--input", "mine.png", "--model", "bare.pth"], "bare.pth does not say which model"),
         (["--input", "mine.png", "--detector", "x"], "detector is not for DETR"),

@@ -134,7 +134,7 @@ def test_images_need_neither_dataset_nor_smplx(main, root, workplace, monkeypatc
          "--compare takes NAME=RUN such as dropkey=output/metro/dropkey, got {run}"),
         (["--attention", "--compare", "a={run}", "a={run}"], "--compare names a twice"),
         (["--attention", "--compare", "a=no"],
-         "--compare a: --run {here}/no is no folder of a run"),
+         "--compare a: {here}/no is no folder of a run"),
         (["--run", "{run}", "--weights", "other.pth"], "other.pth is no checkpoint of METRO"),
         (["--run", "{run}", "dataset.body=no.npz"], "body model not found: {root}/no.npz"),
         (["--run", "{run}", "--output", "mine.png"], "cannot write mine.png"),

@@ -1,6 +1,7 @@
 """Whatever a user may call a picture, or many of them, as RGB tensors with a name each."""
 
 import tempfile
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,16 +144,18 @@ def check_pixels(is_uint8: bool, pixels: Any, channels: int) -> None:
 
 def fetched(address: str) -> Tensor:
     """The picture (3, H, W) at an address; UserError if it is out of reach, too large or none."""
+    if Path(urllib.parse.urlparse(address).path).suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{address} is a video: fetch it, and give the file")
     request = urllib.request.Request(address, headers={"User-Agent": "dropkey"})
     with reading(address), urllib.request.urlopen(request, timeout=SECONDS) as answer:
         content = answer.read(LARGEST_FILE + 1)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content)
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "picture")
+        file.write_bytes(content)
         try:
-            return read_image(file.name)
+            return read_image(file)
         except UserError as error:
-            raise UserError(str(error).replace(file.name, address)) from error
+            raise UserError(str(error).replace(str(file), address)) from error
 
 
 def in_batches(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:

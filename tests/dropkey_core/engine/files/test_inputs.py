@@ -91,6 +91,8 @@ def test_addresses_without_a_picture_are_told(file, address):
     (file.parent / "c.png").write_text("no picture")
     with pytest.raises(UserError, match=rf"{address}/c\.png cannot be read as an image"):
         read_input(f"{address}/c.png")
+    with pytest.raises(UserError, match=r"/d\.mp4 is a video: fetch it"):
+        read_input(f"{address}/d.mp4")
 
 
 # ---- many ----------------------------------------------------------------------------------------
