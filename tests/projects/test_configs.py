@@ -1,6 +1,7 @@
 """Every YAML of every project, and every row of overrides: two steps through the tool."""
 
 import csv
+import pickle
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hydra.utils import instantiate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dropkey_core.engine import load_config
+from dropkey_core.engine.data import Draw
 from dropkey_core.engine.paths import PROJECT_ROOT
 from tests.projects.small_runs import RECIPES, ROWS, second_stage, small_overrides, small_recipe
 
@@ -47,6 +49,16 @@ def test_two_steps(path, train_net, tmp_path, capsys):
     assert event.width > event.height / 8 > 0
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_loaders_can_be_sent_to_a_spawned_process(path, small_sets):
+    config = load_config(path, small_overrides(path))
+    for name in ("train", "test"):
+        here = instantiate(config.dataloader[name], _convert_="all").dataset
+        there = pickle.loads(pickle.dumps(here))
+        mine, theirs = (numbers(dataset[Draw(0, 5)]) for dataset in (here, there))
+        torch.testing.assert_close(theirs, mine, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("project", RECIPES)
 def test_every_row_is_overrides(project, row, train_net):
@@ -74,6 +86,10 @@ def test_second_stage_keeps_its_rate(project, small_sets):
     config = load_config(RECIPES[project], second_stage(project))
     multiplier = instantiate(config.lr_multiplier)
     assert {multiplier(part / 100) for part in range(100)} == {1.0}
+
+
+def numbers(sample):
+    return {name: value for name, value in sample.items() if not isinstance(value, str)}
 
 
 def logged(run, column):

@@ -182,18 +182,20 @@ def settings(folder):
 
 
 def test_service_gets_each_thing_once_over_a_kill(service, tmp_path):
+    def go_on(log):
+        log.write(2, {"loss": 2})
+        log.write(2, {"AP": 1.0})
+        log.write(3, {"loss": 3})
+
     killed = ServiceLog("wandb", settings(tmp_path / "run"), print)
-    for step in (1, 2, 3):
-        killed.write(step, {"loss": step})
-    killed.write(3, {"AP": 1.0})
+    killed.write(1, {"loss": 1})
+    go_on(killed)
     again = ServiceLog("wandb", settings(tmp_path / "run"), print)  # from step 1
-    for step in (2, 3):
-        again.write(step, {"loss": step})
-    again.write(3, {"AP": 1.0})
+    go_on(again)
     again.show(3, "test set", np.zeros((2, 5, 3), np.uint8))  # before which it was killed
     again.write(4, {"loss": 4})
     again.close(True)
-    sent = [9, (1, "loss"), (2, "loss"), (3, "loss"), (3, "AP")]
+    sent = [9, (1, "loss"), (2, "loss"), (2, "AP"), (3, "loss")]
     sent += [(3, "test set", (2, 5, 3)), (4, "loss"), "success", 0]
     assert service == {"wandb of run": sent}
     place = tmp_path / "run" / "wandb" / "run.json"

@@ -74,7 +74,9 @@ def test_spawned_workers_where_posix_is_not_give_the_same_run(toy_folder):
     script, toy = PROJECT_ROOT / "tests" / "no_posix.py", PROJECT_ROOT / "tests" / "toy"
     workers = ("dataloader.train.num_workers=2", "dataloader.test.num_workers=1")
     command = [sys.executable, script, "train", "toy.yaml", *workers, "train.max_iter=6"]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(toy)}, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(toy)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert_same_run(toy_folder / "output", toy_folder / "whole")
 
 
