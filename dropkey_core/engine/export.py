@@ -102,7 +102,8 @@ def export_torch(model: Exportable, inputs: Inputs, varying: set[str]) -> tuple[
         model.module, (), inputs, dynamic_shapes=dimensions(model, varying), strict=False
     )
     file = io.BytesIO()
-    torch.export.save(program, file)
+    with quietly():
+        torch.export.save(program, file)
     content = file.getvalue()
     again = torch.export.load(io.BytesIO(content)).module()
     return content, lambda inputs: list(again(**inputs))
@@ -122,7 +123,7 @@ def export_onnx(model: Exportable, inputs: Inputs, varying: set[str]) -> tuple[b
         raise UserError(
             f"ONNX needs {error.name}, which is not here: pip install 'dropkey[export]'"
         ) from error
-    with quietly("onnxscript"):
+    with quietly():
         program: Any = torch.onnx.export(
             model.module,
             (),
@@ -145,14 +146,18 @@ def export_onnx(model: Exportable, inputs: Inputs, varying: set[str]) -> tuple[b
 
 
 @contextmanager
-def quietly(name: str) -> Iterator[None]:
-    """Keep a library from telling what it did not fold, and torch that axes share their names."""
-    logger = logging.getLogger(name)
+def quietly() -> Iterator[None]:
+    """Keep torch and onnxscript from telling what matters to their authors alone.
+
+    It is what was not folded, that axes share names, and that weights share storage.
+    """
+    logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+            for text in ("# The axis name", "No complete tensor found"):
+                warnings.filterwarnings("ignore", text, UserWarning)
             yield
     finally:
         logger.setLevel(level)

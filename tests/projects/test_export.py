@@ -23,6 +23,7 @@ from tests.projects.metro.conftest import (  # noqa: F401, fixtures
 )
 from tests.projects.qpic.conftest import small_qpic  # noqa: F401, a fixture
 
+MEAN, STD = [0.1, 0.4, 0.8], [0.2, 0.3, 0.4]
 BOXES = {"query_boxes": True, "focal": True, "select_queries": True, "backbone_top_down": 1}
 VOLO = {"layers": [1, 1, 1, 1], "embed_dims": [16, 32, 32, 32], "num_heads": [1, 2, 2, 2]}
 
@@ -35,7 +36,7 @@ def build(request):
         return request.getfixturevalue(name)
 
     def classifier(model):
-        mapper = ClassificationMapper(False, model.image_size, mean=[0.4] * 3, std=[0.3] * 3)
+        mapper = ClassificationMapper(False, model.image_size, mean=MEAN, std=STD)
         return exportable_classifier(SimpleNamespace(model=model, mapper=mapper))
 
     makers = {
@@ -132,7 +133,8 @@ def test_pixels_and_padding_are_what_the_model_makes_of_samples(build):
 def test_a_classifiers_pixels_are_normalised_as_its_mapper_does(build):
     model = build("t2t")
     images = model.random_inputs(2, 8, 8)["images"]
-    normalised = (images / 255 - 0.4) / 0.3
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    normalised = (images / 255 - mean) / std
     with torch.no_grad():
         expected = model.module.network(normalised)
         torch.testing.assert_close(model.module(images)[0], expected, atol=1e-5, rtol=0)
