@@ -15,9 +15,9 @@ from dropkey_core.engine import (
     UserError,
     load_weights,
     read_checkpoint,
-    trainer,
     write_checkpoint,
 )
+from dropkey_core.engine import run as saving
 from dropkey_core.engine.paths import PROJECT_ROOT
 from tests.dropkey_core.engine.toy_run import Crash, after_calls, assert_same_run, crash, run
 
@@ -147,7 +147,7 @@ def test_run_that_ended_between_two_files_is_completed(toy_folder, monkeypatch, 
     """After last.pth and before its numbered name; while going on."""
     run(output="whole")
     with monkeypatch.context() as patch:
-        after_calls(patch, trainer, moment, 1, crash)
+        after_calls(patch, saving, moment, 1, crash)
         with pytest.raises(Crash):
             run()
             run(resume=True)
