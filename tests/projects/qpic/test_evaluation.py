@@ -359,3 +359,12 @@ def test_subjects_of_another_class_are_not_what_is_predicted():
     evaluator = HicoDetEvaluator(ground_truth, VALIDITY, [], [], subject_label=BALL)
     evaluator.process([{"image_id": 1}], [output((MAN, TOY, KITE, [0.9, 0]))])
     assert [result.max_recall for result in evaluator.results_of(evaluator.gather())] == [0, 1]
+
+
+def test_a_file_without_interactions_is_read_and_has_nothing_to_measure(write_interactions):
+    images = [{"file_name": "a.jpg"}]
+    _, annotations, classes = write_interactions(images=images)
+    evaluator = build_evaluator(annotations, classes)
+    scores = [0.5, 0.25, 0.1]
+    evaluator.process([{"image_id": 0}], [output((MAN, TOY, 1, scores), num_verbs=3)])
+    assert math.isnan(evaluator.evaluate()["hoi"]["mAP_full"])
