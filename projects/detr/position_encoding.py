@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+# Of a side of the image: the shortest wave that tells boxes apart. Cells of a small map are as far
+# apart as waves of the whole side, the published ones, hardly notice.
+SHORTEST_WAVE = 0.25
+
+
 class SinePositionEncoding(nn.Module):
     """Fixed two-dimensional sine encoding, normalised to the unpadded part of each image.
 
@@ -45,8 +50,11 @@ class SinePositionEncoding(nn.Module):
         return torch.cat([self._waves(rows), self._waves(columns)], dim=-1)
 
     def of_coordinates(self, coordinates: Tensor) -> Tensor:
-        """Encode fractions of the image's height or width, (...,) -> (..., D / 2)."""
-        return self._waves(coordinates * (2 * math.pi))
+        """Encode fractions of the image's height or width, (...,) -> (..., D / 2).
+
+        Wavelengths are from ``SHORTEST_WAVE`` to ``temperature`` times as much, in these fractions.
+        """
+        return self._waves(coordinates * (2 * math.pi / SHORTEST_WAVE))
 
     def _waves(self, position: Tensor) -> Tensor:
         angles = position[..., None] / self.wavelengths  # (B, h, w, D/4)

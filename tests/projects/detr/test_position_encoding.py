@@ -38,3 +38,11 @@ def test_nothing_to_save():
 def test_odd_width_is_refused():
     with pytest.raises(ValueError, match="embed_dim must be divisible by 4, got 6"):
         SinePositionEncoding(6)
+
+
+def test_shortest_wave_of_coordinates_is_a_quarter_of_the_side():
+    encoding = SinePositionEncoding(16, temperature=16.0)
+    here, later, other = encoding.of_coordinates(torch.tensor([0.1, 0.35, 0.225]))
+    torch.testing.assert_close(here[:2], later[:2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(here[:2], -other[:2], atol=1e-5, rtol=0)  # half a wave further
+    assert not torch.allclose(here[2:4], later[2:4], atol=1e-2)
