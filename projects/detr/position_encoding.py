@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-
 # Of a side of the image: the shortest wave that tells boxes apart. Cells of a small map are as far
 # apart as waves of the whole side, the published ones, hardly notice.
 SHORTEST_WAVE = 0.25
