@@ -63,7 +63,6 @@ def official_t2t(name: str) -> PublishedWeights:
         licence="Clear BSD",
         metric=f"top-1 {accuracy} on ImageNet's validation set",
         source="README of github.com/yitu-opensource/T2T-ViT; arXiv 2101.11986",
-        notes="the file's averaged weights are taken, as in the official evaluation",
         convert=convert,
     )
 

@@ -27,7 +27,6 @@ def official(name: str) -> PublishedWeights:
         licence="Apache-2.0",
         metric=f"box AP {precision} on COCO val2017",
         source=SOURCE,
-        notes="a class index is COCO's category id, of 91",
     )
 
 

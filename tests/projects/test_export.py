@@ -3,7 +3,6 @@
 import io
 from types import SimpleNamespace
 
-import onnxruntime
 import pytest
 import torch
 
@@ -22,6 +21,8 @@ from tests.projects.metro.conftest import (  # noqa: F401, fixtures
     toy_body_file,
 )
 from tests.projects.qpic.conftest import small_qpic  # noqa: F401, a fixture
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="of the extra export")
 
 MEAN, STD = [0.1, 0.4, 0.8], [0.2, 0.3, 0.4]
 BOXES = {"query_boxes": True, "focal": True, "select_queries": True, "backbone_top_down": 1}
