@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dropkey_core.engine.checkpoint import find_checkpoint, weights_by_name
-from dropkey_core.engine.errors import UserError, suggestion
+from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.checkpoints import read_content
 from dropkey_core.engine.files.outside import sha256_of
 
@@ -39,17 +39,6 @@ class PublishedWeights:
     sha256: str = ""
     notes: str = ""
     convert: Callable[[Mapping[str, Any]], Mapping[str, Tensor]] | None = None
-
-
-def find_published(name: str, published: Mapping[str, PublishedWeights]) -> PublishedWeights:
-    """Return the weights of this name.
-
-    Raises:
-        UserError: there are none; the nearest name is told, or all.
-    """
-    if name not in published:
-        raise UserError(f"no published weights are called {name!r}{suggestion(name, published)}")
-    return published[name]
 
 
 def fetch_published(weights: PublishedWeights) -> Path:

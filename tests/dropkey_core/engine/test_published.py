@@ -5,12 +5,7 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.published import (
-    PublishedWeights,
-    fetch_published,
-    find_published,
-    read_published,
-)
+from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
 
 STATE = {"weight": torch.arange(6.0).view(2, 3)}
 
@@ -80,10 +75,3 @@ def test_what_others_wrote_is_converted(hub):
 
     expected = {"model": {"ours": STATE["weight"] + 1}}
     torch.testing.assert_close(read_published(published(convert=convert)), expected)
-
-
-def test_names():
-    known = {"detr-r50": published(), "detr-r101": published(url="")}
-    assert find_published("detr-r101", known).url == ""
-    with pytest.raises(UserError, match=r"called 'detr-r5'; nearest is 'detr-r50'"):
-        find_published("detr-r5", known)
