@@ -16,9 +16,8 @@ from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import choose_records
 from projects.detr.attention import Reference, attention_from, on_image, run_with_attention
 from projects.detr.box_picture import legend, markings_of, true_boxes
-from projects.detr.coco import read_categories
 from projects.detr.picture import FOUND_IOU, Picture, as_array, draw_picture, draw_pictures
-from projects.detr.predictor import Detector
+from projects.detr.predictor import Detector, categories_of
 from projects.figure import save
 
 NUM_POINTS = 4  # looked from where none are given
@@ -49,13 +48,12 @@ def draw_gallery(
     Raises:
         UserError: nothing to show, a bad image or checkpoint, or a folder that cannot be written.
     """
-    annotations = OmegaConf.select(config, "dataset.test.annotations")
-    if annotations is None:
+    if OmegaConf.select(config, "dataset.test.annotations") is None:
         raise UserError("the config has no dataset.test.annotations, from which classes have names")
     detector = Detector.from_pretrained(weights, config=config)
     last_layer = detector.model.transformer.encoder.layers[-1]
     records, heading = choose_records(config, images, num_images)
-    true_names = read_categories(annotations).class_names if images is None else []
+    true_names = categories_of(config).class_names if images is None else []
     heading += f", detections with a score of {score_threshold:g} or more"
     print(heading)
     make_folder(output)

@@ -17,7 +17,7 @@ from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result
 from projects.detr.box_picture import Box, markings_of
-from projects.detr.coco import read_categories
+from projects.detr.coco import CategoryMap, read_categories
 from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
 from projects.detr.picture import Picture, as_array, draw_picture
@@ -117,8 +117,7 @@ class Detector(Predictor[Detections]):
         num_classes = len(trained.tensor(cls.kind, cls.key)) - 1  # one row is "no object"
         model = trained.build({"num_classes": num_classes})
         mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
-        annotations = OmegaConf.select(trained.config, "dataset.test.annotations")
-        names, category_ids = known_classes(num_classes, annotations)
+        names, category_ids = known_classes(num_classes, categories_of(trained.config))
         return cls(model, mapper, trained.names or names, category_ids)
 
     def predict(self, inputs: Sequence[Input], score_threshold: float = 0.5) -> list[Detections]:
@@ -159,17 +158,21 @@ class Detector(Predictor[Detections]):
         return [{"id": number, "name": name} for number, name in pairs if name not in UNUSED]
 
 
-def known_classes(num_classes: int, annotations: str | None) -> tuple[list[str], list[int]]:
-    """Names and category ids by class index.
+def categories_of(config: DictConfig) -> CategoryMap | None:
+    """The categories of a config's test and training set together; None without a test set."""
+    test, train = (OmegaConf.select(config, f"dataset.{s}.annotations") for s in ("test", "train"))
+    if test is None or not dataset_path(test).is_file():
+        return None
+    return read_categories(test, same_categories_as=train)
 
-    The annotation file's if it is there and fits, COCO's for 91 classes, else numbers.
-    """
-    if annotations is not None and dataset_path(annotations).is_file():
-        categories = read_categories(annotations)
-        names = categories.class_names
-        if len(names) == num_classes:
-            ids = [categories.category_id(index) for index in range(num_classes)]
-            return names, [n if number is None else number for n, number in enumerate(ids)]
+
+def known_classes(
+    num_classes: int, categories: CategoryMap | None
+) -> tuple[Sequence[str], list[int]]:
+    """Names and category ids by class index: the set's if it has as many, COCO's, or numbers."""
+    if categories is not None and len(categories.class_names) == num_classes:
+        ids = [categories.category_id(index) for index in range(num_classes)]
+        return categories.class_names, [n if id_ is None else id_ for n, id_ in enumerate(ids)]
     if num_classes == COCO_CLASSES:
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     else:
