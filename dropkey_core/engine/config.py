@@ -359,7 +359,7 @@ class TrainSettings:
     checkpointer: CheckpointerSettings = field(default_factory=CheckpointerSettings)
     eval_period: int = 5000
     log_period: int = 20
-    loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+    loggers: Any = field(default_factory=lambda: ["csv", "tensorboard"])
     examples: int = 4
     device: str = "cuda"
     float32_precision: Float32Precision = Float32Precision.high

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dropkey_core.engine.errors import UserError, said_by, suggestion
 from dropkey_core.engine.files.atomic_write import make_folder, whole_file, writing
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")  # and the packages that they need
 
 
-def check_loggers(names: Iterable[str]) -> None:
+def check_loggers(names: Any) -> None:
     """Raise UserError for a name in ``train.loggers`` that is none, or whose package is missing."""
-    for name in names:
+    if not isinstance(names, list | ListConfig):
+        raise UserError(f"train.loggers must be a list such as [csv, tensorboard], got {names!r}")
+    for name in map(str, names):
         if name not in LOGGERS:
             raise UserError(f"train.loggers: unknown {name!r}{suggestion(name, LOGGERS)}")
         if importlib.util.find_spec(name) is None:
