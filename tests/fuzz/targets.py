@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+import re
 import shutil
 from argparse import Namespace
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import convert_voc
 import msgspec
 import numpy as np
 import torch
@@ -35,8 +37,9 @@ from projects.paper.tables import reading
 from projects.qpic import classes, interaction_file, mat_file
 from projects.qpic import prepare as hico_det_release
 from tests.fuzz.archive_inputs import mutate_archive
+from tests.fuzz.byte_inputs import mutate_bytes
 from tests.fuzz.image_inputs import mutate_image
-from tests.fuzz.number_inputs import mutate_numbers
+from tests.fuzz.number_inputs import ODD_NUMBERS, mutate_numbers
 from tests.fuzz.pickle_inputs import mutate_pickle
 from tests.fuzz.tree_inputs import mutate_json, mutate_yaml
 from tests.projects.metro import smpl_like
@@ -280,6 +283,32 @@ def read_table(path: Path) -> None:
         assert "/" not in row.id
 
 
+# ---- VOC's XML -----------------------------------------------------------------------------------
+VOC = """<annotation>
+<size><width>60</width><height>40</height><depth>3</depth></size>
+<object><name>ship</name><difficult>1</difficult>
+<bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>9</xmax><ymax>30</ymax></bndbox></object>
+</annotation>"""
+
+
+def mutate_xml(data: bytes, random: Random) -> bytes:
+    """Another number in an element, or other bytes."""
+    numbers = list(re.finditer(rb"(?<=>)[\d.]+(?=<)", data))
+    if not numbers or random.random() < 0.5:
+        return mutate_bytes(data, random)
+    found = random.choice(numbers)
+    return data[: found.start()] + random.choice(ODD_NUMBERS).encode() + data[found.end() :]
+
+
+def read_voc(path: Path) -> None:
+    found = convert_voc.read_voc(path)
+    assert min(found.width, found.height) >= 1
+    for item in found.objects:
+        assert item.name
+        assert all(math.isfinite(corner) for corner in item.corners)
+    convert_voc.coco_document({"a.jpg": found}, list({o.name for o in found.objects}), True)
+
+
 # ---- HUMBI's text files --------------------------------------------------------------------------
 HEADER = "Numcam: 2\nnumframes: 1\nnumP: 2\n"
 INTRINSICS = HEADER + "0 3\n900 0 320\n0 800 240\n0 0 1\n0 7\n1000 0 10\n0 1000 20\n0 0 1\n"
@@ -492,6 +521,7 @@ TARGETS = {
         "config.yaml", CONFIGS, mutate_yaml, read_config, may_import=True, names_file=False
     ),
     "table": Target("table.yaml", TABLES, mutate_yaml, read_table, may_import=True),
+    "voc": Target("a.xml", [VOC.encode()], mutate_xml, read_voc),
     "vertices": Target("vertex.txt", numbers(12, 3), mutate_numbers, read_vertices),
     "keypoints": Target("keypoints.txt", numbers(25, 4), mutate_numbers, read_keypoints),
     "fit": Target("parameter.txt", numbers(86, 1), mutate_numbers, read_fit),
