@@ -16,9 +16,9 @@ from dropkey_core.engine.predictor import Predictor, Result
 from projects.classification.classifier import ClassificationModel
 from projects.classification.mapper import ClassificationMapper
 from projects.classification.published import PUBLISHED
-from projects.figure import Panel, PictureRow, as_image, draw_page
+from projects.figure import MARGIN, Panel, PictureRow, as_image, draw_page
 
-SIDE = 480  # pixels of the longer side of a picture as it is drawn
+SIDE = 640  # pixels of the longer side of a picture as it is drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class Classification(Result):
         rows = zip(self.names, self.scores.tolist(), strict=True)
         caption = "\n".join(f"{name} {score:.2f}" for name, score in rows)
         panel = Panel(caption, *size, lambda axes: axes.imshow(pixels.resize(size)))
-        return as_image(draw_page([PictureRow([panel])]))
+        page = as_image(draw_page([PictureRow([panel])]))
+        return page.crop((0, 0, size[0] + 2 * MARGIN, page.height))
 
 
 @dataclass(frozen=True)

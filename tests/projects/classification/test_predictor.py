@@ -56,6 +56,7 @@ def test_the_picture_has_its_classes_above_it(weights):
         np.asarray(classifier(np.full((8, 12, 3), 90, np.uint8), top=top).draw()) for top in (1, 3)
     ]
     assert drawn[1].shape[0] - drawn[0].shape[0] == 2 * 20  # a line more for each class
+    assert drawn[0].shape[1] == 640 + 2 * 16  # the picture and a margin
     assert (drawn[0][-200:-100, 100:300] == 90).all()
 
 
