@@ -189,6 +189,7 @@ class ServiceLog(Log):
     A resumed run goes on in the same one, whose id lies in ``<folder>/<name>/run.json``. What is
     logged there cannot be taken back, so what a killed process logged is not sent again when it is
     done again: it is the same but for speed and memory, unless settings were changed in between.
+    What W&B's own process still held when both were killed is missing there.
 
     A service that fails later does not end the training: that is told, and it gets no more.
 
