@@ -164,7 +164,8 @@ def own_config(content: Mapping[str, Any], source: str, overrides: Sequence[str]
     """The config that a checkpoint of ours brings along, as far as predicting needs it.
 
     Whoever made a file decides what is in it: what its ``_target_``s may call are the public names
-    of this checkout's projects, nothing else.
+    of this checkout's projects, nothing else. A run's config has no interpolations left, which
+    could put together others after this was checked.
 
     Raises:
         UserError: it brings none, or one that calls something else.
@@ -182,10 +183,10 @@ def own_config(content: Mapping[str, Any], source: str, overrides: Sequence[str]
         raise UserError(
             f"{source} does not say which model it is of: give its YAML as config (--config)"
         ) from error
-    for target in targets_in(parts):
-        if not is_public(target):
+    for key, value in values_in(parts):
+        if (key == "_target_" and not is_public(value)) or "${" in str(value):
             raise UserError(
-                f"the config in {source} asks to call {shown(target)}, which is not allowed in a "
+                f"the config in {source} has {key}: {shown(value)}, which is not allowed in a "
                 "checkpoint: give a YAML that you trust as config (--config)"
             )
     config = OmegaConf.create(parts)
@@ -196,13 +197,18 @@ def own_config(content: Mapping[str, Any], source: str, overrides: Sequence[str]
     return OmegaConf.create(plain)
 
 
-def targets_in(value: Any) -> Iterator[Any]:
-    """Yield every ``_target_`` of nested settings."""
+def values_in(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield everything in nested settings but dicts and lists, and every ``_target_``, by key."""
     if isinstance(value, dict):
-        yield from (value[key] for key in value if key == "_target_")
-        yield from (target for child in value.values() for target in targets_in(child))
+        for name, child in value.items():
+            if name == "_target_" and isinstance(child, dict | list):
+                yield name, child
+            yield from values_in(child, str(name))
     elif isinstance(value, list):
-        yield from (target for child in value for target in targets_in(child))
+        for child in value:
+            yield from values_in(child, key)
+    else:
+        yield key, value
 
 
 def is_public(target: Any) -> bool:

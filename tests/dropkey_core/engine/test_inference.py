@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_config
@@ -118,7 +119,19 @@ def test_a_config_in_a_checkpoint_may_call_public_names_of_projects_only(demo, t
     config = OmegaConf.create(content["config"])
     OmegaConf.update(config, f"{place}", {"_target_": target})
     torch.save({**content, "config": OmegaConf.to_yaml(config)}, demo)
-    with pytest.raises(UserError, match=r"w\.pth asks to call .*, which is not allowed"):
+    with pytest.raises(UserError, match=r"w\.pth has _target_: .*, which is not allowed"):
+        find_trained(demo, {})
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.create:'{_target_: os.system}'}", "\\${x}", "${dataset.train.per_class}"]
+)
+def test_a_config_in_a_checkpoint_may_put_nothing_together(demo, text):
+    content = torch.load(demo)
+    settings = yaml.safe_load(content["config"])
+    settings["model"]["num_classes"] = text
+    torch.save({**content, "config": yaml.safe_dump(settings)}, demo)
+    with pytest.raises(UserError, match=r"w\.pth has num_classes: .*, which is not allowed"):
         find_trained(demo, {})
 
 
