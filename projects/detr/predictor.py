@@ -181,11 +181,14 @@ def known_classes(
 
 
 def is_hugging_face(source: str | Path) -> bool:
-    """Whether a source is a folder that transformers wrote, or an ``owner/name[@revision]``."""
+    """Whether a source is a folder that transformers wrote, or an ``owner/name[@revision]``.
+
+    What would be in a folder that there is, ``output/demo``, is a misspelt path instead.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return (folder / "config.json").is_file() and not (folder / "config.yaml").exists()
-    return not folder.exists() and IDENTIFIER.fullmatch(str(source)) is not None
+    return not folder.parent.exists() and IDENTIFIER.fullmatch(str(source)) is not None
 
 
 def from_hugging_face(source: str | Path, device: str | None) -> Trained:

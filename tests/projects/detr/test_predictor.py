@@ -103,10 +103,19 @@ def test_a_folder_of_hugging_face(small_detr, tmp_path):
     )
 
 
-def test_what_looks_like_hugging_face(tmp_path):
+def test_what_looks_like_hugging_face(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
     for identifier in ("facebook/detr-resnet-50", "facebook/detr-resnet-50@no_timm"):
         assert is_hugging_face(identifier)
-    for other in ("detr-r50", "https://example.org/detr.pth", "a/b/c", tmp_path, "/tmp/x", "./x"):
+    for other in (
+        "detr-r50",
+        "https://example.org/detr.pth",
+        "a/b/c",
+        tmp_path,
+        "/tmp/x",
+        "output/x",
+    ):
         assert not is_hugging_face(other)
     (tmp_path / "config.json").touch()
     assert is_hugging_face(tmp_path)
