@@ -1,7 +1,7 @@
 """Reading image files as RGB tensors, and finding them in folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,22 @@ def find_images(places: Sequence[str]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise UserError(f"--images: no file or folder {place}")
-        inside = sorted(place.iterdir()) if place.is_dir() else []
-        found += [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
-        found += [] if place.is_dir() else [place]
+        found += files_in(place, IMAGE_SUFFIXES) if place.is_dir() else [place]
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(
             f"nothing to show: no images in {', '.join(places)} (looked for {suffixes})"
         )
     return found
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return a folder's files with one of the suffixes in order of name, without hidden ones.
+
+    macOS writes ``._a.jpg`` beside ``a.jpg``, which is no image.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def spread(records: Sequence[Any], count: int) -> list[Any]:

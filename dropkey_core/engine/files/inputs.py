@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.images import IMAGE_SUFFIXES, LARGEST_FILE, read_image
+from dropkey_core.engine.files.images import IMAGE_SUFFIXES, LARGEST_FILE, files_in, read_image
 from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.files.video import VIDEO_SUFFIXES, read_camera, read_frames
 
@@ -94,9 +94,7 @@ def find_inputs(folder: str | Path) -> list[Path]:
         UserError: there are none.
     """
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    found = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in known)
-    found = [path for path in found if not path.name.startswith(".")]  # macOS writes ._a.jpg
-    if not found:
+    if not (found := files_in(Path(folder), known)):
         raise UserError(f"no pictures in {folder} (looked for {', '.join(sorted(known))})")
     return found
 

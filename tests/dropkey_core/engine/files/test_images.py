@@ -294,7 +294,7 @@ def test_the_first_of_many_frames_is_read_and_a_wrong_suffix_does_not_matter(tmp
 
 
 def test_images_are_those_named_and_those_in_folders_by_name(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt"):
+    for name in ("b.JPG", "a.png", "notes.txt", "._b.JPG"):
         (tmp_path / name).touch()
     (tmp_path / "deeper").mkdir()
     single = tmp_path / "deeper" / "c"
