@@ -23,6 +23,7 @@ from dropkey_core.engine.config import apply_override, check_calls, load_config,
 from dropkey_core.engine.errors import UserError, shown, suggestion
 from dropkey_core.engine.files.images import find_images, spread
 from dropkey_core.engine.files.inputs import is_address
+from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.launch import DEVICES, available_device
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
@@ -170,31 +171,48 @@ def own_config(content: Mapping[str, Any], source: str, overrides: Sequence[str]
     Raises:
         UserError: it brings none, or one that calls something else.
     """
-    settings = kept_settings(content)
-    try:
-        mapper = settings["dataloader"]["test"]["mapper"]
-        parts = {
-            "dataset": settings.get("dataset", {}),
-            "model": settings["model"],
-            "dataloader": {"test": {"mapper": mapper}},
-            "train": {"device": settings["train"].get("device", "cuda")},
-        }
-    except (KeyError, TypeError, AttributeError) as error:
+    with reading(f"the config in {source}", "YAML"):
+        settings = kept_settings(content)
+    model, mapper = settings.get("model"), within(settings, "dataloader", "test", "mapper")
+    parts = {
+        "dataset": texts_in(settings.get("dataset")),
+        "model": model,
+        "dataloader": {"test": {"mapper": mapper}},
+        "train": {"device": within(settings, "train", "device") or DEVICES[0]},
+    }
+    if not all(isinstance(call, dict) and "_target_" in call for call in (model, mapper)):
         raise UserError(
             f"{source} does not say which model it is of: give its YAML as config (--config)"
-        ) from error
+        )
     for key, value in values_in(parts):
         if (key == "_target_" and not is_public(value)) or "${" in str(value):
             raise UserError(
                 f"the config in {source} has {key}: {shown(value)}, which is not allowed in a "
                 "checkpoint: give a YAML that you trust as config (--config)"
             )
-    config = OmegaConf.create(parts)
+    with reading(f"the config in {source}", "settings"):
+        config = OmegaConf.create(parts)
     for override in overrides:
         apply_override(config, override)
     plain = resolve(config)
     check_calls(plain)
     return OmegaConf.create(plain)
+
+
+def texts_in(settings: Any) -> dict[str, Any]:
+    """The texts in nested settings, as the paths of a ``dataset`` are."""
+    items = settings.items() if isinstance(settings, dict) else ()
+    nested = {
+        str(name): texts_in(child) if isinstance(child, dict) else child for name, child in items
+    }
+    return {name: child for name, child in nested.items() if isinstance(child, dict | str)}
+
+
+def within(settings: Any, *keys: str) -> Any:
+    """A value in nested settings; None where there is none."""
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
 
 
 def values_in(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

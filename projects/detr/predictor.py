@@ -161,7 +161,7 @@ class Detector(Predictor[Detections]):
 def categories_of(config: DictConfig) -> CategoryMap | None:
     """The categories of a config's test and training set together; None without a test set."""
     test, train = (OmegaConf.select(config, f"dataset.{s}.annotations") for s in ("test", "train"))
-    if test is None or not dataset_path(test).is_file():
+    if not isinstance(test, str) or not dataset_path(test).is_file():
         return None
     return read_categories(test, same_categories_as=train)
 

@@ -158,7 +158,7 @@ class InteractionDetector(Predictor[Interactions]):
 
 def class_names(classes: str | None, num_objects: int, num_verbs: int) -> tuple[Names, Names]:
     """Names of objects and verbs: the dataset's if it is there and fits, HICO-DET's, or numbers."""
-    if classes is not None and dataset_path(classes).is_file():
+    if isinstance(classes, str) and dataset_path(classes).is_file():
         known = read_classes(classes)
         if (len(known.object_names), len(known.verb_names)) == (num_objects, num_verbs):
             return known.object_names, known.verb_names

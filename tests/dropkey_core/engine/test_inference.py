@@ -1,4 +1,5 @@
 import copy
+import datetime
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,32 @@ def test_a_checkpoint_that_says_nothing_of_its_model_needs_a_config(weights, con
     torch.save({**torch.load(weights), "config": config}, weights)
     with pytest.raises(UserError, match=r"w\.pth does not say which model .*\(--config\)"):
         find_trained(weights, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("model: [", "the config in .*w.pth cannot be read as YAML"),
+        ("model: {a: 2020-01-01}", "does not say which model"),
+        ("dataloader: {test: {mapper: text}}", "does not say which model"),
+    ],
+)
+def test_a_config_in_a_checkpoint_that_is_none(demo, config, message):
+    torch.save({**torch.load(demo), "config": config}, demo)
+    with pytest.raises(UserError, match=message):
+        find_trained(demo, {})
+
+
+def test_of_a_dataset_only_paths_are_taken_from_a_checkpoint(demo):
+    content = torch.load(demo)
+    settings = yaml.safe_load(content["config"])
+    settings["dataset"] = {"test": {"annotations": "a.json", "per_class": 3}, "classes": ["b"]}
+    torch.save({**content, "config": yaml.safe_dump(settings)}, demo)
+    assert find_trained(demo, {}).config.dataset == {"test": {"annotations": "a.json"}}
+    settings["model"]["num_classes"] = datetime.date(2020, 1, 1)
+    torch.save({**content, "config": yaml.safe_dump(settings)}, demo)
+    with pytest.raises(UserError, match=r"the config in .*w\.pth cannot be read as settings"):
+        find_trained(demo, {})
 
 
 def test_a_run_and_its_best_weights(weights, tmp_path):
