@@ -20,10 +20,11 @@ import convert_voc
 import msgspec
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from scipy import sparse
 
-from dropkey_core.engine import UserError, checkpoint, config
+from dropkey_core.engine import UserError, checkpoint, config, inference
 from dropkey_core.engine.files import arrays as array_file
 from dropkey_core.engine.files import images as image_file
 from dropkey_core.engine.files import json_file
@@ -465,6 +466,23 @@ def read_checkpoint(path: Path) -> None:
     list(parts_of(found))
 
 
+OWN_CONFIG = """
+model: {_target_: projects.classification.build_model, num_classes: 10, variants: {reattention: {}}}
+dataset: {test: {annotations: a.json}}
+dataloader:
+  test:
+    mapper: {_target_: projects.classification.ClassificationMapper, training: false}
+train: {device: cpu}
+"""
+
+
+def read_own_config(path: Path) -> None:
+    content = {"config": path.read_bytes().decode(errors="replace")}
+    found = OmegaConf.to_container(inference.own_config(content, str(path), ()))
+    called = [value for key, value in inference.values_in(found) if key == "_target_"]
+    assert called and all(map(inference.is_public, called))
+
+
 LAYOUT = {"points": ("f", ("N", 2)), "labels": ("i", ("N",)), "names": ("U", ("K",))}
 POINTS = {"points": np.arange(6.0).reshape(3, 2), "labels": np.array([0, 1, 1], np.uint8)}
 ARRAYS = smpl_like.npz_of(**POINTS, names=np.array(["cat", "dog"]))
@@ -544,6 +562,10 @@ TARGETS = {
         "regressor.npy", [smpl_like.npy(np.full((17, V), 1 / V))], mutate_archive, read_regressor
     ),
     "checkpoint": Target("checkpoint.pt", CHECKPOINTS, mutate_archive, read_checkpoint),
+    "own_config": Target(
+        "config.yaml", [OWN_CONFIG.encode()], mutate_yaml, read_own_config, may_import=True,
+        names_file=False,
+    ),
     "arrays": Target("arrays.npz", [ARRAYS], mutate_archive, read_arrays),
     "image": Target(
         "image.png", image_files(), mutate_image, read_image, 4.0, 1500, may_import=True

@@ -222,7 +222,7 @@ def test_memory_stays_flat_over_ten_thousand_pictures(main, models, workplace):
     samples, done = [], threading.Event()
 
     def sample():
-        while not done.wait(0.25):
+        while not done.wait(0.05):
             samples.append(resident())
 
     watch = threading.Thread(target=sample)
