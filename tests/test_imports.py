@@ -82,6 +82,7 @@ def test_projects_import_no_other_project(project):
             assert package != "projects" or rest[0] in allowed, f"{path}: {name}"
 
 
+@pytest.mark.slow
 def test_every_module_but_the_engine_needs_torch_alone():
     """Imports them all where nothing else can be imported, not even numpy."""
     run = subprocess.run(

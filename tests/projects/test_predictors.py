@@ -41,7 +41,7 @@ def trained(request, tmp_path):
             "train": {"device": "cpu"},
         }
     )
-    config.dataloader.test.mapper.training = False
+    config.dataloader.test.mapper.update(training=False, min_sizes=[128])
     return predictor, config, str(tmp_path / "weights.pth"), model
 
 

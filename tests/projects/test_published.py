@@ -38,6 +38,7 @@ def test_official_detrs():
     assert REGISTRIES["detr"]["detr-r50"].overrides == ("model.backbone=resnet50",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRIES["classification"])
 def test_classifiers_have_the_size_that_their_name_says(name):
     entry = REGISTRIES["classification"][name]

@@ -26,6 +26,7 @@ def checkpoint(tmp_path):
     return str(tmp_path / "best.pth")
 
 
+@pytest.mark.slow
 def test_says_how_much_differs_and_writes(main, checkpoint, tmp_path, capsys):
     output = tmp_path / "model.pt2"
     command = ["--weights", checkpoint, "--format", "torch", "--output", str(output)]

@@ -27,6 +27,7 @@ COMMANDS += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_threads_give_way_unless_the_user_wants_otherwise(name):
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}

@@ -118,6 +118,7 @@ def test_neighbours_and_seeds_are_independent(kind, drop_ratio):
         assert abs(z) < 4.5
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("axis", ["keys", "queries"])
 @pytest.mark.parametrize("drop_ratio", [0.1, 0.3, 0.5])

@@ -81,6 +81,7 @@ def test_averages_are_evaluated_saved_and_not_trained(toy_folder):
     assert best["metrics"]["bbox/AP"] == max(float(r["bbox/AP"]) for r in averaged if r["bbox/AP"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [7, 10, 19])  # in the first evaluation; in steps 6 and 11
 def test_averages_resume_to_the_last_bit(toy_folder, monkeypatch, calls):
     run(EMA, output="whole")

@@ -154,6 +154,7 @@ def strike_at(record):
     return {"image_id": record["image_id"]}
 
 
+@pytest.mark.slow
 def test_process_ends_with_an_iterator_still_held():
     """Python itself sends SIGTERM to workers at exit, and waits for them."""
     script = (

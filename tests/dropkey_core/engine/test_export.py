@@ -35,7 +35,7 @@ def exportable(any_size=True, **settings):
     return Exportable(module, ("attended", "average"), axes, random_pixels, (64, 56), any_size)
 
 
-@pytest.fixture(params=["torch", "onnx"])
+@pytest.fixture(params=["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def kind(request):
     if request.param == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -638,6 +638,7 @@ class Weights(nn.Module):
         return [layer(x) for layer in self.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.parametrize("start", [0.0, 0.1])
 def test_a_ratio_that_changes_over_steps_is_obeyed_when_compiled(compiler, start):
@@ -661,6 +662,7 @@ def test_compiled_attention_that_cannot_be_intercepted_is_an_error(compiler):
         compiler(attention, backend="eager")(torch.randn(2, 5, WIDTH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("inference", [None, uniform([])])
 def test_export_for_inference(fused, inference):

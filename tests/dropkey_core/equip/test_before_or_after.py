@@ -84,6 +84,7 @@ def test_from_pretrained_makes_a_model_without_it(tmp_path):
     assert len(apply_dropkey(loaded, 0.5).equipped) == 2
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("in_place", [True, False])
 def test_compile(equip_first, in_place):
@@ -98,6 +99,7 @@ def test_compile(equip_first, in_place):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiling_before_and_running_before():
     torch._dynamo.reset()
     model = vit()

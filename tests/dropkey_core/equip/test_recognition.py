@@ -314,6 +314,7 @@ def test_every_attention_class_of_a_library_has_been_looked_at(library):
     assert found == {name: why for name, why in audit().items() if name.startswith(library)}
 
 
+@pytest.mark.slow
 def test_the_vision_models_of_transformers_have_been_looked_at():
     skip_unless_audited("transformers")
     expected = {n: why for n, why in audit().items() if n.startswith("transformers")}

@@ -129,6 +129,7 @@ def test_nothing_is_left_by_removing_or_equipping_anew(silent):
     model(X)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_whole(silent, dynamic):

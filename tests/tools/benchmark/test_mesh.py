@@ -40,6 +40,7 @@ def test_a_difference_is_shown(main, tmp_path, capsys):
     assert difference == pytest.approx(100, rel=0.02)
 
 
+@pytest.mark.slow
 def test_meshes_of_a_body_are_evaluated_and_drawn(main, tmp_path, capsys):
     write_body(tmp_path / "body.npz", tetrahedron())
     assert main([*SMALL, "--body", str(tmp_path / "body.npz")]) == 0

@@ -18,6 +18,7 @@ SMALL = [
 TINY_BATCH = ["--batch", "2", "32", "64", "--repeats", "2"]
 
 
+@pytest.mark.slow
 def test_two_variants_side_by_side(capsys):
     options = ["--config", CONFIG, *SMALL, *TINY_BATCH, "--compare", "model.drop_unit=weight"]
     assert main(options) == 0
@@ -27,6 +28,7 @@ def test_two_variants_side_by_side(capsys):
     assert [row[-1] for row in rows[::2]] == ["1.00x |"] * 2
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_compiled_code_beside(capsys, monkeypatch):
     """torch.compile itself takes a minute: that it is asked for is enough."""
     compiled = []

@@ -98,6 +98,7 @@ def test_what_killed_processes_leave_is_looked_for_by_nobody_and_removed(tmp_pat
     assert files(tmp_path) == ["model_0000002.pth"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("name", ["last.pth", "best.pth", "metrics.csv"])
 def test_run_on_a_full_disk_stops_and_goes_on_when_there_is_room(
