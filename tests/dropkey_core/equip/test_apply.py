@@ -604,12 +604,11 @@ def check_compiled(model, compiled, x):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("fused", [True, False])
-def test_compiled_whole(compiler, backend, fused):
+def test_compiled_whole(compiler, fused):
     model, x = model_and_input(fused=fused, dropout=0.1)
     apply_dropkey(model, 0.5)
-    check_compiled(model, compiler(model, backend=backend, fullgraph=True), x)
+    check_compiled(model, compiler(model, backend="eager", fullgraph=True), x)
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
