@@ -10,7 +10,7 @@ import torch
 
 from dropkey_core.engine import load_config, read_checkpoint, train
 from dropkey_core.engine.trainer import Trainer
-from tests.projects.small_runs import DATA, SMALL
+from tests.projects.small_runs import DATA, FEW_PARAMETERS, SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,7 @@ MODERN = [
     "train.log_period=1",
     "train.checkpointer.period=2",
 ]
+SMALLER = [*FEW_PARAMETERS, "dataloader.train.mapper.min_sizes=[56,64]"]
 
 
 class Killed(Exception):
@@ -33,7 +34,7 @@ class Killed(Exception):
     ("project", "name"), [*((project, "demo") for project in DATA), ("detr", "small")]
 )
 def test_a_killed_run_goes_on(project, name, small_sets, monkeypatch):
-    settings = [*SMALL, *DATA[project], *MODERN]
+    settings = [*SMALL, *DATA[project], *MODERN, *(SMALLER if name == "small" else [])]
 
     def run(folder, **arguments):
         overrides = [*settings, f"train.output_dir={folder}"]
