@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import dataset_path
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.metro.body.model import write_body
 from projects.metro.body.release import DOWNSAMPLING_FILE, H36M_FILE, read_release
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     smpl = arguments.smpl.absolute()
     regressor = arguments.h36m_regressor or smpl.with_name(H36M_FILE)
     downsampling = arguments.mesh_downsampling or smpl.with_name(DOWNSAMPLING_FILE)
-    output = (arguments.output or dataset_path("body/smpl_neutral.npz")).absolute()
+    output = (arguments.output or datasets_root() / "body/smpl_neutral.npz").absolute()
     return exit_code(lambda: convert(smpl, regressor.absolute(), downsampling.absolute(), output))
 
 

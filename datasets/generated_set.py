@@ -13,11 +13,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.errors import shown
 from dropkey_core.engine.files.atomic_write import whole_file, writing
 from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.paths import datasets_root
 
 SPLITS = ("train", "val")
 FEWEST_PIXELS = 64  # below this the smallest shapes have no shape, and arms are under a pixel thin
@@ -125,7 +126,7 @@ def run_command(
         option = "--" + field.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help="default: %(default)s")
     arguments = vars(parser.parse_args(argv))
-    output = arguments.pop("output") or dataset_path(name)
+    output = arguments.pop("output") or datasets_root() / name
 
     def run() -> None:
         with writing(output):

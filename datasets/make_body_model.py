@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mannequin import make_mannequin
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.metro.body.model import read_body, read_origin, write_body
 
 ORIGIN = "mannequin made by datasets/make_body_model.py, version 1"  # raise it with every change
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="default: body/mannequin.npz below the dataset root"
     )
-    output = parser.parse_args(argv).output or dataset_path("body/mannequin.npz")
+    output = parser.parse_args(argv).output or datasets_root() / "body/mannequin.npz"
     return exit_code(lambda: make(output.absolute()))
 
 

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from convert_voc import convert
 from prepare_coco import fetch
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.detr import load_coco
 
 COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--output", type=Path, default=dataset_path("bccd"), help="default: %(default)s"
+        "--output", type=Path, default=datasets_root() / "bccd", help="default: %(default)s"
     )
     parser.add_argument("--url", default=URL, help="of the archive; default: %(default)s")
     parser.add_argument("--check-only", action="store_true", help="fetch nothing")

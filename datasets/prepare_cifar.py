@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.classification.cifar import SETS, SPLITS, load_cifar
 
 
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="+", choices=list(SETS), metavar="cifar10|cifar100")
     parser.add_argument(
-        "--output", type=Path, default=dataset_path("cifar"), help="default: %(default)s"
+        "--output", type=Path, default=datasets_root() / "cifar", help="default: %(default)s"
     )
     parser.add_argument("--check-only", action="store_true", help="fetch nothing")
     arguments = parser.parse_args(argv)

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchvision.datasets.utils import download_url
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.detr import load_coco
 
 URL = "http://images.cocodataset.org"
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--url", default=URL, help="a mirror; default: %(default)s")
     parser.add_argument("--check-only", action="store_true", help="fetch nothing")
     arguments = parser.parse_args(argv)
-    output = (arguments.output or dataset_path("coco")).absolute()
+    output = (arguments.output or datasets_root() / "coco").absolute()
     splits = [SPLITS[name] for name in arguments.splits]
 
     def run() -> None:

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from generated_set import write_json
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.interaction_file import read_interactions
 from projects.qpic.prepare import Release, odd_boxes, read_release
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         "default: %(default)s; not used for QPIC's files and test images",
     )
     arguments = parser.parse_args(argv)
-    output = (arguments.output or dataset_path("hico_det")).absolute()
+    output = (arguments.output or datasets_root() / "hico_det").absolute()
     return exit_code(lambda: prepare(arguments.sources, output, arguments.merge_iou))
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dropkey_core.engine import UserError, dataset_path
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
+from dropkey_core.engine.paths import datasets_root
 from projects.metro.humbi.check import check_meshes
 from projects.metro.humbi.prepare import prepare
 from projects.metro.humbi.records import read_subjects
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--num-workers and --check must be 0 or more")
     if not 0 < arguments.least_inside <= 1:
         raise UserError(f"--least-inside must be in (0, 1], got {arguments.least_inside}")
-    source = (arguments.source or dataset_path("humbi")).absolute()
+    source = (arguments.source or datasets_root() / "humbi").absolute()
     train, test = arguments.train_subjects, arguments.test_subjects
     index = prepare(
         source,

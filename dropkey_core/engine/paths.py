@@ -24,5 +24,10 @@ def datasets_root() -> Path:
 
 
 def dataset_path(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` as an absolute path; a relative one starts at :func:`datasets_root`."""
-    return datasets_root() / Path(path).expanduser()
+    """Return a path of data as an absolute one.
+
+    A relative one starts at :func:`datasets_root`; if nothing is there, at the working folder.
+    """
+    path = Path(path).expanduser()
+    below_root, here = datasets_root() / path, path.absolute()
+    return here if here.exists() and not below_root.exists() else below_root

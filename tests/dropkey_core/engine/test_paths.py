@@ -20,3 +20,14 @@ def test_working_folder_comes_before_the_checkout(monkeypatch, tmp_path):
 def test_absolute_path_stays(monkeypatch):
     monkeypatch.setenv("DROPKEY_DATASETS", "/data")
     assert dataset_path("/elsewhere/images") == Path("/elsewhere/images")
+
+
+def test_working_folder_where_the_datasets_have_nothing(monkeypatch, tmp_path):
+    root = tmp_path / "data"
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("DROPKEY_DATASETS", str(root))
+    monkeypatch.chdir(tmp_path)
+    assert dataset_path("mine") == tmp_path / "mine"
+    (root / "mine").mkdir(parents=True)
+    assert dataset_path("mine") == root / "mine"
+    assert dataset_path("nowhere") == root / "nowhere"
