@@ -9,11 +9,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from dropkey_core.engine import in_float32
 
 ANCHOR_SIDE = 0.15  # of an image's side: width and height that boxes start from
 EDGE = 1e-4  # how near to 0 and 1 a coordinate may come, so that its logit is finite
+CANDIDATES = 4  # cells for each query, among which the distinct ones are looked for
+SAME_IOU = 0.8  # above it boxes are nearly the same
 ABSENT = -30.0  # logit of a class that cannot be there: neither loss nor gradient in float32
 
 
@@ -111,12 +114,32 @@ class CellDetector(nn.Module):
 
 
 def best_boxes(cells: dict[str, Tensor], number: int) -> Tensor:
-    """The boxes (B, Q, 4) of the cells that are surest of a class.
+    """The boxes (B, Q, 4) of the cells that are surest of a class and distinct.
+
+    Of boxes that are nearly the same the surest comes first and the others after all distinct
+    ones: queries that begin as the same box learn late which of them shall speak (DDQ, arXiv
+    2303.12776, section 3.2).
 
     Args:
         cells: see ``CellDetector.forward``.
         number: Q; all cells where there are fewer.
     """
     scores = cells["pred_logits"][0, ..., :-1].amax(-1)  # (B, L)
-    best = scores.topk(min(number, scores.shape[1]), dim=1).indices
-    return cells["pred_boxes"][0].gather(1, best[..., None].expand(-1, -1, 4)).detach()
+    number = min(number, scores.shape[1])
+    surest = scores.topk(min(CANDIDATES * number, scores.shape[1]), dim=1).indices
+    boxes = cells["pred_boxes"][0].detach().gather(1, surest[..., None].expand(-1, -1, 4))
+    is_repeated = (overlaps(boxes) > SAME_IOU).tril(-1).any(-1)  # by a surer one
+    place = torch.arange(boxes.shape[1], device=boxes.device) + boxes.shape[1] * is_repeated
+    chosen = place.topk(number, dim=1, largest=False).indices
+    return boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+
+
+def overlaps(boxes_cxcywh: Tensor) -> Tensor:
+    """IoU of each box of an image with each other, (B, K, 4) -> (B, K, K)."""
+    low, high = box_convert(boxes_cxcywh, "cxcywh", "xyxy").chunk(2, dim=-1)
+    shared = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(
+        low[:, :, None], low[:, None]
+    )
+    shared = shared.clamp(min=0).prod(-1)
+    areas = (high - low).prod(-1)
+    return shared / (areas[:, :, None] + areas[:, None] - shared).clamp(min=EDGE**2)

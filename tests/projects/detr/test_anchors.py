@@ -1,4 +1,5 @@
 import torch
+from torchvision.ops import box_convert, box_iou
 
 from projects.detr.anchors import (
     ABSENT,
@@ -6,6 +7,7 @@ from projects.detr.anchors import (
     best_boxes,
     box_head,
     cell_centres,
+    overlaps,
     refined,
 )
 
@@ -53,3 +55,23 @@ def test_the_surest_cells_are_chosen_without_gradient():
     assert torch.equal(chosen, boxes[[2, 3, 0]][None])
     assert not chosen.requires_grad
     assert best_boxes(cells, 9).shape == (1, 4, 4)
+
+
+def test_boxes_that_are_nearly_the_same_come_after_the_distinct_ones():
+    """Box 1 is box 0 again, less sure; box 3 overlaps box 2 by 0.6 of their union."""
+    scores = torch.tensor([5.0, 4.0, 3.0, 2.0])
+    x, side = torch.tensor([0.3, 0.31, 0.6, 0.65]), torch.full((4,), 0.2)
+    cells = {
+        "pred_logits": torch.stack([scores, torch.zeros(4)], dim=-1)[None, None],
+        "pred_boxes": torch.stack([x, side, side, side], dim=-1)[None, None],
+    }
+    assert torch.equal(best_boxes(cells, 4)[0, :, 0], x[[0, 2, 3, 1]])
+    assert torch.equal(best_boxes(cells, 2)[0, :, 0], x[[0, 2]])
+
+
+def test_overlaps_are_those_of_torchvision():
+    boxes = torch.rand(2, 5, 4)
+    for own, found in zip(boxes, overlaps(boxes), strict=True):
+        corners = box_convert(own, "cxcywh", "xyxy")
+        torch.testing.assert_close(found, box_iou(corners, corners))
+    assert overlaps(torch.zeros(1, 2, 4)).eq(0).all()  # boxes without area
