@@ -108,7 +108,10 @@ class Trained:
         if judged:
             raise UserError(f"{self.source} {judged}")
         print(load_state(model, self.state, self.source, exactly=True))
-        return model.to(available_device(config.train.device))
+        device = available_device(named := config.train.device)
+        if device != named:
+            print(f"warning: device is {named} and this machine has none: {device} takes its place")
+        return model.to(device)
 
 
 def find_trained(

@@ -62,6 +62,15 @@ def test_model_has_the_weights_and_the_settings_and_the_config_stays_as_it_is(
     assert str(weights) in capsys.readouterr().out
 
 
+def test_another_device_is_told(linear_config, weights, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    find_trained(weights, {}, linear_config, device="cuda").build({"outputs": 2})
+    find_trained(weights, {}, linear_config, device="cpu").build({"outputs": 2})
+    told = "warning: device is cuda and this machine has none: cpu takes its place\n"
+    assert capsys.readouterr().out.count(told) == 1
+
+
 def test_nothing_of_a_model_that_predicts_begins_anew(linear_config, weights):
     linear_config.model.outputs = 7
     with pytest.raises(UserError, match="do not fit the model; mis-shaped: 2"):
