@@ -21,6 +21,7 @@ from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import whole_file
 from dropkey_core.engine.files.inputs import Input, in_batches, is_many, read_inputs
 from dropkey_core.engine.inference import Trained, find_trained
+from dropkey_core.engine.paths import dataset_path
 from dropkey_core.engine.published import PublishedWeights
 
 
@@ -70,6 +71,14 @@ class Result(ABC):
 def plain(value: Any) -> Any:
     """A tensor or array as a list."""
     return value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+
+
+def warn_of_numbers(file: Any, called: str) -> None:
+    """Say that classes have no names, since the file that a config names for them has none."""
+    place = dataset_path(file) if isinstance(file, str) else None
+    why = f"no {place or 'file with the names of the classes'}"
+    why = f"{place} has other classes" if place is not None and place.is_file() else why
+    print(f"warning: {why}: what is found is called {called}")
 
 
 R = TypeVar("R", bound=Result)

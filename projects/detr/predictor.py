@@ -15,7 +15,7 @@ from torchvision.ops import box_convert
 from dropkey_core.engine import UserError, dataset_path, instantiate
 from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
-from dropkey_core.engine.predictor import Predictor, Result
+from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.detr.box_picture import Box, markings_of
 from projects.detr.coco import CategoryMap, read_categories
 from projects.detr.detr import Detr
@@ -26,6 +26,7 @@ from projects.figure import as_image
 
 COCO_CLASSES = 91  # of a head whose class index is COCO's category id
 IDENTIFIER = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")  # on Hugging Face's hub
+NUMBERED = "class {}"  # what a class without a name is called
 UNUSED = ("unused", "N/A", "__background__")  # names of indices that are no class
 
 
@@ -118,6 +119,9 @@ class Detector(Predictor[Detections]):
         model = trained.build({"num_classes": num_classes})
         mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
         names, category_ids = known_classes(num_classes, categories_of(trained.config))
+        if not trained.names and names[0] == NUMBERED.format(0):
+            file = OmegaConf.select(trained.config, "dataset.test.annotations")
+            warn_of_numbers(file, "class 0, class 1, ..., and category ids are 0, 1, ...")
         return cls(model, mapper, trained.names or names, category_ids)
 
     def predict(self, inputs: Sequence[Input], score_threshold: float = 0.5) -> list[Detections]:
@@ -176,7 +180,7 @@ def known_classes(
     if num_classes == COCO_CLASSES:
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     else:
-        names = [f"class {index}" for index in range(num_classes)]
+        names = [NUMBERED.format(index) for index in range(num_classes)]
     return names, list(range(num_classes))
 
 

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 from dropkey_core.engine import UserError, dataset_path, instantiate
 from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
-from dropkey_core.engine.predictor import Predictor, Result
+from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.detr.picture import Picture, as_array, draw_picture
 from projects.figure import as_image
 from projects.qpic.classes import OBJECT_NAMES, VERB_NAMES, read_classes
@@ -164,4 +164,5 @@ def class_names(classes: str | None, num_objects: int, num_verbs: int) -> tuple[
             return known.object_names, known.verb_names
     if (num_objects, num_verbs) == (len(OBJECT_NAMES), len(VERB_NAMES)):
         return OBJECT_NAMES, VERB_NAMES
+    warn_of_numbers(classes, "object 0, object 1, ... and verb 0, verb 1, ...")
     return [f"object {n}" for n in range(num_objects)], [f"verb {n}" for n in range(num_verbs)]

@@ -18,7 +18,7 @@ from tests.projects.metro.conftest import small_metro, toy_body, toy_body_file  
 SMALL = ["model.embed_dim=16", "model.ffn_dim=16", "model.num_encoder_layers=1"]
 SMALL += ["model.num_decoder_layers=1", "model.num_queries=4", "model.backbone_stages=1"]
 SMALL += ["dataloader.test.mapper.min_sizes=[32]", "dataloader.test.mapper.max_size=48"]
-OF_DETR = ["model.num_classes=3"]
+OF_DETR = ["model.num_classes=3", "model.backbone_top_down=0"]
 OF_QPIC = ["model.num_object_classes=3", "model.num_verb_classes=4"]
 
 
@@ -77,7 +77,10 @@ def read(path):
 def test_detections_are_cocos_results_and_pictures(main, models, workplace, capsys):
     command = ["--model", str(models / "detr.pth"), "--input", "photos", "--output", "out"]
     assert main([*command, "--score-threshold", "0", "--batch-size", "2"]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
+    *_, said = lines = capsys.readouterr().out.splitlines()
+    file = workplace / "shapes" / "annotations" / "instances_val.json"
+    missing = f"warning: no {file}: what is found is called class 0"
+    assert sum(line.startswith(missing) for line in lines) == 1
     assert said.startswith("2 pictures in ") and said.endswith(" a second: out")
     found = ["000007_found.png", "000012_found.png", "detections.json", "images.json"]
     assert names(workplace / "out") == found
@@ -99,9 +102,12 @@ def test_image_ids_count_where_names_are_no_numbers(main, models, workplace):
     assert names(workplace / "out") == ["detections.json", "images.json"]
 
 
-def test_interactions_are_one_entry_each(main, models, workplace):
+def test_interactions_are_one_entry_each(main, models, workplace, capsys):
     command = ["--model", str(models / "qpic.pth"), "--input", "mine.png", "--output", "out"]
     assert main([*command, "--score-threshold", "0"]) == 0
+    file = workplace / "interactions" / "annotations" / "classes.json"
+    missing = f"warning: no {file}: what is found is called object 0"
+    assert missing in capsys.readouterr().out
     assert names(workplace / "out") == ["images.json", "interactions.json", "mine_found.png"]
     found = read(workplace / "out" / "interactions.json")
     assert len(found) == 4 * 4
@@ -119,7 +125,7 @@ def test_classes_with_scores(main, models, workplace):
 
 def test_people_are_found_by_a_detector(main, workplace, toy_body_file, small_metro):  # noqa: F811
     """Five of them: each query of this DETR is sure of a person, COCO's class 1."""
-    settings = ["model.num_classes=91", "model.num_queries=5"]
+    settings = [*OF_DETR, "model.num_classes=91", "model.num_queries=5"]
     write_checkpoint(workplace / "detr.pth", "projects/detr/demo.yaml", [*SMALL, *settings])
     content = torch.load(workplace / "detr.pth")
     content["model"]["class_embed.weight"].zero_()
