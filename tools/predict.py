@@ -20,7 +20,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +112,7 @@ class Report:
     add_found: Add
     last_id: int = 0
     count: int = 0
+    found: int = 0
 
     def add(self, result: Result, image_id: int | None = None) -> None:
         """Write about one more picture; its id is by default the next one."""
@@ -123,6 +124,7 @@ class Report:
         for entry in result.entries(number):
             self.add_found(entry)
         self.count += 1
+        self.found += len(result)
 
 
 @contextmanager
@@ -148,6 +150,15 @@ def options_of(predictor: Predictor[Any], score_threshold: float | None) -> dict
     if "score_threshold" not in inspect.signature(predictor.predict).parameters:
         raise UserError(f"--score-threshold is not for {predictor.kind}")
     return {"score_threshold": score_threshold}
+
+
+def found_words(count: int, predictor: Predictor[Any], options: Mapping[str, Any]) -> str:
+    """How much was found, and where ``predict`` has a threshold which one."""
+    option = inspect.signature(predictor.predict).parameters.get("score_threshold")
+    if option is None:
+        return f"{predictor.things}: {count}"
+    least = options.get("score_threshold", option.default)
+    return f"{predictor.things} with a score of {least:g} or more (--score-threshold): {count}"
 
 
 # ---- the work ------------------------------------------------------------------------------------
@@ -202,7 +213,9 @@ def run(arguments: argparse.Namespace, left_out: list[UserError]) -> None:
                 leave_out(error)
     seconds = time.perf_counter() - start
     rate = report.count / seconds
-    print(f"{report.count} pictures in {seconds:.1f} s, {rate:.1f} a second: {folder}")
+    print(found_words(report.found, predictor, options))
+    plural = "s" * (report.count != 1)
+    print(f"{report.count} picture{plural} in {seconds:.1f} s, {rate:.1f} a second: {folder}")
 
 
 def follow(results: Iterator[Result], source: str | int, path: Path | None, report: Report) -> None:

@@ -25,7 +25,7 @@ from dropkey_core.engine.paths import dataset_path
 from dropkey_core.engine.published import PublishedWeights
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(ABC):
     """What was found on a picture.
 
@@ -40,6 +40,20 @@ class Result(ABC):
     @abstractmethod
     def draw(self) -> Image.Image:
         """A picture of what was found."""
+
+    def __len__(self) -> int:
+        """How much was found; each field of a class is about that."""
+        return len(getattr(self, dataclasses.fields(self)[2].name))
+
+    def __bool__(self) -> bool:
+        """A result is there even if nothing was found."""
+        return True
+
+    def __repr__(self) -> str:
+        """Where, and how much; the pixels would fill the screen."""
+        height, width = self.image.shape[1:]
+        place = self.file_name or "a picture"
+        return f"<{type(self).__name__} on {place} ({width} x {height}): {len(self)} found>"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, for JSON; of the picture itself its size."""
@@ -96,6 +110,11 @@ class Predictor(ABC, Generic[R]):
     key: ClassVar[str]  # a tensor that all of its checkpoints have
     published: ClassVar[Mapping[str, PublishedWeights]]  # by name
     results_file: ClassVar[str]  # of the command, JSON
+    things: ClassVar[str]  # what it finds, to be counted
+
+    def __repr__(self) -> str:
+        """What it is; its network would fill the screen."""
+        return f"<{type(self).__name__}: {self.kind}, finds {self.things}>"
 
     @classmethod
     def from_pretrained(

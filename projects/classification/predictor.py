@@ -21,7 +21,7 @@ from projects.figure import MARGIN, Panel, PictureRow, as_image, draw_page
 SIDE = 640  # pixels of the longer side of a picture as it is drawn
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classification(Result):
     """The surest classes of a picture, the surest first.
 
@@ -47,7 +47,7 @@ class Classification(Result):
         return page.crop((0, 0, size[0] + 2 * MARGIN, page.height))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier(Predictor[Classification]):
     """A trained network in eval mode with all that it takes to use it.
 
@@ -61,6 +61,7 @@ class Classifier(Predictor[Classification]):
     key = "network."  # how the name of each tensor begins
     published = PUBLISHED
     results_file = "classes.json"
+    things = "classes"
 
     model: ClassificationModel
     mapper: ClassificationMapper

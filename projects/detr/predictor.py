@@ -30,7 +30,7 @@ NUMBERED = "class {}"  # what a class without a name is called
 UNUSED = ("unused", "N/A", "__background__")  # names of indices that are no class
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections(Result):
     """Objects on a picture, the surest first.
 
@@ -72,7 +72,7 @@ class Detections(Result):
     entries = to_coco
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detector(Predictor[Detections]):
     """A trained DETR in eval mode with all that it takes to use it.
 
@@ -87,6 +87,7 @@ class Detector(Predictor[Detections]):
     key = "class_embed.weight"
     published = PUBLISHED
     results_file = "detections.json"
+    things = "objects"
 
     model: Detr
     mapper: DetrMapper

@@ -32,7 +32,7 @@ AT_ONCE = 16  # people that go through the network together
 Square = tuple[float, float, float]  # x and y of the upper left corner and the side, in pixels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bodies(Result):
     """The meshes of the people on a picture.
 
@@ -101,7 +101,7 @@ class Bodies(Result):
         return fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BodyEstimator(Predictor[Bodies]):
     """A trained METRO in eval mode with all that it takes to use it.
 
@@ -116,6 +116,7 @@ class BodyEstimator(Predictor[Bodies]):
     key = LAST_LINEAR
     published = PUBLISHED
     results_file = "bodies.json"
+    things = "people"
 
     model: Metro
     body: Body

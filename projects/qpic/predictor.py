@@ -24,7 +24,7 @@ from projects.qpic.qpic import Qpic
 Names = Sequence[str]  # by class index
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interactions(Result):
     """Interactions on a picture, the surest first: a person, an object and one verb each.
 
@@ -82,7 +82,7 @@ class Interactions(Result):
         return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InteractionDetector(Predictor[Interactions]):
     """A trained QPIC in eval mode with all that it takes to use it.
 
@@ -96,6 +96,7 @@ class InteractionDetector(Predictor[Interactions]):
     key = "verb_class_embed.weight"
     published = PUBLISHED
     results_file = "interactions.json"
+    things = "interactions"
 
     model: Qpic
     mapper: QpicMapper

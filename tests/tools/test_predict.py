@@ -77,7 +77,8 @@ def read(path):
 def test_detections_are_cocos_results_and_pictures(main, models, workplace, capsys):
     command = ["--model", str(models / "detr.pth"), "--input", "photos", "--output", "out"]
     assert main([*command, "--score-threshold", "0", "--batch-size", "2"]) == 0
-    *_, said = lines = capsys.readouterr().out.splitlines()
+    *_, counted, said = lines = capsys.readouterr().out.splitlines()
+    assert counted == "objects with a score of 0 or more (--score-threshold): 8"
     file = workplace / "shapes" / "annotations" / "instances_val.json"
     missing = f"warning: no {file}: what is found is called class 0"
     assert sum(line.startswith(missing) for line in lines) == 1
@@ -93,6 +94,14 @@ def test_detections_are_cocos_results_and_pictures(main, models, workplace, caps
     assert len(results.anns) == 2 * 4  # one for each query
     assert {one["name"] for one in coco.dataset["categories"]} == {f"class {n}" for n in range(3)}
     assert cv2.imread("out/000012_found.png").shape == (480, 800, 3)
+
+
+def test_nothing_found_is_said(main, models, workplace, capsys):
+    command = ["--model", str(models / "detr.pth"), "--input", "mine.png", "--output", "out"]
+    assert main([*command, "--json-only", "--score-threshold", "1"]) == 0
+    *_, counted, said = capsys.readouterr().out.splitlines()
+    assert counted == "objects with a score of 1 or more (--score-threshold): 0"
+    assert said.startswith("1 picture in ")
 
 
 def test_image_ids_count_where_names_are_no_numbers(main, models, workplace):
@@ -115,9 +124,10 @@ def test_interactions_are_one_entry_each(main, models, workplace, capsys):
     assert found[0]["verb"].startswith("verb ") and found[0]["score"] >= found[1]["score"]
 
 
-def test_classes_with_scores(main, models, workplace):
+def test_classes_with_scores(main, models, workplace, capsys):
     command = ["--model", str(models / "digits.pth"), "--input", "photos", "--output", "out"]
     assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "classes: 10"
     first, _ = read(workplace / "out" / "classes.json")
     assert (first["image_id"], first["file_name"]) == (7, "photos/000007.png")
     assert len(first["scores"]) == len(first["names"]) == 5

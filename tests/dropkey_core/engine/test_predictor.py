@@ -12,7 +12,7 @@ from dropkey_core.engine import UserError
 from dropkey_core.engine.predictor import Predictor, Result
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Colour(Result):
     mean: torch.Tensor
     brighter: bool
@@ -22,6 +22,8 @@ class Colour(Result):
 
 
 class ColourFinder(Predictor[Colour]):
+    kind = "a toy"
+    things = "colours"
     batches = ()
 
     @classmethod
@@ -82,6 +84,11 @@ def test_result_as_plain_values(finder):
     found = {"file_name": "", "height": 4, "width": 6, "mean": [50, 50, 50], "brighter": False}
     assert result.to_dict() == found
     assert result.entries(7) == [{"image_id": 7, **found}]
+
+
+def test_what_is_printed_is_short(finder):
+    assert repr(finder) == "<ColourFinder: a toy, finds colours>"
+    assert repr(finder(grey(50))) == "<Colour on a picture (6 x 4): 3 found>"
 
 
 def test_result_is_saved_as_its_name_says(finder, tmp_path):

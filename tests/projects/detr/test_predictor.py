@@ -33,8 +33,13 @@ def found(detector):
     return detector.detections(Input(image, "a.jpg"), outputs, 0.5)
 
 
+def test_what_is_printed_is_short(detector):
+    assert repr(detector) == "<Detector: DETR, finds objects>"
+
+
 def test_fields_of_the_surest(found):
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6]))
+    assert repr(found) == "<Detections on a.jpg (800 x 500): 2 found>"
     assert found.boxes_xyxy.tolist() == [[10, 10, 90, 60], [-10, 0, 30, 40]]
     assert found.labels.tolist() == [1, 0] and found.names == ["ship", "tree"]
     plain = json.loads(json.dumps(found.to_dict()))
@@ -64,6 +69,7 @@ def test_boxes_are_drawn_where_they_are(found):
 
 def test_nothing_found_is_a_picture_all_the_same(detector):
     result = detector(np.full((500, 800, 3), 90, np.uint8), score_threshold=1)
+    assert result and len(result) == 0
     assert result.boxes_xyxy.shape == (0, 4) and result.to_coco(1) == [] and result.names == []
     assert (np.asarray(result.draw()) == 90).all()
     result.draw().save(io.BytesIO(), "PNG")
