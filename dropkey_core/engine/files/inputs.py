@@ -14,7 +14,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.images import IMAGE_SUFFIXES, LARGEST_FILE, files_in, read_image
+from dropkey_core.engine.files.images import (
+    IMAGE_SUFFIXES,
+    LARGEST_FILE,
+    decode_with_pil,
+    files_in,
+    read_image,
+)
 from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.files.video import VIDEO_SUFFIXES, read_camera, read_frames
 
@@ -116,8 +122,9 @@ def read_input(source: Any) -> Input:
         return Input(pixels, str(source))
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", ""))
-        source = np.array(ImageOps.exif_transpose(source).convert("RGB"))
-        return Input(torch.from_numpy(source).permute(2, 0, 1), name)
+        with reading(name or "a PIL image"):
+            pixels = decode_with_pil(ImageOps.exif_transpose(source), name)
+        return Input(torch.from_numpy(pixels).permute(2, 0, 1), name)
     if isinstance(source, np.ndarray):
         check_pixels(source.dtype == np.uint8, source, (source.ndim == 3) and source.shape[2])
         return Input(torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1))

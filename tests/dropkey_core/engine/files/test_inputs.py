@@ -68,9 +68,18 @@ def test_a_pil_image_is_turned_as_its_file_is(tmp_path):
     torch.testing.assert_close(read_input(Image.open(path)).image, wanted)
 
 
+def test_a_deep_pil_image_is_as_its_file_is(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 2730).save(path)
+    wanted = read_input(path).image
+    assert wanted[0, 0].tolist() == [0, 10, 21, 31, 42, 53]
+    torch.testing.assert_close(read_input(Image.open(path)).image, wanted)
+
+
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
+        (Image.new("F", (4, 6)), "a PIL image cannot be read: it has floating-point pixels"),
         (RGB / 255, r"\(H, W, 3\) uint8 RGB, 0 to 255, got \(4, 6, 3\) float64"),
         (RGB[..., 0], r"got \(4, 6\) uint8"),
         (RGB[:0], r"got \(0, 6, 3\) uint8"),
