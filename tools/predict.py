@@ -39,7 +39,7 @@ from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.files.inputs import find_inputs, is_address, is_video, read_inputs
 from dropkey_core.engine.files.video import USUAL_RATE, video_rate, video_writer
 from dropkey_core.engine.predictor import Predictor, Result
-from projects.predictors import load_predictor
+from projects.predictors import PREDICTORS, load_predictor
 
 Add = Callable[[Any], None]
 
@@ -178,6 +178,9 @@ def run(arguments: argparse.Namespace, left_out: list[UserError]) -> None:
     )
     options = options_of(predictor, arguments.score_threshold)
     folder = make_folder(arguments.output)
+    for name in {kind.results_file for kind in PREDICTORS} - {predictor.results_file}:
+        if (folder / name).exists():
+            raise UserError(f"{folder} has the {name} of another model: name another --output")
     categories = msgspec.json.encode(getattr(predictor, "categories", list)()).decode()
     before = f'{{"categories": {categories},\n"annotations": [],\n"images": '
     only_one = len(places.pictures) + len(places.videos) == 1

@@ -196,6 +196,15 @@ def test_user_error_is_one_line_and_exit_2(main, models, workplace, capsys, argu
     assert not (workplace / "out" / "images.json").exists()
 
 
+def test_results_of_another_model_are_not_mixed(main, models, workplace, capsys):
+    (workplace / "out").mkdir()
+    (workplace / "out" / "classes.json").write_text("[]")
+    command = ["--model", str(models / "detr.pth"), "--input", "mine.png", "--output", "out"]
+    assert main(command) == 2
+    told = "error: out has the classes.json of another model: name another --output\n"
+    assert capsys.readouterr().err == told and names(workplace / "out") == ["classes.json"]
+
+
 # ---- videos --------------------------------------------------------------------------------------
 def test_a_video_gives_a_video(main, models, workplace):
     write_clip(workplace / "clip.mp4", 5)

@@ -4,6 +4,7 @@ import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,24 @@ def read_place(place: Any) -> Iterator[Input]:
 def find_inputs(folder: str | Path) -> list[Path]:
     """Return the pictures and videos in a folder in order of name, hidden files left out.
 
+    Folders in it that have some, too, are told and not entered.
+
     Raises:
         UserError: there are none.
     """
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    if not (found := files_in(Path(folder), known)):
+    found = files_in(Path(folder), known)
+    inside = []
+    for child in sorted(Path(folder).iterdir()):
+        with suppress(OSError):  # no folder, or one that may not be read
+            inside += [child.name] if files_in(child, known) else []
+    if not found and inside:
+        names = ", ".join([*inside[:5], *["..."] * (len(inside) > 5)])
+        raise UserError(f"no pictures in {folder} itself, but in its folders {names}: name those")
+    if not found:
         raise UserError(f"no pictures in {folder} (looked for {', '.join(sorted(known))})")
+    if inside:
+        print(f"warning: folders with pictures in {folder} that are not entered: {len(inside)}")
     return found
 
 
@@ -164,7 +177,9 @@ def fetched(address: str) -> Tensor:
 
 
 def in_batches(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
-    """Yield so many pictures at a time, the last of them fewer."""
+    """Yield so many pictures at a time, the last of them fewer; UserError for less than one."""
+    if size < 1:
+        raise UserError(f"batch_size must be at least 1, got {size}")
     batch: list[Input] = []
     for each in inputs:
         batch.append(each)

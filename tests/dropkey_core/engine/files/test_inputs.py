@@ -115,6 +115,22 @@ def test_a_folder_is_its_pictures_without_hidden_files(file):
         find_inputs(folder / "none")
 
 
+def test_pictures_in_folders_of_a_folder_are_told(file, capsys):
+    top = file.parent
+    for name in "bcdefg":
+        (top / name).mkdir()
+        (top / name / "x.png").touch()
+    (top / "none").mkdir()
+    assert find_inputs(top) == [file]
+    assert capsys.readouterr().out == (
+        f"warning: folders with pictures in {top} that are not entered: 6\n"
+    )
+    file.unlink()
+    told = r"no pictures in .* itself, but in its folders b, c, d, e, f, \.\.\.: name those"
+    with pytest.raises(UserError, match=told):
+        find_inputs(top)
+
+
 def test_what_yields_many_pictures(file):
     assert all(map(is_many, [file.parent, "clip.mp4", 0, iter([RGB])]))
     assert not any(map(is_many, [file, "http://x/y.mp4", RGB, WANTED, [RGB], Image.open(file)]))
@@ -144,3 +160,5 @@ def test_pictures_are_read_when_they_are_asked_for():
     batches = in_batches(read_inputs(pictures()), 2)
     assert len(next(batches)) == 2 and asked == [0, 1]
     assert [len(batch) for batch in batches] == [2, 1]
+    with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
+        next(in_batches(read_inputs([RGB]), 0))
