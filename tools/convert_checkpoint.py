@@ -5,7 +5,7 @@ tools/convert_checkpoint.py t2t 81.5_T2T_ViT_14.pth.tar t2t-vit-14.pth
 tools/convert_checkpoint.py qpic detr-r101-2c7b67e5.pth qpic-start-r101.pth
 tools/convert_checkpoint.py metro metro_3dpw_state_dict.bin metro-3dpw.pth
 tools/convert_checkpoint.py hugging-face facebook/detr-resnet-50 detr-r50.pth
-tools/convert_checkpoint.py hugging-face output/demo/best.pth my_detr
+tools/convert_checkpoint.py hugging-face output/detr/dropkey/best.pth my_detr
 
 Only tensors are read, never code; what is written appears complete or not at all.
 """

@@ -175,9 +175,9 @@ class Predictor(ABC, Generic[R]):
         """Look at pictures.
 
         Args:
-            source: a picture: path, http(s) address, (H, W, 3) uint8 RGB array, (3, H, W) uint8
-                tensor or PIL image; a list of those; an iterator over them, a folder, a video
-                file, or the number of a camera.
+            source: a picture: path, http(s) address, (H, W, 3) uint8 RGB array (OpenCV's are BGR:
+                ``image[..., ::-1]``), (3, H, W) uint8 tensor or PIL image; a list of those; an
+                iterator over them, a folder, a video file, or the number of a camera.
             batch_size: so many pictures go through the model at once.
             options: of the class's ``predict``.
 
