@@ -136,8 +136,8 @@ def read_input(source: Any) -> Input:
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", ""))
         with reading(name or "a PIL image"):
-            pixels = decode_with_pil(ImageOps.exif_transpose(source), name)
-        return Input(torch.from_numpy(pixels).permute(2, 0, 1), name)
+            decoded = decode_with_pil(ImageOps.exif_transpose(source), name)
+        return Input(torch.from_numpy(decoded).permute(2, 0, 1), name)
     if isinstance(source, np.ndarray):
         check_pixels(source.dtype == np.uint8, source, (source.ndim == 3) and source.shape[2])
         return Input(torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1))
