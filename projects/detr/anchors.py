@@ -129,7 +129,8 @@ def best_boxes(cells: dict[str, Tensor], number: int) -> Tensor:
     surest = scores.topk(min(CANDIDATES * number, scores.shape[1]), dim=1).indices
     boxes = cells["pred_boxes"][0].detach().gather(1, surest[..., None].expand(-1, -1, 4))
     is_repeated = (overlaps(boxes) > SAME_IOU).tril(-1).any(-1)  # by a surer one
-    place = torch.arange(boxes.shape[1], device=boxes.device) + boxes.shape[1] * is_repeated
+    place = torch.arange(boxes.shape[1], device=boxes.device)
+    place = torch.where(is_repeated, place + boxes.shape[1], place)
     chosen = place.topk(number, dim=1, largest=False).indices
     return boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
 
