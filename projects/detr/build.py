@@ -40,6 +40,9 @@ class BodySettings:
         dilation: feature map at stride 16 instead of 32.
         backbone_top_down: finer stages that the last one is merged into, see ``ResNetBackbone``;
             each halves the stride, for small objects.
+        canvas: the least height and width, in pixels, that images are padded to. On images of a few
+            cells the padding of a batch shows in the boxes; with all of them on one canvas, an
+            image alone gets the boxes that it gets in a batch.
         query_groups: groups of queries in training, see ``DetrBody``; 1 for one group as published.
         query_boxes: queries are boxes that each layer of the decoder refines, see ``BoxDecoder``.
         position_temperature: longest over shortest wavelength of the position encoding; about 20
@@ -72,6 +75,7 @@ class BodySettings:
     backbone_stages: int = 4
     dilation: bool = False
     backbone_top_down: int = 0
+    canvas: int = 0
     query_groups: int = 1
     query_boxes: bool = False
     position_temperature: float = 10_000.0
@@ -139,7 +143,7 @@ def build_body(body: BodySettings) -> BodyParts:
         body.backbone_top_down,
     )
     position_encoding = SinePositionEncoding(body.embed_dim, body.position_temperature)
-    sizes = (body.embed_dim, body.num_queries, body.query_groups)
+    sizes = (body.embed_dim, body.num_queries, body.query_groups, body.canvas)
     return BodyParts(backbone, position_encoding, transformer, *sizes)
 
 
@@ -164,6 +168,7 @@ def build_model(
     backbone_stages: int = BodySettings.backbone_stages,
     dilation: bool = BodySettings.dilation,
     backbone_top_down: int = BodySettings.backbone_top_down,
+    canvas: int = BodySettings.canvas,
     query_groups: int = BodySettings.query_groups,
     query_boxes: bool = BodySettings.query_boxes,
     select_queries: bool = False,
@@ -222,6 +227,7 @@ def build_model(
         backbone_stages=backbone_stages,
         dilation=dilation,
         backbone_top_down=backbone_top_down,
+        canvas=canvas,
         query_groups=query_groups,
         query_boxes=query_boxes,
         position_temperature=position_temperature,

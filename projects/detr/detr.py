@@ -35,6 +35,7 @@ class BodyParts(NamedTuple):
         embed_dim: D.
         num_queries: Q, the most objects (or pairs) that can be found in an image.
         num_groups: G, groups of so many queries while training, of which the first stays.
+        canvas: the least height and width, in pixels, that images are padded to.
     """
 
     backbone: nn.Module
@@ -43,6 +44,7 @@ class BodyParts(NamedTuple):
     embed_dim: int
     num_queries: int
     num_groups: int = 1
+    canvas: int = 0
 
 
 class CellFeatures(NamedTuple):
@@ -82,6 +84,7 @@ class DetrBody(nn.Module):
         self.transformer = parts.transformer
         self.num_queries = parts.num_queries
         self.num_groups = parts.num_groups
+        self.canvas = parts.canvas
         self.query_embed = nn.Embedding(self.num_groups * self.num_queries, parts.embed_dim)
         self.input_proj = nn.Conv2d(parts.backbone.num_channels, parts.embed_dim, kernel_size=1)
         self.backbone = nn.ModuleList([parts.backbone, parts.position_encoding])
@@ -108,7 +111,7 @@ class DetrBody(nn.Module):
 
         Args:
             samples: one dict per image.
-            size: H and W; by default the largest of these images.
+            size: H and W; by default the largest of these images. At least ``canvas``.
 
         Returns:
             images (B, 3, H, W) float32, channels last, zero where padded, and padding_mask
@@ -116,7 +119,8 @@ class DetrBody(nn.Module):
         """
         device = self.device
         sizes = [tuple(sample["image"].shape[-2:]) for sample in samples]
-        height, width = largest_size(samples) if size is None else size
+        size = largest_size(samples) if size is None else size
+        height, width = (max(side, self.canvas) for side in size)
         # Channels last, and each row of pixels as one run of 3 W numbers: several times as fast.
         rows = torch.zeros((len(samples), height, width * 3), device=device)
         mean, std = self.pixel_mean.repeat(width), self.pixel_std.repeat(width)

@@ -26,6 +26,17 @@ def test_batch_is_normalised_and_padded(small_detr, small_samples):
         assert (image[:, mask] == 0).all()
 
 
+def test_on_a_canvas_an_image_gets_alone_what_it_gets_in_a_batch(small_detr, small_samples):
+    model = small_detr(canvas=96).eval()
+    images, padding_mask = model.batch(small_samples[:1])
+    height, width = small_samples[0]["image"].shape[-2:]
+    assert images.shape[-2:] == padding_mask.shape[-2:] == (96, 96)
+    assert (~padding_mask).sum() == height * width
+    with torch.no_grad():
+        together, alone = model(small_samples), model(small_samples[:1])
+    torch.testing.assert_close(alone[0]["boxes_xyxy"], together[0]["boxes_xyxy"])
+
+
 def test_a_batch_of_one_size_needs_no_mask_which_is_a_mask_of_nothing(small_detr, small_samples):
     model = small_detr().eval()
     images, padding_mask = model.batch([small_samples[0]] * 2)
