@@ -37,6 +37,7 @@ class Exportable:
         random_inputs: random ones of a batch size, a height and a width.
         size: height and width that the model is made for.
         any_size: whether it takes others, too: sides of ``LEAST_SIDE`` and more.
+        canvas: the least height and width, in pixels, that it knows images of.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class Exportable:
     random_inputs: Callable[[int, int, int], Inputs]
     size: tuple[int, int]
     any_size: bool
+    canvas: int = 0
 
 
 def random_pixels(batch: int, height: int, width: int) -> Inputs:
@@ -75,6 +77,11 @@ def export(
     if size not in (None, model.size) and not model.any_size:
         raise UserError(f"this model takes {model.size[0]} x {model.size[1]} pixels alone")
     height, width = size or model.size
+    if min(height, width) < model.canvas:
+        raise UserError(
+            f"this model knows images that are padded to {model.canvas} pixels or more on both "
+            f"sides, got {height} x {width}"
+        )
     varying = {"batch"} if fixed else {"batch", "height", "width"}
     content, run = EXPORTERS[kind](model, model.random_inputs(2, height, width), varying)
     others = (height, width) if fixed else (height + 41, width - 23)
@@ -168,8 +175,8 @@ EXPORTERS = {"onnx": export_onnx, "torch": export_torch}
 
 def dimensions(model: Exportable, varying: set[str]) -> dict[str, dict[int, Any]]:
     """The axes of each input that vary, as ``torch.export`` wants them."""
-    least = {"batch": 1, "height": LEAST_SIDE, "width": LEAST_SIDE}
-    named = {name: torch.export.Dim(name, min=least[name]) for name in varying}
+    least = max(LEAST_SIDE, model.canvas)
+    named = {name: torch.export.Dim(name, min=1 if name == "batch" else least) for name in varying}
     return {
         name: {axis: named[word] for axis, word in axes.items() if word in varying}
         for name, axes in model.axes.items()

@@ -3,7 +3,8 @@
 A file takes ``images`` (B, 3, H, W) uint8 RGB, padded at the right and bottom to one size, and
 ``padding_mask`` (B, H, W) bool, True = padding, and returns what the last decoder layer says, by
 the official names. Normalising is inside, resizing is not: as ``DetrMapper`` does it, the shorter
-side to 800 pixels and the longer to 1333 at most.
+side to 800 pixels and the longer to 1333 at most. Images of a model with a ``canvas`` are padded to
+at least that many pixels on both sides.
 """
 
 from typing import Any
@@ -56,7 +57,9 @@ def random_inputs(batch: int, height: int, width: int) -> Inputs:
 def exportable_body(model: DetrBody, outputs: tuple[str, ...]) -> Exportable:
     """A model with ``predict_batch``, of whose outputs these are exported."""
     module = LastLayer(model, outputs).eval()
-    return Exportable(module, outputs, AXES, random_inputs, SIZE, any_size=True)
+    return Exportable(
+        module, outputs, AXES, random_inputs, SIZE, any_size=True, canvas=model.canvas
+    )
 
 
 def exportable(detector: Detector) -> Exportable:

@@ -1,5 +1,6 @@
 """Export of a small module: what is written, what is checked, and that nothing random is in it."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -81,6 +82,18 @@ def test_a_model_of_one_size_takes_no_other(kind, tmp_path):
     with pytest.raises(UserError, match=r"takes 64 x 56 pixels alone"):
         export(model, tmp_path / "model", kind, (20, 30))
     export(model, tmp_path / "model", kind, (64, 56))
+
+
+def test_on_a_canvas_no_smaller_images_go(tmp_path):
+    model = dataclasses.replace(exportable(), canvas=50)
+    with pytest.raises(UserError, match=r"padded to 50 pixels or more on both sides, got 49 x 60"):
+        export(model, tmp_path / "model", "torch", (49, 60))
+    model = dataclasses.replace(model, size=(64, 90))
+    export(model, tmp_path / "model.pt2", "torch")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    program(**random_pixels(1, 50, 50))
+    with pytest.raises(AssertionError):
+        program(**random_pixels(1, 49, 50))
 
 
 def test_a_missing_package_is_told(monkeypatch, tmp_path):
