@@ -148,7 +148,9 @@ def convert_hugging_face(arguments: argparse.Namespace) -> list[str]:
 
     if not is_hugging_face(arguments.input):
         detector = Detector.from_pretrained(arguments.input, config=arguments.config, device="cpu")
-        save_hugging_face(detector.model, detector.names, arguments.output)
+        resize = detector.mapper.transform
+        sides = resize.sizes[0], resize.max_size
+        save_hugging_face(detector.model, detector.names, arguments.output, sides)
         return [f"converted: a DETR of {len(detector.names)} classes"]
     state, settings, names = load_hugging_face(arguments.input)
     write_checkpoint(arguments.output.expanduser(), {"model": state})

@@ -139,18 +139,13 @@ class Predictor(ABC, Generic[R]):
         Raises:
             UserError: there is no such model, it is of another kind, or it cannot be read.
         """
-        return cls.from_trained(cls.find(source, config, overrides, device), **options)
+        found = cls.find(source, config=config, overrides=overrides, device=device)
+        return cls.from_trained(found, **options)
 
     @classmethod
-    def find(
-        cls,
-        source: str | Path,
-        config: str | Path | DictConfig | None = None,
-        overrides: Sequence[str] = (),
-        device: str | None = None,
-    ) -> Trained:
-        """Find what ``from_pretrained`` is given."""
-        return find_trained(source, cls.published, config, overrides, device)
+    def find(cls, source: str | Path, **how: Any) -> Trained:
+        """Find what ``from_pretrained`` is given; see ``find_trained``."""
+        return find_trained(source, cls.published, **how)
 
     @classmethod
     def recognises(cls, trained: Trained) -> bool:

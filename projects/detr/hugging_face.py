@@ -30,6 +30,7 @@ from projects.detr.box_detr import BoxDetr
 from projects.detr.detr import IMAGENET_MEAN, IMAGENET_STD, Detr
 
 CONFIG, WEIGHTS, OLDER_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+IMAGES = "preprocessor_config.json"
 IDENTIFIER = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name@revision
 IN_TIMM = ("resnet18", "resnet34", "resnet50", "resnet101")
 
@@ -114,6 +115,19 @@ class HubConfig(msgspec.Struct):
     dilation: bool | None = False
 
 
+class ImageSizes(msgspec.Struct):
+    """What a ``preprocessor_config.json`` says of sizes, in pixels; older ones have two numbers."""
+
+    size: dict[str, int] | int = 800
+    max_size: int = 1333
+
+    def sides(self) -> tuple[int, int]:
+        """The length that the shorter side is resized to, and the longer side's greatest."""
+        if isinstance(self.size, int):
+            return self.size, self.max_size
+        return self.size.get("shortest_edge", 800), self.size.get("longest_edge", self.max_size)
+
+
 # ---- reading -------------------------------------------------------------------------------------
 def load_hugging_face(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Read a DETR of ``transformers``.
@@ -153,6 +167,17 @@ def load_hugging_face(source: str | Path) -> tuple[dict[str, Tensor], dict[str, 
     }
     names = [config.id2label.get(str(label), f"LABEL_{label}") for label in range(num_classes)]
     return state, settings, names
+
+
+def image_sides(source: str | Path) -> tuple[int, int]:
+    """How the images of a model are resized, see ``ImageSizes.sides``; for the source see above."""
+    folder = Path(source).expanduser()
+    file: Path | None = folder / IMAGES
+    if not folder.is_dir() and (identifier := IDENTIFIER.fullmatch(str(source))):
+        file = fetched(IMAGES, *identifier.groups())
+    if file is None or not file.is_file():
+        return ImageSizes().sides()
+    return read_json(file, ImageSizes).sides()
 
 
 def find_files(source: str) -> tuple[Path, Path]:
@@ -248,7 +273,12 @@ def to_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ---- writing -------------------------------------------------------------------------------------
-def save_hugging_face(model: Detr, class_names: Sequence[str], folder: str | Path) -> None:
+def save_hugging_face(
+    model: Detr,
+    class_names: Sequence[str],
+    folder: str | Path,
+    sides: tuple[int, int] = (800, 1333),
+) -> None:
     """Write a model as a folder that ``DetrForObjectDetection.from_pretrained`` reads.
 
     The backbone is timm's ResNet there, as in facebook/detr-resnet-50. Beside the model lies what
@@ -259,6 +289,7 @@ def save_hugging_face(model: Detr, class_names: Sequence[str], folder: str | Pat
         model: which has its official parts alone.
         class_names: by index.
         folder: is made; files of these names in it are replaced.
+        sides: how images are resized, see ``ImageSizes.sides``.
 
     Raises:
         UserError: the model has what DETR in ``transformers`` has not, other names than classes, or
@@ -294,7 +325,7 @@ def save_hugging_face(model: Detr, class_names: Sequence[str], folder: str | Pat
     }
     images = {
         "image_processor_type": "DetrImageProcessor",
-        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "size": {"shortest_edge": sides[0], "longest_edge": sides[1]},
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
     }
@@ -303,7 +334,7 @@ def save_hugging_face(model: Detr, class_names: Sequence[str], folder: str | Pat
     folder = make_folder(Path(folder).expanduser())
     with whole_file(folder / WEIGHTS, "wb") as file:
         file.write(safetensors.torch.save(to_their_names(state), {"format": "pt"}))
-    for file_name, document in ((CONFIG, config), ("preprocessor_config.json", images)):
+    for file_name, document in ((CONFIG, config), (IMAGES, images)):
         with whole_file(folder / file_name) as file:
             json.dump(document, file, indent=2)
 
@@ -320,6 +351,7 @@ def check_official(model: Detr, backbone: ResNetBackbone) -> str:
         "pre_norm": model.transformer.encoder.norm is not None,
         "backbone_stages": len(backbone.stages) < 4,
         "backbone_top_down": backbone.top_down is not None,
+        "canvas": model.canvas > 0,
         "position_temperature": abs(longest - official) > 1e-3 * official,
         f"backbone={name}": name not in IN_TIMM,
     }

@@ -95,17 +95,11 @@ class Detector(Predictor[Detections]):
     category_ids: Sequence[int]
 
     @classmethod
-    def find(
-        cls,
-        source: str | Path,
-        config: str | Path | DictConfig | None = None,
-        overrides: Sequence[str] = (),
-        device: str | None = None,
-    ) -> Trained:
+    def find(cls, source: str | Path, **how: Any) -> Trained:
         """Find what ``from_pretrained`` is given; a Hugging Face id or folder, too."""
-        if config is None and is_hugging_face(source):
-            return from_hugging_face(source, device)
-        return super().find(source, config, overrides, device)
+        if how.get("config") is None and is_hugging_face(source):
+            return from_hugging_face(source, how.get("device"))
+        return super().find(source, **how)
 
     @classmethod
     def from_trained(cls, trained: Trained) -> "Detector":
@@ -198,13 +192,14 @@ def is_hugging_face(source: str | Path) -> bool:
 
 def from_hugging_face(source: str | Path, device: str | None) -> Trained:
     """A DETR of transformers as one of ours; see ``load_hugging_face``."""
-    from projects.detr.hugging_face import load_hugging_face
+    from projects.detr.hugging_face import image_sides, load_hugging_face
 
     state, settings, names = load_hugging_face(source)
+    shorter, longer = image_sides(source)
+    mapper = {"training": False, "min_sizes": [shorter], "max_size": longer}
     config = {
         "model": {"_target_": "projects.detr.build_model", **settings},
-        "dataloader": {"test": {"mapper": {"_target_": "projects.detr.DetrMapper"}}},
+        "dataloader": {"test": {"mapper": {"_target_": "projects.detr.DetrMapper", **mapper}}},
         "train": {"device": device or "cuda"},
     }
-    config["dataloader"]["test"]["mapper"]["training"] = False
     return Trained(OmegaConf.create(config), {"model": state}, str(source), names=names)

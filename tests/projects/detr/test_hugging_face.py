@@ -9,7 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from dropkey_core.engine import UserError
 from projects.detr import hugging_face
 from projects.detr.build import build_model
-from projects.detr.hugging_face import load_hugging_face, save_hugging_face
+from projects.detr.hugging_face import image_sides, load_hugging_face, save_hugging_face
 
 transformers = pytest.importorskip("transformers", reason="its folders are read and written")
 
@@ -119,6 +119,7 @@ def test_trainable_norms_and_groups_of_queries_are_written_as_evaluated(ours, tm
     [
         ({"pre_norm": True}, r"no DETR with this model's pre_norm$"),
         ({"focal": True, "query_boxes": True}, r"this model's query_boxes, focal$"),
+        ({"canvas": 80}, r"this model's canvas$"),
         ({"backbone_stages": 3}, r"this model's backbone_stages$"),
         ({"position_temperature": 20.0}, r"this model's position_temperature$"),
         ({"backbone": "resnet10"}, r"this model's backbone=resnet10$"),
@@ -128,6 +129,17 @@ def test_trainable_norms_and_groups_of_queries_are_written_as_evaluated(ours, tm
 def test_what_transformers_has_not_is_refused(ours, changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         save_hugging_face(ours(**changes), NAMES, tmp_path)
+
+
+def test_sizes_of_images_go_along(ours, tmp_path):
+    save_hugging_face(ours(), NAMES, tmp_path, (96, 160))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert dict(processor.size) == {"shortest_edge": 96, "longest_edge": 160}
+    assert image_sides(tmp_path) == (96, 160)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 600, "max_size": 1000}')
+    assert image_sides(tmp_path) == (600, 1000)  # as older versions wrote it
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert image_sides(tmp_path) == (800, 1333)
 
 
 @pytest.fixture
