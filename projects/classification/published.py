@@ -53,35 +53,30 @@ def settings(name: str, image_size: int) -> tuple[str, ...]:
     return tuple(overrides)
 
 
-def official_t2t(name: str) -> PublishedWeights:
-    """What is published of one of ``T2T_FILES``."""
-    file, accuracy, image_size = T2T_FILES[name]
-    return PublishedWeights(
-        url=f"{T2T}/{file}.pth.tar",
-        config="projects/classification/t2t.yaml",
-        overrides=settings(name, image_size),
-        licence="Clear BSD",
-        metric=f"top-1 {accuracy} on ImageNet's validation set",
-        source="README of github.com/yitu-opensource/T2T-ViT; arXiv 2101.11986",
-        convert=convert,
-    )
-
-
-def official_volo(name: str) -> PublishedWeights:
-    """What is published of one of ``VOLO_FILES``."""
-    file, accuracy, image_size = VOLO_FILES[name]
-    return PublishedWeights(
-        url=f"{VOLO}/{file}.pth.tar",
-        config="projects/classification/volo.yaml",
-        overrides=settings(name, image_size),
-        licence="Apache-2.0",
-        metric=f"top-1 {accuracy} on ImageNet's validation set",
-        source="README of github.com/sail-sg/volo; arXiv 2106.13112",
-        convert=convert,
-    )
+def official(
+    files: Mapping[str, tuple[str, str, int]], folder: str, config: str, licence: str, source: str
+) -> dict[str, PublishedWeights]:
+    """What is published of each of the files in a folder, by name."""
+    return {
+        name: PublishedWeights(
+            url=f"{folder}/{file}.pth.tar",
+            config=f"projects/classification/{config}",
+            overrides=settings(name, image_size),
+            licence=licence,
+            metric=f"top-1 {accuracy} on ImageNet's validation set",
+            source=f"README of {source}",
+            convert=convert,
+        )
+        for name, (file, accuracy, image_size) in files.items()
+    }
 
 
 PUBLISHED = {
-    **{name: official_t2t(name) for name in T2T_FILES},
-    **{name: official_volo(name) for name in VOLO_FILES},
-}
+    **official(
+        T2T_FILES, T2T, "t2t.yaml", "Clear BSD",
+        "github.com/yitu-opensource/T2T-ViT; arXiv 2101.11986",
+    ),
+    **official(
+        VOLO_FILES, VOLO, "volo.yaml", "Apache-2.0", "github.com/sail-sg/volo; arXiv 2106.13112"
+    ),
+}  # fmt: skip

@@ -19,9 +19,7 @@ Record = dict[str, Any]
 SizeMismatch = Literal["error", "file", "resize"]
 
 SOME = 100  # missing images that are looked for elsewhere, and folders where
-FRACTIONS_BELOW = (
-    1.5  # where a box is, as a part of its image; no set has objects of one pixel only
-)
+FRACTIONS_BELOW = 1.5  # largest coordinate of boxes that must be fractions of their images
 
 
 def load_images(
