@@ -1,4 +1,4 @@
-"""Any trained model of any project: which kind it is, its name or its weights say."""
+"""Model loader of all projects: the predictor class is told by the name or the weights."""
 
 import inspect
 from collections.abc import Sequence

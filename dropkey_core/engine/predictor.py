@@ -1,4 +1,4 @@
-"""Predictor: what every project's trained model has in common that one can simply call.
+"""Predictor: base class of trained models that are called on pictures, and of their results.
 
 detector = Detector.from_pretrained("detr-r50")
 detector("photo.jpg").save("found.png")

@@ -1,4 +1,4 @@
-"""Published weights: where they are, whose, what they should reach, and fetching them once."""
+"""Published weights: registry entry (URL, hash, licence, metric), download and check."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

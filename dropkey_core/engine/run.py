@@ -1,4 +1,4 @@
-"""Run: what a training consists of, what is saved of it, and how it is taken up again."""
+"""Run: model, optimizer and data of a training, its checkpoints, and resuming."""
 
 import math
 from pathlib import Path

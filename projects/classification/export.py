@@ -1,4 +1,4 @@
-"""A classifier as tensors in and tensors out; see ``dropkey_core.engine.export``.
+"""Export of a classifier: inputs and outputs of the file; see ``dropkey_core.engine.export``.
 
 A file takes ``images`` (B, 3, S, S) uint8 RGB, resized and cropped, and returns ``logits`` (B, K).
 Normalising is inside, by the mean and standard deviation of the config's mapper.

@@ -1,4 +1,4 @@
-"""A sheet of a few images of a test set while a network trains: what they are and are taken for."""
+"""Validation pictures for the logs: a few test images with their class and the one found."""
 
 from collections.abc import Sequence
 from functools import partial

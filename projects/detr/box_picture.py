@@ -1,4 +1,4 @@
-"""Boxes on images: predicted ones with scores, true ones, and what a legend says of them."""
+"""Drawing of boxes: predicted ones with scores, true ones, and the legend."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""DETR, and what is built on it, as tensors in and tensors out; see ``dropkey_core.engine.export``.
+"""Export of DETR and QPIC: inputs and outputs of the file; see ``dropkey_core.engine.export``.
 
 A file takes ``images`` (B, 3, H, W) uint8 RGB, padded at the right and bottom to one size, and
 ``padding_mask`` (B, H, W) bool, True = padding, and returns what the last decoder layer says, by

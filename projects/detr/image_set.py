@@ -1,4 +1,4 @@
-"""The images of a set: are they there, can they be read, have they the size that is annotated."""
+"""Image check of a data set: missing and damaged files, sizes, EXIF, doubtful boxes."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""A sheet of a few images of a test set while a model trains: what it finds and what is there."""
+"""Validation pictures for the logs: detections and true boxes on a few test images."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""METRO as tensors in and tensors out; see ``dropkey_core.engine.export``.
+"""Export of METRO: inputs and outputs of the file; see ``dropkey_core.engine.export``.
 
 A file takes ``images`` (B, 3, S, S) uint8 RGB, squares around one person each, and returns
 ``vertices`` (B, V, 3) and ``joints_3d`` (B, 14, 3) in metres and ``camera`` (B, 3), as ``Metro``.

@@ -82,7 +82,10 @@ class Bodies(Result):
             super().save(path)
             return
         if not (placed := self.placed):
-            raise UserError(f"cannot save {path}: nobody was found on {self.file_name}")
+            raise UserError(
+                f"cannot save {path}: of {len(self.vertices)} people on {self.file_name} none is "
+                "before its camera"
+            )
         middle = np.mean([vertices.mean(axis=0) for vertices in placed.values()], axis=0)
         meshes = [
             ColouredMesh(f"person {n + 1}", vertices - middle, self.faces, colour_of(n))

@@ -1,4 +1,4 @@
-"""QPIC as tensors in and tensors out; its inputs are DETR's, see ``projects.detr.export``."""
+"""Export of QPIC: the outputs of the file; inputs as in ``projects.detr.export``."""
 
 from dropkey_core.engine.export import Exportable
 from projects.detr.export import exportable_body

@@ -1,4 +1,4 @@
-"""A sheet of a few images of a test set while a model trains: pairs found and pairs that are there.
+"""Validation pictures for the logs: pairs found and true pairs on a few test images.
 
 Shapes: Q queries, V verbs.
 """

@@ -1,4 +1,4 @@
-"""What image files say before their pixels: format, size, how they are to be turned."""
+"""Image headers: format, size and EXIF orientation, read without decoding the pixels."""
 
 import io
 import itertools

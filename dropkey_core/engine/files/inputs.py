@@ -1,4 +1,4 @@
-"""Whatever a user may call a picture, or many of them, as RGB tensors with a name each."""
+"""Input readers: paths, URLs, arrays, PIL images, folders, videos and cameras as RGB tensors."""
 
 import tempfile
 import urllib.parse

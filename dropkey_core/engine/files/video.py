@@ -1,4 +1,4 @@
-"""Video files and cameras, one frame after the other: however long they are, memory stays flat."""
+"""Video reader and writer: files and cameras frame by frame, in constant memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
