@@ -175,7 +175,7 @@ def test_all_people_are_in_one_file(crowd, picture, tmp_path):
     found.save(tmp_path / "people.html")
     assert "person 2" not in (tmp_path / "people.html").read_text()  # within its scene
     found.save(tmp_path / "people.png")
-    with pytest.raises(UserError, match="of 0 people on .* none is before"):
+    with pytest.raises(UserError, match=r"of 0 people on .* none is before"):
         crowd(torch.zeros_like(picture.image)).save(tmp_path / "nobody.glb")
 
 
