@@ -32,7 +32,7 @@ from dropkey_core.engine import load_config, train
 from projects.detr.coco import read_categories
 
 Samples = Sequence[dict[str, Any]]
-SIDE = 32  # of what sides are padded to multiples
+SIDE = 32  # of what the sides of RT-DETR's images are multiples
 FPN_WIDTH = 256
 
 
@@ -115,9 +115,7 @@ class RtDetr(nn.Module):
 
     def forward(self, samples: Samples) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """The loss in training; else ``boxes_xyxy`` in pixels, ``scores`` and ``labels``."""
-        images = torch.stack([sample["image"].float() / 255 for sample in samples])
-        height, width = images.shape[-2:]
-        images = nn.functional.pad(images, (0, -width % SIDE, 0, -height % SIDE))
+        images = stretched([sample["image"].float() / 255 for sample in samples])
         if self.training:
             targets = [
                 {"class_labels": sample["labels"], "boxes": sample["boxes_cxcywh"]}
@@ -134,6 +132,21 @@ class RtDetr(nn.Module):
             boxes_xyxy = box_convert(boxes, "cxcywh", "xyxy") * scale
             found.append({"boxes_xyxy": boxes_xyxy, "scores": scores, "labels": labels})
         return found
+
+
+def stretched(images: Sequence[Tensor]) -> Tensor:
+    """Images (3, h, w) as a batch (B, 3, H, W), whose sides are their mean ones in steps of 32.
+
+    As RT-DETR does it: boxes are fractions of an image, so padding would move them.
+    """
+    means = torch.tensor([image.shape[-2:] for image in images]).float().mean(0)
+    size = [max(SIDE, round(side / SIDE) * SIDE) for side in means.tolist()]
+    return torch.cat(
+        [
+            nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)
+            for image in images
+        ]
+    )
 
 
 def boxes_in_sample(sample: dict[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from detectors import Fcos, RtDetr, boxes_in_sample
+from detectors import Fcos, RtDetr, boxes_in_sample, stretched
 
 SIZES = {"embed_dim": 32, "num_heads": 2, "num_decoder_layers": 1, "ffn_dim": 16}
 BUILDERS = {
@@ -27,6 +27,15 @@ def samples():
 
 def test_boxes_are_those_of_the_sample(samples):
     assert boxes_in_sample(samples[0]).tolist() == [[16, 8, 48, 24]]
+
+
+def test_images_of_a_batch_are_stretched_to_one_size():
+    left_dark = torch.cat([torch.zeros(3, 60, 45), torch.ones(3, 60, 45)], dim=2)  # 60 x 90
+    batch = stretched([left_dark, torch.ones(3, 62, 36)])
+    assert batch.shape == (2, 3, 64, 64)
+    assert batch[0, :, :, :31].max() < 0.1  # the middle stays the middle: nothing is padded
+    assert batch[0, :, :, 33:].min() > 0.9
+    assert (batch[1] == 1).all()
 
 
 def is_batch_norm(module):
