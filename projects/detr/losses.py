@@ -196,8 +196,7 @@ class DetectionLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Judge float32 outputs whose queries have got their objects; see ``forward``.
 
-        Args:
-            pairs: images (M,), queries and objects, both (N, M) or one that holds for all layers.
+        ``pairs`` are images (M,), queries and objects, (N, M) both or (1, M) for all layers.
         """
         pred_logits, pred_boxes = outputs["pred_logits"], outputs["pred_boxes"]
         images, queries, objects = pairs
