@@ -2,6 +2,7 @@
 # make check   linter, type check and the fast tests: for every day
 # make test    linter, type check and all tests, as continuous integration runs them
 # make lint    linter and type check alone
+# make package the library's sdist and wheel in dist/, installed and used in an environment of their own
 # make gpu-check  tests and measures a CUDA machine in 8 minutes, prints a page of Markdown;
 #              REFERENCE=../detr measures the official DETR of that checkout beside it
 # Each makes the environment .venv on its first call: with uv and uv.lock where uv is present, with
@@ -14,7 +15,7 @@ DEMO := output/demo
 # As many processes as cores; tests that share trained runs stay in one.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo check test lint gpu-check clean
+.PHONY: demo check test lint package gpu-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python datasets/make_shapes.py
@@ -31,6 +32,17 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Installed with torch as `pip install .` does it, and used from another folder.
+package:
+	rm -rf build dist
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet "build>=1.2,<2" "twine>=6,<8"
+	build/bare/bin/python -m build
+	build/bare/bin/twine check --strict dist/*
+	build/bare/bin/python -m pip install --quiet dist/*.whl
+	cd / && "$(CURDIR)/build/bare/bin/python" -I "$(CURDIR)/tests/use_package.py"
+	rm -rf build
 
 gpu-check: $(VENV)/.test
 	@$(BIN)/python tools/gpu_check.py $(if $(REFERENCE),--reference $(REFERENCE))
