@@ -10,12 +10,10 @@ the ground truth, K pairs of one of each.
 import numpy as np
 
 MIN_OVERLAP = 0.5
-NUM_RECALLS = 11
 
-# 0, 0.1, ..., 1. Those of QPIC's evaluator are floating-point sums: its fourth, seventh and eighth
-# lie a little above 0.3, 0.6 and 0.7, so that a recall of exactly 3 in 10 does not reach them.
-EXACT_RECALLS = np.arange(NUM_RECALLS) / 10
-QPIC_RECALLS = np.arange(NUM_RECALLS) * 0.1
+# QPIC's, floating-point products: the fourth, seventh and eighth lie a little above 0.3, 0.6 and
+# 0.7, so that a recall of exactly 3 in 10 does not reach them.
+RECALLS = np.arange(11) * 0.1
 
 
 def strongest_interactions(
@@ -35,20 +33,9 @@ def strongest_interactions(
         cells of the chosen as indices into the Q * V, and their scores, both (min(limit, Q * V),)
         by falling score; among equal scores the first pair comes first, then the first verb.
     """
-    mask = possible.take(labels, axis=0)  # (Q, V)
-    # Most verbs are impossible, and no other cell can be among the chosen where enough possible
-    # ones are above 0.
-    cells = mask.ravel().nonzero()[0]
-    scores = verb_scores.ravel()[cells]
-    if np.count_nonzero(scores > 0) < limit:
-        scores = (verb_scores * mask).ravel()
-        cells = np.arange(len(scores))
-    if len(scores) > limit:
-        lowest = np.partition(scores, -limit)[-limit]
-        kept = (scores >= lowest).nonzero()[0]  # more than the limit if some equal the lowest
-        cells, scores = cells[kept], scores[kept]
-    order = (-scores).argsort(kind="stable")[:limit]
-    return cells[order], scores[order]
+    scores = (verb_scores * possible[labels]).ravel()
+    cells = np.argsort(-scores, kind="stable")[:limit]
+    return cells, scores[cells]
 
 
 def find_true_positives(
@@ -135,8 +122,8 @@ def areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
 
 
-def eleven_point_ap(right: np.ndarray, num_truths: int, recalls: np.ndarray) -> float:
-    """Mean over ``recalls`` of the best precision at that recall or a higher one.
+def eleven_point_ap(right: np.ndarray, num_truths: int) -> float:
+    """Mean over ``RECALLS`` of the best precision at that recall or a higher one.
 
     Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010, equations 1
     and 2; precision is 0 at recalls that are not reached.
@@ -144,7 +131,6 @@ def eleven_point_ap(right: np.ndarray, num_truths: int, recalls: np.ndarray) -> 
     Args:
         right: (P,) bool, predictions by falling score: True for true positives.
         num_truths: what there is to find, at least 1.
-        recalls: rising, in [0, 1].
 
     Returns:
         from 0 to 1.
@@ -154,5 +140,5 @@ def eleven_point_ap(right: np.ndarray, num_truths: int, recalls: np.ndarray) -> 
     found = np.arange(1, len(ranks) + 1)
     precision = found / ranks
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(found / num_truths, recalls)  # the first at least as high
-    return float(best_from_here[reached[reached < len(ranks)]].sum() / len(recalls))
+    reached = np.searchsorted(found / num_truths, RECALLS)  # the first at least as high
+    return float(best_from_here[reached[reached < len(ranks)]].sum() / len(RECALLS))

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from dropkey_core.engine import ImageEvaluator, UserError
+from projects.detr.picture import unresized
 from projects.qpic.average_precision import (
-    EXACT_RECALLS,
-    QPIC_RECALLS,
     eleven_point_ap,
     find_true_positives,
     strongest_interactions,
 )
 from projects.qpic.classes import read_classes
-from projects.qpic.ground_truth import GroundTruth, Triplet, distinct
+from projects.qpic.ground_truth import NO_OBJECT, GroundTruth, Triplet, distinct
 from projects.qpic.interaction_file import read_interactions
-from projects.qpic.picture import Pair
+from projects.qpic.picture import Pair, draw_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +33,13 @@ def build_evaluator(
     annotations: str | os.PathLike[str],
     classes: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
-    official_quirks: bool = True,
 ) -> "HicoDetEvaluator":
     """Build the evaluator of a set that lies in files; for errors see how they are read.
 
     Args:
         annotations: see ``read_interactions``.
         classes: see ``read_classes``.
-        output_dir: see ``HicoDetEvaluator``, as the following.
+        output_dir: see ``HicoDetEvaluator``.
     """
     known = read_classes(classes)
     ground_truth = {
@@ -59,7 +57,6 @@ def build_evaluator(
         [(known.person, *combination) for combination in known.rare_triplets],
         [(known.person, *combination) for combination in known.non_rare_triplets],
         subject_label=known.person,
-        official_quirks=official_quirks,
         output_dir=output_dir,
         object_names=known.object_names,
         verb_names=known.verb_names,
@@ -115,15 +112,12 @@ class HicoDetEvaluator(ImageEvaluator):
     - **Known Object**: only those on images that contain the triplet's object category, see
       ``GroundTruth``.
 
-    The Default numbers are those of QPIC's evaluator. It differs from the definitions in what
-    ``official_quirks`` keeps or mends:
+    The Default numbers are those of QPIC's evaluator, also where it differs from the definitions:
 
-    - predictions on images without any annotated box do not count (mended: they are wrong);
-    - three of the eleven recalls lie a little too high, see ``QPIC_RECALLS``;
-    - an interaction that an image lists twice can be found once only, but is asked for twice
-      (mended: asked for once);
-    - predictions of different images with equal scores come in the order of numpy's fast sort
-      (mended: in the order of the images).
+    - predictions on images without any annotated box do not count;
+    - three of the eleven recalls lie a little too high, see ``RECALLS``;
+    - an interaction that an image lists twice can be found once only, but is asked for twice;
+    - predictions of different images with equal scores come in the order of numpy's fast sort.
 
     Where QPIC's evaluator fails (an image with boxes and no prediction), changes the scores it is
     given, or takes all of an image for wrong because one annotated box is not finite, this one does
@@ -136,7 +130,6 @@ class HicoDetEvaluator(ImageEvaluator):
         rare_triplets: (subject label, object label, verb) of the rare ones.
         non_rare_triplets: the others. A triplet in neither list counts in the full mean alone.
         subject_label: object class of those who act.
-        official_quirks: count as QPIC's evaluator where it differs from the definitions.
         output_dir: folder for ``interaction_average_precision.json``, the result of every triplet.
         object_names: of the C classes, for that file, which else has numbers.
         verb_names: likewise.
@@ -150,24 +143,29 @@ class HicoDetEvaluator(ImageEvaluator):
         non_rare_triplets: Iterable[Triplet],
         *,
         subject_label: int = 0,
-        official_quirks: bool = True,
         output_dir: str | os.PathLike[str] | None = None,
         object_names: Sequence[str | int] | None = None,
         verb_names: Sequence[str | int] | None = None,
     ) -> None:
         self.possible = np.ascontiguousarray(np.asarray(validity).astype(bool).T)  # (C, V)
         self.num_classes, self.num_verbs = self.possible.shape
+        self.annotations = ground_truth
         self.truth = GroundTruth(ground_truth, self.num_classes, self.num_verbs)
         self.rare = distinct(rare_triplets)
         self.non_rare = distinct(non_rare_triplets)
         self.subject_label = subject_label
-        self.official_quirks = official_quirks
         self.object_names = object_names or range(self.num_classes)
         self.verb_names = verb_names or range(self.num_verbs)
         self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
         self._triplet_of_cell = self._triplets_of_cells()
         self._say_what_is_odd()
         super().__init__(output_dir, self._index_of)
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Names of objects and verbs by class index."""
+        names = {"objects": self.object_names, "verbs": self.verb_names}
+        return {kind: [str(name) for name in of_kind] for kind, of_kind in names.items()}
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> Kept:
         """Keep the strongest interactions of an image.
@@ -219,23 +217,46 @@ class HicoDetEvaluator(ImageEvaluator):
         return summary
 
     def draw(
-        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+        self,
+        samples: Sequence[dict[str, Any]],
+        outputs: Sequence[dict[str, Tensor]],
+        score_threshold: float = 0.3,
     ) -> np.ndarray:
-        """Draw what was found on images, and what is there; see ``draw_sheet``."""
-        from projects.qpic.sheet import draw_sheet
+        """Draw on images what was found with a score so high, and what is there: (H, W, 3) uint8.
 
-        true = [self.true_pairs(sample["image_id"]) for sample in samples]
-        return draw_sheet(samples, outputs, true, self.object_names, self.verb_names)
+        Args:
+            samples: of a test set's mapper.
+            outputs: what the model made of each, see ``projects.qpic.qpic.interactions``.
+            score_threshold: of verbs, in [0, 1].
+        """
+        from projects.qpic.predictor import Interactions
+
+        names = self.classes.values()
+        pictures = [
+            Interactions.of(unresized(sample), output, score_threshold, *names).picture(
+                self.true_pairs(sample["image_id"])
+            )
+            for sample, output in zip(samples, outputs, strict=True)
+        ]
+        return np.asarray(
+            draw_pairs(pictures, f"verbs with a score of {score_threshold:g} or more")
+        )
 
     def true_pairs(self, image_id: int) -> list[Pair]:
-        """The pairs of the ground truth on an image, with their verbs."""
-        verbs_of: dict[tuple[Any, ...], dict[str, float | None]] = {}
-        for row in np.flatnonzero(self.truth.image == self._index_of[image_id]):
-            _, label, verb = self.truth.triplets[self.truth.triplet[row]]
-            boxes = tuple(self.truth.boxes[row].tolist())
-            pair = boxes[:4], boxes[4:], str(self.object_names[label])
-            verbs_of.setdefault(pair, {})[str(self.verb_names[verb])] = None
-        return [Pair(*pair, verbs) for pair, verbs in verbs_of.items()]
+        """The pairs of the ground truth on an image with their verbs, without object too."""
+        known = self.annotations[image_id]
+        boxes = [tuple(box) for box in np.asarray(known["boxes_xyxy"]).tolist()]
+        verbs_of: dict[tuple[int, int], dict[str, float | None]] = {}
+        for subject, thing, verb in known["hois"]:
+            verbs_of.setdefault((subject, thing), {})[self.classes["verbs"][verb]] = None
+        pairs = []
+        for (subject, thing), verbs in verbs_of.items():
+            if thing == NO_OBJECT:
+                pairs.append(Pair(boxes[subject], None, "", verbs))
+            else:
+                name = self.classes["objects"][known["labels"][thing]]
+                pairs.append(Pair(boxes[subject], boxes[thing], name, verbs))
+        return pairs
 
     def summary(self, results: list[TripletResult]) -> dict[str, dict[str, float]]:
         """The means of ``results_of`` that ``evaluate`` returns."""
@@ -272,21 +293,22 @@ class HicoDetEvaluator(ImageEvaluator):
             truth.first_copy,
         )
         contains = truth.contains[image, truth.triplets[triplet, 1]]
-        num_truths = self._num_truths()
-        small = triplet.astype(np.min_scalar_type(num_triplets))  # numbers of 16 bits sort fastest
-        by_triplet = np.argsort(small, kind="stable")
+        num_truths = np.bincount(truth.triplet, minlength=num_triplets)
+        by_triplet = np.argsort(triplet, kind="stable")
         ends = np.cumsum(np.bincount(triplet, minlength=num_triplets))
         results = []
         for row, places in enumerate(np.split(by_triplet, ends[:-1])[:num_triplets]):
-            places = places[self._falling(score[places])]
+            places = places[np.argsort(-score[places])]  # as in QPIC's, not stable
             results.append(
                 TripletResult(
                     triplet=tuple(truth.triplets[row].tolist()),
                     num_truths=int(num_truths[row]),
                     scores=score[places],
                     right=right[places],
-                    ap=self._ap(right[places], num_truths[row]),
-                    ap_known_object=self._ap(right[places[contains[places]]], num_truths[row]),
+                    ap=eleven_point_ap(right[places], num_truths[row]),
+                    ap_known_object=eleven_point_ap(
+                        right[places[contains[places]]], num_truths[row]
+                    ),
                 )
             )
         return results
@@ -310,25 +332,8 @@ class HicoDetEvaluator(ImageEvaluator):
         cell, score, boxes = map(np.concatenate, zip(nothing, *parts, strict=True))
         image = np.repeat(indices, [len(part.score) for part in parts])
         triplet = self._triplet_of_cell.take(cell)
-        counts = triplet >= 0
-        if self.official_quirks:
-            counts &= self.truth.has_boxes[image]
-        columns = [image, triplet, score, boxes]
-        return columns if counts.all() else [column[counts] for column in columns]
-
-    def _num_truths(self) -> np.ndarray:
-        """How many interactions of each triplet are asked for, (T,)."""
-        once = self.truth.first_copy == np.arange(len(self.truth.first_copy))
-        listed = self.truth.triplet if self.official_quirks else self.truth.triplet[once]
-        return np.bincount(listed, minlength=len(self.truth.triplets))
-
-    def _falling(self, scores: np.ndarray) -> np.ndarray:
-        """The order of falling scores."""
-        return np.argsort(-scores, kind=None if self.official_quirks else "stable")
-
-    def _ap(self, right: np.ndarray, num_truths: int) -> float:
-        recalls = QPIC_RECALLS if self.official_quirks else EXACT_RECALLS
-        return eleven_point_ap(right, num_truths, recalls)
+        counts = (triplet >= 0) & self.truth.has_boxes[image]
+        return [column[counts] for column in (image, triplet, score, boxes)]
 
     def _as_plain_values(self, result: TripletResult) -> dict[str, Any]:
         subject, obj, verb = result.triplet

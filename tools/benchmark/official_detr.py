@@ -3,13 +3,13 @@
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
 import torchvision
-from checkout import file_of_checkout
 from torch import Tensor, nn
 
 from dropkey_core.engine.errors import UserError
@@ -18,11 +18,12 @@ from projects.detr.detr import Detr
 
 
 def import_from(checkout: str, module: str) -> ModuleType:
-    """Import one of the official modules (``main``, ``models``, ``datasets.coco``, ...)."""
-    file = file_of_checkout(checkout, "facebookresearch/detr", "models/detr.py")
-    folder = str(file.parents[1])
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    """Import one of the official modules: ``main``, ``models``, ``util.misc``."""
+    folder = Path(checkout).expanduser().absolute()
+    if not (folder / "models/detr.py").is_file():
+        raise UserError(f"{checkout} is no checkout of facebookresearch/detr: no models/detr.py")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     return importlib.import_module(module)
 
 
@@ -93,24 +94,3 @@ def unpretrained_resnet50(pretrained: bool = False, **settings: Any) -> nn.Modul
     return torchvision.models.resnet.ResNet(
         torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], **settings
     )
-
-
-def official_preparation(checkout: str) -> Callable[[dict[str, Any]], Tensor]:
-    """The official path from a record (see ``load_coco``) to a normalised training image."""
-    from PIL import Image
-
-    transforms = import_from(checkout, "datasets.coco").make_coco_transforms("train")
-
-    def prepare(record: dict[str, Any]) -> Tensor:
-        image = Image.open(record["file_name"]).convert("RGB")
-        boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4).float()
-        boxes[:, 2:] += boxes[:, :2]
-        target = {
-            "boxes": boxes,
-            "labels": torch.tensor([a["category_id"] for a in record["annotations"]]),
-            "area": boxes[:, 2] * boxes[:, 3],
-            "iscrowd": torch.zeros(len(boxes)),
-        }
-        return transforms(image, target)[0]
-
-    return prepare

@@ -3,6 +3,8 @@
 Works on lists and tuples, one image, one prediction and one interaction at a time.
 """
 
+import numpy as np
+
 
 def overlap(a, b):
     """Intersection over union of two boxes that include their last pixel."""
@@ -46,26 +48,24 @@ def judge_image(annotations, prediction, validity, subject_label):
         taken.add(best)
 
 
-def eleven_points(right, wanted, official):
-    """AP of predictions by falling score; QPIC's recalls are sums in floating point."""
+def eleven_points(right, wanted):
+    """AP of predictions by falling score; QPIC's recalls are products in floating point."""
     best = [0.0] * 11
     found = 0
     for rank, is_right in enumerate(right, start=1):
         found += is_right
         for k in range(11):
-            reached = found / wanted >= 0.1 * k if official else 10 * found >= k * wanted
-            if reached:
+            if found / wanted >= 0.1 * k:
                 best[k] = max(best[k], found / rank)
     return sum(best) / 11
 
 
-def evaluate(ground_truth, predictions, validity, subject_label, official=True):
-    """Everything HICO-DET asks for.
+def evaluate(ground_truth, predictions, validity, subject_label):
+    """Everything HICO-DET asks for, as QPIC's evaluator has it.
 
     Args:
         ground_truth: by image id, in order.
         predictions: by image id.
-        official: as QPIC's evaluator, instead of by the book.
 
     Returns:
         AP by setting, then by triplet; and (score, is right) of each triplet's predictions in the
@@ -76,12 +76,12 @@ def evaluate(ground_truth, predictions, validity, subject_label, official=True):
         labels, hois = annotations["labels"], annotations["hois"]
         actors = {hoi[0] for hoi in hois} - {hoi[1] for hoi in hois}
         holders[image_id] = {c for box, c in enumerate(labels) if box not in actors}
-        for subject, obj, verb in hois if official else dict.fromkeys(map(tuple, hois)):
+        for subject, obj, verb in hois:
             if obj != -1:
                 triplet = (labels[subject], labels[obj], verb)
                 wanted[triplet] = wanted.get(triplet, 0) + 1
     for image_id, annotations in ground_truth.items():
-        if image_id in predictions and (annotations["labels"] or not official):
+        if image_id in predictions and annotations["labels"]:
             for triplet, score, right in judge_image(
                 annotations, predictions[image_id], validity, subject_label
             ):
@@ -89,9 +89,11 @@ def evaluate(ground_truth, predictions, validity, subject_label, official=True):
     ap = {"default": {}, "known_object": {}}
     order = {}
     for triplet, count in wanted.items():
-        falling = sorted(judged.get(triplet, []), key=lambda entry: -entry[0])
+        entries = judged.get(triplet, [])
+        # The order of equal scores is numpy's.
+        falling = [entries[n] for n in np.argsort([-score for score, *_ in entries])]
         known = [entry for entry in falling if triplet[1] in holders[entry[2]]]
         order[triplet] = [entry[:2] for entry in falling]
-        ap["default"][triplet] = eleven_points([e[1] for e in falling], count, official)
-        ap["known_object"][triplet] = eleven_points([e[1] for e in known], count, official)
+        ap["default"][triplet] = eleven_points([e[1] for e in falling], count)
+        ap["known_object"][triplet] = eleven_points([e[1] for e in known], count)
     return ap, order
