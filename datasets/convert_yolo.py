@@ -19,8 +19,7 @@ import yaml
 from generated_set import write_json
 
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.files.image_headers import read_header
-from dropkey_core.engine.files.images import find_images
+from dropkey_core.engine.files.images import find_images, read_header
 from dropkey_core.engine.files.outside import MEGABYTE, read_text, reading
 
 

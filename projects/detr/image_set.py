@@ -11,7 +11,7 @@ from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.distributed import rank_and_world_size
 from dropkey_core.engine.errors import listed, shown
 from dropkey_core.engine.files.atomic_write import make_folder, whole_file
-from dropkey_core.engine.files.image_headers import Header, read_headers
+from dropkey_core.engine.files.images import Header, read_headers
 from dropkey_core.engine.files.outside import check_inside, places_of
 from projects.detr.annotation_file import HOW_TO_GET_COCO, where_data_lies
 

@@ -20,8 +20,8 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 LARGEST_FILE = 2**40  # bytes
 # A playlist named like a video would open other files and addresses.
 ONLY_THE_FILE = {"protocol_whitelist": "file"}
-Add = Callable[[Image.Image], None]
 USUAL_RATE = Fraction(25)  # pictures a second, where a file or a camera does not say
+Add = Callable[[Image.Image], None]  # adds a picture to a video
 
 
 def import_av() -> ModuleType:
@@ -88,9 +88,7 @@ def read_camera(number: int) -> Iterator[Tensor]:
 
 
 @contextmanager
-def video_writer(
-    path: Path, rate: Fraction = USUAL_RATE
-) -> Iterator[Callable[[Image.Image], None]]:
+def video_writer(path: Path, rate: Fraction = USUAL_RATE) -> Iterator[Add]:
     """Give a function that adds a picture to an H.264 video, which appears when the block ends.
 
     All pictures must have the size of the first. Where that is odd, its last row or column is cut

@@ -2,18 +2,16 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.files.images import image_size
+from dropkey_core.engine.files.images import read_header
 from dropkey_core.engine.files.outside import check_inside, places_of
 from projects.metro.geometry import in_camera, project, square_around
 from projects.metro.humbi.files import (
-    NUM_VERTICES,
     Array,
     Camera,
     Fit,
@@ -29,19 +27,11 @@ from projects.metro.humbi.files import (
 )
 from projects.metro.humbi.index import HumbiIndex, stored
 
+LEAST_INSIDE = 0.5  # share of the mesh's vertices in the picture, or the view is left out
+BOX_FACTOR = 1.2  # how much wider than the mesh the square box is; METRO's for 3DPW
+
 END_OF_JPEG = b"\xff\xd9"
 PADDING = 64  # bytes that a camera may have put after it, all zero
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is kept."""
-
-    num_vertices: int = NUM_VERTICES  # rows of a mesh
-    least_inside: float = (
-        0.5  # share of the mesh's vertices in the picture, or the view is left out
-    )
-    box_factor: float = 1.2  # how much wider than the mesh the square box is; METRO's for 3DPW
 
 
 class Problem(NamedTuple):
@@ -80,8 +70,8 @@ class CameraView(NamedTuple):
     box_side: float
 
 
-def index_session(source: Path, session: Session, rules: Rules) -> Part:
-    """Check a session's cameras, frames, meshes and pictures."""
+def index_session(source: Path, session: Session, num_vertices: int) -> Part:
+    """Check a session's cameras, frames, meshes of ``num_vertices`` and pictures."""
     body = source / session.folder
     places = places_of(source, source / Path(session.folder).parts[0])
     try:
@@ -97,7 +87,7 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
             for path in (parameter_file(body, frame), vertex_file(body, frame)):
                 check_inside(path, places)
             fit = read_fit(parameter_file(body, frame))
-            vertices = read_vertices(vertex_file(body, frame), rules.num_vertices)
+            vertices = read_vertices(vertex_file(body, frame), num_vertices)
         except UserError as error:
             problems.append(Problem(str(frame_folder(body, frame)), "mesh unusable", str(error)))
             continue
@@ -106,7 +96,7 @@ def index_session(source: Path, session: Session, rules: Rules) -> Part:
             problems.append(Problem(str(frame_folder(body, frame)), "frame has no picture"))
         without_camera.update(set(pictures) - cameras.keys())
         for camera in cameras.keys() & pictures:
-            found = check_view(body, frame, camera, cameras[camera], vertices, rules, places)
+            found = check_view(body, frame, camera, cameras[camera], vertices, places)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
@@ -126,7 +116,6 @@ def check_view(
     camera: int,
     calibration: Camera,
     vertices: Array,
-    rules: Rules,
     places: tuple[str, ...],
 ) -> CameraView | Problem:
     """The view of a mesh (V, 3) in world units by a camera, or why there is none."""
@@ -142,9 +131,9 @@ def check_view(
     pixels = project(points, calibration.K)
     x, y = pixels.T
     inside = ((x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)).mean()
-    if inside < rules.least_inside:
+    if inside < LEAST_INSIDE:
         return Problem(str(path), "person is out of the picture", f"{inside:.0%} of the mesh in it")
-    centre, side = square_around(pixels, rules.box_factor)
+    centre, side = square_around(pixels, BOX_FACTOR)
     return CameraView(frame, camera, (height, width), centre, side)
 
 
@@ -154,7 +143,7 @@ def jpeg_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: it cannot be read, is no JPEG file or was cut short.
     """
-    size = image_size(path, ["JPEG"])
+    size = read_header(path, ["JPEG"]).stored
     with path.open("rb") as file:
         file.seek(-min(PADDING, path.stat().st_size), os.SEEK_END)
         ends = file.read().rstrip(b"\0").endswith(END_OF_JPEG)

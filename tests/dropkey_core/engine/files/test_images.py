@@ -11,8 +11,10 @@ from PIL import Image, ImageOps
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.images import (
+    Header,
     find_images,
-    image_size,
+    read_header,
+    read_headers,
     read_image,
     spread,
     unique_stems,
@@ -211,26 +213,31 @@ def floating_point_tiff():
     return saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")
 
 
-LONG = zlib.compress(bytes(80 * 2**20))  # 80 kilobytes that unpack to 80 megabytes
+def texts(size):
+    """Chunks of a PNG that unpack to a size, three of them from a few kilobytes."""
+    packed = zlib.compress(bytes(size))
+    return {
+        "zTXt": png_chunk(b"zTXt", b"a\0\0" + packed),
+        "iTXt": png_chunk(b"iTXt", b"a\0\1\0\0\0" + packed),
+        "iCCP": png_chunk(b"iCCP", b"a\0\0" + packed),
+        "tEXt": png_chunk(b"tEXt", b"a\0" + b"b" * size),
+    }
 
 
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        png_chunk(b"zTXt", b"a\0\0" + LONG),
-        png_chunk(b"iTXt", b"a\0\1\0\0\0" + LONG),
-        png_chunk(b"iCCP", b"a\0\0" + LONG),
-        png_chunk(b"tEXt", b"a\0" + b"b" * 70_000_000),
-    ],
-    ids=["zTXt", "iTXt", "iCCP", "tEXt"],
-)
 @pytest.mark.parametrize("is_first", [True, False])
-def test_png_with_long_texts_is_read_without_them(tmp_path, chunk, is_first):
+@pytest.mark.parametrize("kind", texts(0))
+def test_texts_of_a_png_may_be_long_and_not_endless(tmp_path, kind, is_first):
     path = tmp_path / "image.png"
     pixels = png_chunk(b"IDAT", zlib.compress(b"\0\1\2\3"))
-    path.write_bytes(png(1, 1, *((chunk, pixels) if is_first else (pixels, chunk))))
-    assert read_image(path).flatten().tolist() == [1, 2, 3]
-    assert image_size(path) == (1, 1)
+    for size in (2 * 2**20, 70 * 2**20):
+        text = texts(size)[kind]
+        path.write_bytes(png(1, 1, *((text, pixels) if is_first else (pixels, text))))
+        if size < 2**26:
+            assert read_image(path).flatten().tolist() == [1, 2, 3]
+            assert read_header(path).stored == (1, 1)
+        else:
+            with pytest.raises(UserError, match=f"{path} cannot be read as an image .* [Tt]oo "):
+                read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -316,3 +323,20 @@ def test_images_are_spread_over_the_set():
 
 def test_names_that_occur_again_are_numbered():
     assert unique_stems(["x/a.png", "b.png", "y/a.jpg", "a_2.png"]) == ["a", "b", "a_2", "a_2_2"]
+
+
+def test_headers_of_many_come_in_order_with_what_is_wrong(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(200)]
+    for number, path in enumerate(paths):
+        turned = {"exif": exif} if number == 3 else {}
+        Image.new("RGB", (number + 1, 5)).save(path, **turned)
+    (tmp_path / "70.jpg").write_text("no image")
+    headers = read_headers(paths)
+    wrong = headers.pop(70)
+    assert isinstance(wrong, UserError) and str(wrong).startswith(paths[70])
+    sizes = [*range(1, 71), *range(72, 201)]
+    assert headers == [Header((5, width), 6 if width == 4 else 1) for width in sizes]
+    assert headers[3].upright == (4, 5)
+    assert read_headers([]) == []
