@@ -91,25 +91,13 @@ class CsvLog(Log):
 
     def __init__(self, folder: Path, done: int) -> None:
         self.path = folder / "metrics.csv"
-        self.done = done
-        self._has_begun = False
         self._columns = ["step"]
         self._last_row: dict[str, str] = {}
+        if self.path.exists():
+            self._rewrite([row for row in self._read() if int(row["step"]) <= done])
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add metrics to the row of ``step``; WriteError if the disk is full."""
-        if not self._has_begun:
-            self._rewrite([row for row in self._read() if int(row["step"]) <= self.done])
-            self._has_begun = True
-        self._write_row(step, metrics)
-
-    def sync(self) -> None:
-        """Let what is written survive a power cut."""
-        if self._has_begun:
-            with writing(self.path), self.path.open("a") as file:
-                os.fsync(file.fileno())
-
-    def _write_row(self, step: int, metrics: Mapping[str, float]) -> None:
         is_new = self._last_row.get("step") != str(step)
         row = {} if is_new else self._last_row
         row |= {"step": str(step), **{name: repr(float(v)) for name, v in metrics.items()}}
@@ -120,6 +108,12 @@ class CsvLog(Log):
         else:  # rare: the first row, and evaluations
             earlier = self._read() if is_new else self._read()[:-1]
             self._rewrite([*earlier, row])
+
+    def sync(self) -> None:
+        """Let what is written survive a power cut."""
+        if self.path.exists():
+            with writing(self.path), self.path.open("a") as file:
+                os.fsync(file.fileno())
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
