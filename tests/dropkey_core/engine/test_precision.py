@@ -1,17 +1,22 @@
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 
-from dropkey_core.engine import UserError, in_float32, load_config, precision, read_checkpoint
-from dropkey_core.engine.precision import check_precision, describe_precision, precision_of
-from tests.dropkey_core.engine.toy_run import (
-    Crash,
-    after_calls,
-    assert_same_run,
-    crash,
-    curve,
-    run,
-    toy,
+from dropkey_core.engine import (
+    UserError,
+    failed_step,
+    in_float32,
+    load_config,
+    precision,
+    read_checkpoint,
+    replay_step,
+    trainer,
 )
+from dropkey_core.engine.precision import check_precision, describe_precision, precision_of
+from dropkey_core.engine.trainer import Trainer
+from tests.dropkey_core.engine.toy_run import curve, run
 
 BF16 = "train.amp.enabled=true"
 
@@ -87,17 +92,14 @@ def test_some_things_stay_float32():
         assert (x @ x).dtype is torch.bfloat16
 
 
-def test_a_run_in_bfloat16_resumes_to_the_last_bit(toy_folder, monkeypatch):
-    run(output="float32")
-    run(BF16, output="whole")
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        after_calls(patch, toy("ToyModel"), "forward", 10, crash)
-        run(BF16)
-    run(BF16, resume=True)
-    assert_same_run(toy_folder / "output", toy_folder / "whole")
-    whole, float32 = (curve(toy_folder / name)[0]["loss"] for name in ("whole", "float32"))
-    assert float(whole) == pytest.approx(float(float32), rel=0.02)
-    assert whole != float32
+def test_a_run_in_bfloat16_is_near_that_in_float32_and_says_so(toy_folder, capsys):
+    run("train.max_iter=1", output="float32")
+    run(BF16, "train.max_iter=1")
+    said = "on cpu; mixed precision bfloat16; float32 matrix products torch's own"
+    assert said in capsys.readouterr().out
+    found, expected = (logged("loss", name)[0] for name in ("output", "float32"))
+    assert found == pytest.approx(expected, rel=0.02)
+    assert found != expected
     assert read_checkpoint("output/last.pth")["model"]["head.weight"].dtype is torch.float32
 
 
@@ -114,7 +116,113 @@ def test_precision_may_change_in_a_run(toy_folder, monkeypatch):
     assert read_checkpoint("output/last.pth")["scaler"]["scale"] == 2.0**15  # anew, one overflow
 
 
-def test_the_log_says_it(toy_folder, capsys):
-    run(BF16, "train.max_iter=1")
-    said = capsys.readouterr().out
-    assert "on cpu; mixed precision bfloat16; float32 matrix products torch's own" in said
+SETTINGS = ["train.amp={enabled: true, dtype: float16}", "train.checkpointer.max_to_keep=20"]
+
+
+@pytest.fixture
+def on_a_cpu(toy_folder, monkeypatch):
+    """Mixed precision as on a GPU: float16 by autocast and a scaler, both of which CPUs have."""
+    for module in (trainer, failed_step):
+        monkeypatch.setattr(module, "choose_device", lambda *_: None)
+
+
+@pytest.fixture
+def scaled_by(monkeypatch):
+    """Multiplies the losses of some steps by a factor, of the others by 0.01: none overflows."""
+    from toy_experiment import ToyModel
+
+    forward = ToyModel.forward
+
+    def scale(factor, *steps):
+        calls = []
+
+        def scaled(model, batch):
+            losses = forward(model, batch)
+            if model.training:
+                calls.append(1)
+                times = factor if len(calls) - 1 in steps else 0.01
+                losses = {name: loss * times for name, loss in losses.items()}
+            return losses
+
+        monkeypatch.setattr(ToyModel, "forward", scaled)
+
+    return scale
+
+
+run_scaled = partial(run, *SETTINGS)
+
+
+def logged(name, folder="output"):
+    return [float(row[name]) for row in curve(Path(folder))]
+
+
+@pytest.mark.slow
+def test_overflow_leaves_out_a_step_and_halves_the_scale(on_a_cpu, scaled_by):
+    scaled_by(1e4, 3)
+    run_scaled("train.checkpointer.period=1", "train.eval_period=0")
+    steps = [read_checkpoint(f"output/model_{number:07d}.pth") for number in range(12)]
+    for name, weight in steps[2]["model"].items():
+        assert torch.equal(weight, steps[3]["model"][name])  # left out
+        assert not torch.equal(weight, steps[4]["model"][name])  # and on it goes
+    assert logged("loss_scale") == [2.0**16] * 3 + [2.0**15] * 9
+    assert logged("skipped_steps") == [0] * 3 + [1] * 9
+    # data and learning rate go on: 0.6667 of 12 steps are over after the ninth, as ever
+    assert logged("lr") == pytest.approx([1e-2] * 9 + [1e-3] * 3)
+    assert steps[11]["step"] == 12
+
+
+@pytest.mark.slow
+def test_scale_is_resumed(on_a_cpu, scaled_by):
+    scaled_by(1e4, 3, 15)  # the fourth step, of either run
+    run_scaled(output="whole")
+    whole = read_checkpoint("whole/last.pth")
+    run_scaled("train.max_iter=6")
+    run_scaled(resume=True)
+    resumed = read_checkpoint("output/last.pth")
+    assert resumed["scaler"] == whole["scaler"]
+    assert resumed["scaler"]["scale"] == 2.0**15
+    assert logged("skipped_steps") == logged("skipped_steps", "whole")
+
+
+@pytest.mark.slow
+def test_overflow_in_the_forward_names_the_setting(on_a_cpu, monkeypatch):
+    train_step = Trainer.train_step
+
+    def grown(trainer, batch):
+        if trainer.step == 2:
+            trainer.model.head.weight.data.mul_(1e6)  # beyond float16, not beyond float32
+        return train_step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", grown)
+    message = r"step 2: the loss is not finite .*; try train.amp.enabled=false or a lower optimizer"
+    with pytest.raises(UserError, match=message):
+        run_scaled()
+    failed = "output/failed_step_0000002.pth"
+    with pytest.raises(UserError, match=r"step 2 of .* fails: first not finite is the output"):
+        replay_step(load_config("toy.yaml", SETTINGS), failed)
+    assert replay_step(load_config("toy.yaml"), failed)["loss_l1"] > 65504  # as the message says
+
+
+@pytest.mark.slow
+def test_gradients_that_never_become_finite_end_the_run(on_a_cpu, scaled_by):
+    scaled_by(1e30, *range(100))
+    message = (
+        "step 31: .* no gradients are finite, with the loss scaled by 3.05e-05 only; try train"
+    )
+    with pytest.raises(UserError, match=message):
+        run_scaled("train.max_iter=100", "train.eval_period=0")
+    assert logged("skipped_steps")[-1] == 30
+
+
+def test_nothing_is_told_without_a_scaler(toy_folder):
+    run("train.max_iter=1")
+    assert "loss_scale" not in curve(toy_folder / "output")[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_overflow_on_a_gpu(toy_folder, scaled_by):
+    scaled_by(1e4, 3)
+    run_scaled("train.device=cuda", "train.eval_period=0")
+    assert logged("skipped_steps") == [0] * 3 + [1] * 9
+    assert logged("loss_scale") == [2.0**16] * 3 + [2.0**15] * 9
