@@ -1,0 +1,147 @@
+"""Plan of many small trainings: grids of regimes, methods and seeds, read from a YAML."""
+
+from dataclasses import astuple, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from omegaconf import OmegaConf
+
+from dropkey_core.engine.errors import UserError, suggestion
+from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
+
+BASELINE = "none"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; everything that tells it from the others of its plan.
+
+    Attributes:
+        data: name of the data set.
+        network: one of the plan's.
+        per_class: training images of each class.
+        augmentation: one of the plan's.
+        steps: length of the training.
+        method: ``none``, or one of the plan's.
+        ratio: drop ratio; 0 for ``none``.
+        schedule: of the ratio over the depth; "-" for ``none``.
+        seed: of weights, subset, order, augmentation and masks.
+    """
+
+    data: str
+    network: str
+    per_class: int
+    augmentation: str
+    steps: int
+    method: str
+    ratio: float
+    schedule: str
+    seed: int
+
+    @property
+    def regime(self) -> tuple[Any, ...]:
+        """What a method is compared with the baseline in."""
+        return astuple(self)[:5]
+
+    @property
+    def treatment(self) -> tuple[Any, ...]:
+        """Method, ratio, schedule."""
+        return astuple(self)[5:8]
+
+    def __str__(self) -> str:
+        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+
+
+class Network(Struct, forbid_unknown_fields=True):
+    """A network with its data and optimizer: a config, and what is changed in it."""
+
+    config: str
+    overrides: list[str] = []
+
+
+class Augmentation(Struct, forbid_unknown_fields=True):
+    """A shift by up to ``padding`` pixels with black coming in, and a horizontal flip."""
+
+    padding: int = 0
+    flip_probability: float = 0.0
+
+
+class Grid(Struct, forbid_unknown_fields=True):
+    """The product of its lists; ``none`` is trained once for all ratios and schedules."""
+
+    network: list[str]
+    per_class: list[int]
+    augmentation: list[str]
+    steps: list[int]
+    method: list[str]
+    ratio: list[float]
+    schedule: list[str]
+    seeds: int
+
+    def runs(self, data: str) -> list[Run]:
+        """All runs, seed after seed: a plan that is stopped early is whole in its first seeds."""
+        regimes = list(product(self.network, self.per_class, self.augmentation, self.steps))
+        treated = [method for method in self.method if method != BASELINE]
+        treatments: list[tuple[str, float, str]] = [(BASELINE, 0.0, "-")]
+        treatments = treatments if BASELINE in self.method else []
+        treatments += product(treated, self.ratio, self.schedule)
+        wanted = product(range(self.seeds), regimes, treatments)
+        return [Run(data, *regime, *treatment, seed) for seed, regime, treatment in wanted]
+
+
+class Plan(Struct, forbid_unknown_fields=True):
+    """Which trainings to make.
+
+    Attributes:
+        title: of the report.
+        data: name of the data set, for the report; the networks' configs say what it is.
+        batch_size: of every training.
+        networks: by name.
+        augmentations: by name.
+        methods: the ``drop_unit`` of ``build_model`` by name; ``none`` needs none.
+        grids: what to train; what two of them have in common is trained once.
+        path: of the YAML; set by whoever reads it.
+    """
+
+    title: str
+    data: str
+    batch_size: int
+    networks: dict[str, Network]
+    augmentations: dict[str, Augmentation]
+    methods: dict[str, Any]
+    grids: list[Grid]
+    path: Path = Path()
+
+    def runs(self) -> list[Run]:
+        """All runs, each once, seed after seed."""
+        runs = dict.fromkeys(run for grid in self.grids for run in grid.runs(self.data))
+        return sorted(runs, key=lambda run: run.seed)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        UserError: for whatever is wrong, naming the file and the key.
+    """
+    path = find_yaml(path, "plan", "configs/regimes/*.yaml")
+    content = OmegaConf.to_container(read_yaml(path, Plan.__struct_fields__), resolve=True)
+    try:
+        plan = msgspec.convert(content, Plan)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {error}") from error
+    plan.path = path
+    for grid in plan.grids:
+        _check_names(path, "network", grid.network, plan.networks)
+        _check_names(path, "augmentation", grid.augmentation, plan.augmentations)
+        _check_names(path, "method", grid.method, [BASELINE, *plan.methods])
+    return plan
+
+
+def _check_names(path: Path, kind: str, names: list[str], known: Any) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{path}: no {kind} {name!r} in this plan{suggestion(name, known)}")

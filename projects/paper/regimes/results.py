@@ -1,0 +1,147 @@
+"""Results of a plan in one CSV: a row for each finished run, written by any number of workers."""
+
+import csv
+import io
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, TypeVar, get_type_hints
+
+from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.files.atomic_write import writing
+from projects.paper.regimes.plan import Run
+from projects.paper.regimes.training import Outcome
+
+COLUMNS = [field.name for part in (Run, Outcome) for field in fields(part)]
+COLUMNS.insert(len(fields(Run)), "settings")
+T = TypeVar("T", Run, Outcome)
+APPENDING = 2**32  # the byte that whoever appends holds; runs have those before it
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row: a run, the settings that it was made with, and its numbers."""
+
+    run: Run
+    settings: str
+    outcome: Outcome
+
+
+class Results:
+    """A CSV of finished runs; made when it is needed.
+
+    A run is held by a lock on one byte of a file beside it, which the system lets go of when the
+    process ends, however it ends.
+
+    Args:
+        path: of the CSV.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._claims: IO[bytes] | None = None
+
+    def read(self) -> dict[Run, Finished]:
+        """The finished runs; a last line that a killed process left half-written is no row.
+
+        Raises:
+            UserError: the file is not such a CSV.
+        """
+        if not self.path.exists():
+            return {}
+        text = self.path.read_text(encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        if rows.fieldnames not in (None, COLUMNS):
+            raise UserError(f"{self.path} must have the columns {', '.join(COLUMNS)}")
+        try:
+            found = [
+                Finished(parse(Run, row), row["settings"], parse(Outcome, row)) for row in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path} has a row that cannot be read: {error}") from error
+        return {finished.run: finished for finished in found}
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Hold a run for the time of the block; False: another process does."""
+        byte = zlib.crc32(str(run).encode())
+        held = self._lock(byte, wait=False)
+        try:
+            yield held
+        finally:
+            if held:
+                self._unlock(byte)
+
+    def append(self, finished: Finished) -> None:
+        """Add a row in one write, and let it reach the disk.
+
+        Raises:
+            UserError: the system refuses.
+        """
+        with writing(self.path):
+            self._lock(APPENDING, wait=True)
+            try:
+                with self.path.open("a+b") as file:
+                    whole = self.path.read_bytes().rfind(b"\n") + 1
+                    file.truncate(whole)
+                    file.write(line(finished) if whole else header() + line(finished))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                self._unlock(APPENDING)
+
+    def _lock(self, byte: int, wait: bool) -> bool:
+        if self._claims is None:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._claims = self.path.with_name(f".{self.path.stem}.claims").open("a+b")
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                self._claims.seek(byte)
+                msvcrt.locking(
+                    self._claims.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1
+                )
+            else:
+                import fcntl
+
+                fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _unlock(self, byte: int) -> None:
+        if self._claims is None:
+            return
+        if sys.platform == "win32":
+            import msvcrt
+
+            self._claims.seek(byte)
+            msvcrt.locking(self._claims.fileno(), msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
+
+
+def header() -> bytes:
+    """The first line of the CSV."""
+    return (",".join(COLUMNS) + "\n").encode()
+
+
+def line(finished: Finished) -> bytes:
+    """A row of the CSV, its numbers with six digits."""
+    values = [*asdict(finished.run).values(), finished.settings]
+    values += [f"{value:.6g}" for value in asdict(finished.outcome).values()]
+    return (",".join(map(str, values)) + "\n").encode()
+
+
+def parse(kind: type[T], row: dict[str, str]) -> T:
+    """The part of a row that the fields of ``kind`` name."""
+    types = get_type_hints(kind)
+    return kind(**{name: convert(row[name]) for name, convert in types.items()})

@@ -1,0 +1,261 @@
+"""One small training: the whole set in memory as tensors, augmented by batches, judged at the end.
+
+Everything drawn for the data (subset, order, shifts, flips) comes from a generator of its own. So
+for one seed all methods start from the same weights and see the same pixels in the same order, and
+differ by their masks alone.
+
+Shapes: N images of S x S pixels, B of them in a batch, K classes.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from dropkey_core.engine.build import build_optimizer, instantiate
+from dropkey_core.engine.config import load_config
+from dropkey_core.engine.errors import UserError
+from projects.classification.classifier import ClassificationModel
+from projects.paper.regimes.plan import BASELINE, Augmentation, Plan, Run
+
+NUM_BINS = 15  # of the calibration error, as usual (arXiv 1706.04599)
+EVAL_BATCH = 250
+MASK_STREAM = 2**32  # masks are seeded apart from weights
+
+
+class Images(NamedTuple):
+    """A split.
+
+    Attributes:
+        pixels: (N, 3, S, S) uint8.
+        labels: (N,) int64.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+
+class Batches(NamedTuple):
+    """What a training sees, drawn beforehand: each tensor has (steps, B) elements.
+
+    Attributes:
+        rows: of the training images.
+        down: shift in pixels, from 0 to twice the padding.
+        right: likewise.
+        flipped: bool, True = mirrored.
+    """
+
+    rows: Tensor
+    down: Tensor
+    right: Tensor
+    flipped: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of a finished run; accuracies in percent, losses in nats, time in seconds.
+
+    Attributes:
+        train_top1: of the training images, without augmentation, nothing dropped.
+        train_loss: their mean cross entropy.
+        test_top1: of the test images.
+        test_loss: their mean cross entropy.
+        test_ece: expected calibration error of the test images in percent.
+        seconds: of the training and both evaluations.
+    """
+
+    train_top1: float
+    train_loss: float
+    test_top1: float
+    test_loss: float
+    test_ece: float
+    seconds: float
+
+
+class Trainer:
+    """Trains the runs of a plan, on one thread, each from its seed alone.
+
+    Args:
+        plan: see there.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.configs = {
+            name: load_config(network.config, network.overrides)
+            for name, network in plan.networks.items()
+        }
+        self.split = cache(self._split)  # of a network's data, by name
+
+    def settings(self, run: Run) -> str:
+        """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
+        config = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
+        sections = ("model", "optimizer", "lr_multiplier", "dataset")
+        content = {
+            "config": {name: config.get(name) for name in sections},
+            "batch_size": self.plan.batch_size,
+            "augmentation": repr(self.plan.augmentations[run.augmentation]),
+            "unit": self.plan.methods.get(run.method),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def __call__(self, run: Run) -> Outcome:
+        """Train and judge.
+
+        Raises:
+            UserError: settings that do not fit the network or the data.
+            FloatingPointError: gradients that are not finite.
+        """
+        torch.set_num_threads(1)  # the same number on every machine of a kind
+        torch.set_flush_denormal(True)  # fitted networks have tiny gradients, which are slow
+        started = time.perf_counter()
+        draws = torch.Generator().manual_seed(run.seed)
+        train = draw_subset(self.split(run.network, "train"), run.per_class, draws)
+        augmentation = self.plan.augmentations[run.augmentation]
+        batches = draw_batches(
+            len(train.labels), run.steps, self.plan.batch_size, augmentation, draws
+        )
+        torch.manual_seed(run.seed)
+        model = self.build(run)
+        torch.manual_seed(MASK_STREAM + run.seed)
+        self.fit(model, train, batches, augmentation.padding, self.configs[run.network])
+        train_top1, train_loss, _ = judge(model, train)
+        test_top1, test_loss, test_ece = judge(model, self.split(run.network, "test"))
+        seconds = time.perf_counter() - started
+        return Outcome(train_top1, train_loss, test_top1, test_loss, test_ece, seconds)
+
+    def build(self, run: Run) -> ClassificationModel:
+        """The network with its method; what it starts from is torch's generator's to say."""
+        changed: dict[str, Any] = {"drop_ratio": run.ratio}
+        if run.method != BASELINE:
+            changed |= {"drop_schedule": run.schedule, "drop_unit": self.plan.methods[run.method]}
+        model: ClassificationModel = instantiate(
+            OmegaConf.merge(self.configs[run.network].model, changed), "model"
+        )
+        return model
+
+    def fit(
+        self,
+        model: ClassificationModel,
+        train: Images,
+        batches: Batches,
+        padding: int,
+        config: DictConfig,
+    ) -> None:
+        """Train in place, with the config's optimizer and schedule."""
+        optimizer = build_optimizer(config.optimizer, model)
+        multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
+        base_rates = [group["lr"] for group in optimizer.param_groups]
+        padded = normalised(F.pad(train.pixels, [padding] * 4))
+        side = train.pixels.shape[-1]
+        model.train()
+        num_steps = len(batches.rows)
+        for step, batch in enumerate(map(Batches._make, zip(*batches, strict=True))):
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * multiplier(step / num_steps)
+            losses = model.losses(augmented(padded, side, batch), train.labels[batch.rows])
+            optimizer.zero_grad()
+            sum(losses.values(), torch.zeros(())).backward()
+            optimizer.step()
+
+    def _split(self, network: str, split: str) -> Images:
+        section = self.configs[network].dataloader[split].dataset
+        records = instantiate(section, f"dataloader.{split}.dataset")
+        images = [records[index] for index in range(len(records))]
+        pixels = torch.stack([record["image"] for record in images])
+        return Images(pixels, torch.tensor([record["label"] for record in images]))
+
+
+def draw_subset(images: Images, per_class: int, draws: torch.Generator) -> Images:
+    """``per_class`` images of each class, drawn without replacement.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    rows = []
+    for label in images.labels.unique():
+        found = torch.nonzero(images.labels == label)[:, 0]
+        if len(found) < per_class:
+            raise UserError(f"per_class must be at most {len(found)}, got {per_class}")
+        rows.append(found[torch.randperm(len(found), generator=draws)[:per_class]])
+    chosen = torch.cat(rows)
+    return Images(images.pixels[chosen], images.labels[chosen])
+
+
+def draw_batches(
+    num_images: int,
+    num_steps: int,
+    batch_size: int,
+    augmentation: Augmentation,
+    draws: torch.Generator,
+) -> Batches:
+    """Draw everything random about the data of a training; epochs follow each other seamlessly."""
+    shape, num_rows = (num_steps, batch_size), num_steps * batch_size
+    epochs = -(-num_rows // num_images)
+    order = torch.cat([torch.randperm(num_images, generator=draws) for _ in range(epochs)])
+    shifts = torch.randint(2 * augmentation.padding + 1, (2, *shape), generator=draws)
+    flipped = torch.rand(shape, generator=draws) < augmentation.flip_probability
+    return Batches(order[:num_rows].view(shape), *shifts, flipped)
+
+
+def augmented(padded: Tensor, side: int, batch: Batches) -> Tensor:
+    """Cut a batch out of padded images.
+
+    Args:
+        padded: (N, 3, S + 2p, S + 2p) float32.
+        side: S.
+        batch: of one step, tensors (B,).
+
+    Returns:
+        (B, 3, S, S).
+    """
+    places = torch.arange(side)
+    columns = torch.where(batch.flipped[:, None], places.flip(0), places)  # (B, S)
+    y = (batch.down[:, None] + places)[:, None, :, None]  # (B, 1, S, 1)
+    x = (batch.right[:, None] + columns)[:, None, None, :]  # (B, 1, 1, S)
+    return padded[batch.rows[:, None, None, None], torch.arange(3)[:, None, None], y, x]
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 -> float32, as ``ClassificationMapper`` does by default."""
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    return (pixels / 255 - mean) / std
+
+
+@torch.no_grad()
+def judge(model: ClassificationModel, images: Images) -> tuple[float, float, float]:
+    """Top-1 accuracy (%), mean cross entropy and calibration error (%), nothing dropped."""
+    model.eval()
+    pixels = normalised(images.pixels)
+    logits = torch.cat([model.network(part) for part in pixels.split(EVAL_BATCH)])  # (N, K)
+    right = logits.argmax(1) == images.labels
+    loss = F.cross_entropy(logits, images.labels).item()
+    return 100 * right.float().mean().item(), loss, calibration_error(logits, right)
+
+
+def calibration_error(logits: Tensor, right: Tensor) -> float:
+    """Expected calibration error (arXiv 1706.04599, equation 3) in percent.
+
+    Args:
+        logits: (N, K).
+        right: (N,) bool, True = the highest rated class is the true one.
+
+    Returns:
+        the mean over images of |accuracy - confidence| of the image's bin, 15 equal ones in (0, 1].
+    """
+    confidence = logits.double().softmax(1).amax(1)
+    bins = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+    gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins, right.double() - confidence)
+    return 100 * gaps.abs().sum().item() / len(right)

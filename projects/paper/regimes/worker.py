@@ -1,0 +1,100 @@
+"""Worker of a plan: does what has no row yet, beside others that do the same."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+from dropkey_core.engine.errors import UserError
+from projects.paper.regimes.plan import Plan, Run
+from projects.paper.regimes.results import Finished, Results
+from projects.paper.regimes.training import Outcome
+
+
+class Trains(Protocol):
+    """What a worker needs of a ``Trainer``."""
+
+    def settings(self, run: Run) -> str:
+        """What the numbers of a run depend on besides it."""
+
+    def __call__(self, run: Run) -> Outcome:
+        """Do a run."""
+
+
+def work(trainer: Trains, runs: Iterable[Run], results: Results) -> int:
+    """Do the runs that neither have a row nor are done by another process now; return how many.
+
+    Raises:
+        UserError: a run has a row that other settings made; wrong settings; a full disk.
+    """
+    done = 0
+    for run in runs:
+        if is_done(trainer, run, results):
+            continue
+        with results.claim(run) as held:
+            if not held or is_done(trainer, run, results):
+                continue
+            finished = Finished(run, trainer.settings(run), trainer(run))
+            results.append(finished)
+            done += 1
+        print(f"{run}: {shown(finished.outcome)}", flush=True)
+    return done
+
+
+def is_done(trainer: Trains, run: Run, results: Results) -> bool:
+    """Whether a run has a row; a UserError if other settings made it."""
+    finished = results.read().get(run)
+    if finished and finished.settings != trainer.settings(run):
+        raise UserError(
+            f"{results.path} has a row of {run} that other settings made ({finished.settings}, now "
+            f"{trainer.settings(run)}): take the row away, or name another file by --results"
+        )
+    return finished is not None
+
+
+def shown(outcome: Outcome) -> str:
+    """An outcome in one line for a terminal."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in asdict(outcome).items())
+
+
+def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Sequence[str]) -> bool:
+    """Do finished runs once more, print old and new numbers, and say whether all are the same.
+
+    Args:
+        trainer: see ``work``, as the following two.
+        runs: the plan's.
+        results: as they are; nothing is written.
+        wanted: ``column=value``, all of which must hold.
+
+    Raises:
+        UserError: no finished run is meant.
+    """
+    finished = results.read()
+    meant = [run for run in runs if run in finished and set(wanted) <= set(str(run).split())]
+    if not meant:
+        raise UserError(f"no finished run has {' '.join(wanted)}; a run reads: {next(iter(runs))}")
+    same = True
+    for run in meant:
+        before, now = finished[run].outcome, trainer(run)
+        equal = numbers(before) == numbers(now)
+        print(f"{run}\n  before: {shown(before)}\n  now:    {shown(now)}", flush=True)
+        print("  the same" if equal else "  not the same", flush=True)
+        same = same and equal
+    return same
+
+
+def progress(plan: Plan, results: Results) -> str:
+    """How many runs of each regime are done, a line each."""
+    finished = results.read()
+    planned, done = Counter[str](), Counter[str]()
+    for run in plan.runs():
+        name = " ".join(map(str, run.regime))
+        planned[name] += 1
+        done[name] += run in finished
+    lines = [f"{name}: {done[name]} of {planned[name]}" for name in planned]
+    return "\n".join([*lines, f"{done.total()} of {planned.total()} runs are done"])
+
+
+def numbers(outcome: Outcome) -> list[str]:
+    """What of an outcome must be the same again, as it stands in the CSV."""
+    return [f"{value:.6g}" for name, value in asdict(outcome).items() if name != "seconds"]

@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import pytest
+
+from dropkey_core.engine import UserError
+from projects.paper.regimes import Results, write_report
+from projects.paper.regimes.report import compare, paired_difference
+
+
+def test_interval_of_equal_differences_is_that_number():
+    difference = paired_difference([1.5, 1.5, 1.5])
+    assert (difference.mean, difference.low, difference.high) == (1.5, 1.5, 1.5)
+    assert difference.excludes_zero
+
+
+def test_interval_covers_the_mean_and_is_repeated():
+    values = [-3.0, 1.0, 2.0, 4.0, -1.0, 3.0, 0.0, 2.0, -2.0, 4.0]
+    difference = paired_difference(values)
+    assert difference.mean == 1.0
+    # Normal theory: 1.96 * standard deviation (n in the denominator) / sqrt(10) = 1.45.
+    assert difference.low == pytest.approx(1 - 1.45, abs=0.15)
+    assert difference.high == pytest.approx(1 + 1.45, abs=0.15)
+    assert not difference.excludes_zero
+    assert paired_difference(values) == difference
+
+
+def test_one_seed_has_no_interval():
+    assert not paired_difference([5.0]).excludes_zero
+    assert paired_difference([5.0]).text(1) == "+5.0 [+nan, +nan]"
+
+
+@pytest.fixture
+def rows(run, finished):
+    """Two seeds of the baseline and of a treatment, a third of the treatment alone."""
+    none = replace(run, method="none", ratio=0.0, schedule="-")
+    tops = [(none, 0, 50.0), (none, 1, 60.0), (run, 0, 53.0), (run, 1, 61.0), (run, 2, 99.0)]
+    return [finished(replace(cell, seed=seed), top1) for cell, seed, top1 in tops]
+
+
+def test_pairs_by_seed(rows, run):
+    (comparison,) = compare(rows)
+    assert comparison.regime == run.regime
+    assert comparison.treatment == ("dropkey", 0.5, "constant")
+    assert comparison.seeds == 2
+    assert comparison.without["test_top1"] == 55.0
+    difference = comparison.differences["test_top1"]
+    assert (difference.mean, difference.low, difference.high) == (2.0, 1.0, 3.0)
+
+
+def test_other_regimes_are_not_mixed(rows):
+    moved = [
+        replace(row, run=replace(row.run, steps=9)) for row in rows if row.run.method == "none"
+    ]
+    assert compare([*moved, *rows[2:]]) == []
+
+
+def test_writes_table_and_figure(plan, rows, tmp_path):
+    results = Results(tmp_path / "toys.csv")
+    with pytest.raises(UserError, match=r"no finished pair of runs in .*toys.csv"):
+        write_report([plan], [results], tmp_path / "report")
+    for row in rows:
+        results.append(row)
+    for path in write_report([plan], [results], tmp_path / "report"):
+        assert path.stat().st_size
+    text = (tmp_path / "report/table.md").read_text()
+    assert "5 runs, 1 x 3 = 3 comparisons. 1 intervals exclude 0" in text
+    assert "| t2t | usual | 3 | 2 | dropkey | 0.5 | constant | 2 |" in text
+    assert "| +2.0 [+1.0, +3.0] |" in text
+    assert (tmp_path / "report/differences.png").read_bytes().startswith(b"\x89PNG")
