@@ -1,12 +1,11 @@
 """Bring HICO-DET's annotations into the layout that QPIC trains on, and check them.
 
     python datasets/prepare_hico_det.py hico_20160224_det/anno_bbox.mat
-    python datasets/prepare_hico_det.py instances_train2015.json instances_test2015.json
     python datasets/prepare_hico_det.py trainval_hico.json test_hico.json corre_hico.npy
 
-The first is the dataset's own release, the second the files of the hicodet repository, the third
-QPIC's own. Writes annotations/trainval.json, test.json and classes.json; images are not touched.
-Every count is compared with what HICO-DET has; what looks wrong is told, one line each.
+The first is the dataset's own release, the second QPIC's files. Writes annotations/trainval.json,
+test.json and classes.json; images are not touched. Every count is compared with what HICO-DET has;
+what looks wrong is told, one line each.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.paths import datasets_root
 from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.interaction_file import read_interactions
-from projects.qpic.prepare import Release, odd_boxes, read_release
+from projects.qpic.prepare import Release, combinations, odd_boxes, read_release
 
 FILES = {"train": "trainval.json", "test": "test.json"}
 RARE_BELOW = 10  # training instances
@@ -82,29 +81,19 @@ def classes_of(release: Release) -> dict[str, Any]:
     """What goes into ``classes.json``.
 
     Raises:
-        UserError: the rare classes follow neither from training annotations nor from a list.
+        UserError: there are no training annotations.
     """
-    triplets = release.triplets or sorted(occurring(release))
-    if "train" in release.entries:
-        counts = release.training_counts
-        rare = [triplet for triplet in triplets if counts.get(triplet, 0) < RARE_BELOW]
-        if release.rare is not None and set(rare) != set(release.rare):
-            release.problems.append(
-                f"{len(set(rare) ^ set(release.rare))} classes are rare by their training "
-                "instances or by the source's list, but not by both; the list is believed"
-            )
-            rare = release.rare
-    elif release.rare is not None:
-        rare = release.rare
-    else:
+    if "train" not in release.entries:
         raise UserError(
             "which classes are rare follows from the training annotations: give that file as well"
         )
-    unknown = occurring(release) - set(triplets)
+    counts = combinations(release.entries["train"])
+    occurring = counts.keys() | combinations(release.entries.get("test", [])).keys()
+    triplets = release.triplets or sorted(occurring)
     release.problems += [
         f"{VERB_NAMES[verb]} {OBJECT_NAMES[label]} is annotated, but is none of the "
         f"{len(triplets)} classes"
-        for label, verb in sorted(unknown)
+        for label, verb in sorted(occurring - set(triplets))
     ]
     return {
         "objects": [
@@ -113,21 +102,7 @@ def classes_of(release: Release) -> dict[str, Any]:
         ],
         "verbs": [{"id": number, "name": name} for number, name in enumerate(VERB_NAMES, 1)],
         "triplets": triplets,
-        "rare_triplets": rare,
-    }
-
-
-def occurring(release: Release) -> set[tuple[int, int]]:
-    """All (object, verb) class indices that are annotated."""
-    return {
-        (
-            OBJECT_IDS.index(entry["annotations"][hoi["object_id"]]["category_id"]),
-            hoi["category_id"] - 1,
-        )
-        for entries in release.entries.values()
-        for entry in entries
-        for hoi in entry["hoi_annotation"]
-        if hoi["object_id"] >= 0
+        "rare_triplets": [triplet for triplet in triplets if counts[triplet] < RARE_BELOW],
     }
 
 

@@ -75,12 +75,7 @@ def read_interactions(
             that is not there.
     """
     path = dataset_path(path)
-    try:
-        entries = read_typed_json(path, InteractionFile, HOW_TO_GET_IT)
-    except UserError:
-        if path.is_file():
-            refuse_vcoco(path)
-        raise
+    entries = read_entries(path)
     object_labels = {entry.id: label for label, entry in enumerate(classes.objects)}
     verb_labels = {entry.id: label for label, entry in enumerate(classes.verbs)}
     records = []
@@ -104,10 +99,19 @@ def read_interactions(
     return records
 
 
-def refuse_vcoco(path: Path) -> None:
-    """Raise UserError for one of V-COCO's own files: lists of actions, each over all images."""
-    if b'"action_name"' in read_file(path, LARGEST_FILE):
-        raise UserError(f"{path} {VCOCO}")
+def read_entries(path: Path) -> list[ImageEntry]:
+    """The entries of a file as they are.
+
+    Raises:
+        UserError: the file is missing or not in this layout.
+    """
+    try:
+        return read_typed_json(path, InteractionFile, HOW_TO_GET_IT)
+    except UserError as error:
+        # Lists of actions, each over all images.
+        if path.is_file() and b'"action_name"' in read_file(path, LARGEST_FILE):
+            raise UserError(f"{path} {VCOCO}") from error
+        raise
 
 
 def image_problem(

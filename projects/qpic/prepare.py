@@ -1,7 +1,7 @@
 """Converting HICO-DET's published files to QPIC's annotation layout.
 
-Three kinds are known: the dataset's own ``anno_bbox.mat``, the JSON files of the hicodet
-repository, and QPIC's JSON files. None of them is run or unpickled.
+Two kinds are known: the dataset's own ``anno_bbox.mat``, and QPIC's JSON files. Neither is run or
+unpickled.
 
 An entry is what the layout has per image, see datasets/README.md. Boxes keep the numbers of their
 source: the release counts pixels from 1, and QPIC's files have the very same numbers.
@@ -10,37 +10,25 @@ source: the release counts pixels from 1, and QPIC's files have the very same nu
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import structs
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.errors import said_by, shown
 from dropkey_core.engine.files.arrays import read_npy
-from dropkey_core.engine.files.json_file import as_typed, read_json
 from dropkey_core.engine.files.outside import MEGABYTE, read_file
-from projects.detr.annotation_file import Box, Integer, Text
 from projects.qpic import mat_file
-from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES, ClassIndex
+from projects.qpic.classes import OBJECT_IDS, OBJECT_NAMES, VERB_NAMES
 from projects.qpic.duplicate_boxes import InteractingPair, entry_of
-from projects.qpic.interaction_file import (
-    ImageEntry,
-    InteractionFile,
-    hoi_problem,
-    image_problem,
-    refuse_vcoco,
-)
+from projects.qpic.interaction_file import hoi_problem, image_problem, read_entries
 
 SPLITS = ("train", "test")
-VCOCO_CONVERTED = (
-    "is V-COCO's in QPIC's layout, which need not be converted: name it in "
-    "dataset.train.annotations, and in dataset.classes a classes.json of its verbs"
-)
 
 
 @dataclass
@@ -48,78 +36,64 @@ class Release:
     """What one or more source files hold.
 
     Attributes:
-        merge_iou: what ``entry_of`` is called with for training images.
         entries: per split, one entry per image.
         triplets: (object, verb) class indices of the HOI classes, in HICO-DET's order; [] if the
             source does not say.
-        rare: the rare ones of them; None if the source does not say.
-        training_counts: training instances of each (object, verb).
         problems: what looks wrong, one line each.
     """
 
-    merge_iou: float
     entries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     triplets: list[tuple[int, int]] = field(default_factory=list)
-    rare: list[tuple[int, int]] | None = None
-    training_counts: Counter[tuple[int, int]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-
-    def entry(
-        self, split: str, file_name: str, size: Sequence[int], pairs: list[InteractingPair]
-    ) -> dict:
-        """The entry of one image of these (width, height) pixels; see ``entry_of``."""
-        return entry_of(file_name, *size, pairs, self.merge_iou if split == "train" else 1.0)
 
     def add(self, split: str, entries: list[dict[str, Any]], source: Path) -> None:
         """Take the entries of a split; raises UserError if there are some already."""
         if split in self.entries:
             raise UserError(f"{source} holds {split} images, and so does another of the files")
         self.entries[split] = entries
-        if split == "train":
-            self.training_counts.update(
-                (
-                    OBJECT_IDS.index(entry["annotations"][hoi["object_id"]]["category_id"]),
-                    hoi["category_id"] - 1,
-                )
-                for entry in entries
-                for hoi in entry["hoi_annotation"]
-                if hoi["object_id"] >= 0
-            )
 
 
 def read_release(paths: Sequence[Path], merge_iou: float) -> Release:
     """Read all source files of one dataset.
 
     Args:
-        paths: ``anno_bbox.mat``, or files of the hicodet repository, or QPIC's files, of which
-            ``corre_hico.npy`` may be one.
-        merge_iou: see ``entry_of``; used for training images of sources other than QPIC's.
+        paths: ``anno_bbox.mat``, or QPIC's files, of which ``corre_hico.npy`` may be one.
+        merge_iou: see ``entry_of``; used for the training images of ``anno_bbox.mat``.
 
     Raises:
         UserError: a file is missing, cannot be read or is of no known kind, or two files hold the
             same split.
     """
-    release = Release(merge_iou)
-    readers = {".mat": read_mat, ".npy": read_correspondences}
+    release = Release()
     for path in paths:
         if not path.is_file():
             raise UserError(
                 f"no such file: {path}; HICO-DET's boxes are in anno_bbox.mat of its release"
             )
-        try:
-            readers.get(path.suffix, read_document)(path, release)
-        except UserError:
-            raise
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"{path} is none of HICO-DET's anno_bbox.mat, hicodet's and QPIC's files: "
-                f"{type(error).__name__}: {said_by(error)}"
-            ) from error
+        if path.suffix == ".mat":
+            read_mat(path, release, merge_iou)
+        elif path.suffix == ".npy":
+            read_correspondences(path, release)
+        else:
+            read_qpic(path, release)
     return release
 
 
+def combinations(entries: Iterable[dict[str, Any]]) -> Counter[tuple[int, int]]:
+    """How often each combination, (object, verb) class indices, is annotated."""
+    return Counter(
+        (
+            OBJECT_IDS.index(entry["annotations"][hoi["object_id"]]["category_id"]),
+            hoi["category_id"] - 1,
+        )
+        for entry in entries
+        for hoi in entry["hoi_annotation"]
+        if hoi["object_id"] >= 0
+    )
+
+
 # ---- the dataset's own release -------------------------------------------------------------------
-def read_mat(path: Path, release: Release) -> None:
+def read_mat(path: Path, release: Release, merge_iou: float) -> None:
     """Read ``anno_bbox.mat``: structs ``bbox_train``, ``bbox_test`` and ``list_action``."""
     wanted = ["bbox_train", "bbox_test", "list_action"]
     document = mat_file.read_mat(path, wanted)
@@ -127,17 +101,33 @@ def read_mat(path: Path, release: Release) -> None:
         raise UserError(
             f"{path} has no {missing[0]}; HICO-DET's boxes are in anno_bbox.mat, not in anno.mat"
         )
-    for number, action in enumerate(listed_structs(document["list_action"])):
-        where = f"{path}: list_action({number + 1})"
-        release.triplets.append(class_indices(action["nname"], action["vname"], where))
-    for split in SPLITS:
-        entries = []
-        for number, image in enumerate(listed_structs(document[f"bbox_{split}"])):
-            name = str(image["filename"])
-            where = f"{path}: bbox_{split}({number + 1}) {shown(name)}"
-            size = [int(image["size"][side]) for side in ("width", "height")]
-            entries.append(release.entry(split, name, size, list(mat_pairs(image, release, where))))
-        release.add(split, entries, path)
+    try:
+        for number, action in enumerate(listed_structs(document["list_action"])):
+            where = f"{path}: list_action({number + 1})"
+            release.triplets.append(class_indices(action["nname"], action["vname"], where))
+        for split in SPLITS:
+            images = listed_structs(document[f"bbox_{split}"])
+            iou = merge_iou if split == "train" else 1.0
+            where = f"{path}: bbox_{split}"
+            entries = [
+                mat_entry(image, release, iou, f"{where}({number})")
+                for number, image in enumerate(images, 1)
+            ]
+            release.add(split, entries, path)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path} is not HICO-DET's anno_bbox.mat: {type(error).__name__}: {said_by(error)}"
+        ) from error
+
+
+def mat_entry(
+    image: dict[str, Any], release: Release, merge_iou: float, where: str
+) -> dict[str, Any]:
+    """The entry of one image; see ``entry_of``."""
+    name = str(image["filename"])
+    width, height = (int(image["size"][side]) for side in ("width", "height"))
+    pairs = list(mat_pairs(image, release, f"{where} {shown(name)}"))
+    return entry_of(name, width, height, pairs, merge_iou)
 
 
 def listed_structs(array: Any) -> list[dict[str, Any]]:
@@ -185,97 +175,12 @@ def mat_boxes(structs: Any) -> list[list[float]]:
     return [[float(box[side]) for side in sides] for box in listed_structs(structs)]
 
 
-# ---- the hicodet repository ----------------------------------------------------------------------
-class HicodetImage(Struct, frozen=True, gc=False):
-    """The pairs of an image, as columns: boxes [x1, y1, x2, y2] in pixels, class numbers."""
-
-    boxes_h: list[Box]
-    boxes_o: list[Box]
-    hoi: list[Integer]
-    object: list[Integer]
-    verb: list[Integer]
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if the columns differ in length."""
-        lengths = sorted({len(getattr(self, column)) for column in self.__struct_fields__})
-        if len(lengths) > 1:
-            raise ValueError(f"{', '.join(self.__struct_fields__)} differ in length: {lengths}")
-
-
-class HicodetFile(Struct, frozen=True, gc=False):
-    """A file of the hicodet repository; its classes are sorted by name.
-
-    ``size`` is (width, height); ``correspondence`` has (number, object, verb) of each HOI class.
-    """
-
-    annotation: list[HicodetImage]
-    filenames: list[Text]
-    size: list[tuple[Integer, Integer]]
-    objects: list[str]
-    verbs: list[str]
-    correspondence: list[tuple[ClassIndex, ClassIndex, ClassIndex]]
-    rare: list[ClassIndex]
-
-
-def read_document(path: Path, release: Release) -> None:
-    """Read a JSON file of the hicodet repository or of QPIC."""
-    document = read_json(path)
-    refuse_vcoco(path)
-    if isinstance(document, list):
-        read_qpic(as_typed(document, InteractionFile, path), path, release)
-    else:
-        read_hicodet(as_typed(document, HicodetFile, path), path, release)
-
-
-def read_hicodet(document: HicodetFile, path: Path, release: Release) -> None:
-    """Read a file of the hicodet repository."""
-    triplets = []
-    for number, (hoi, object_, verb) in enumerate(document.correspondence):
-        where = f"{path}: correspondence[{number}]"
-        if hoi != number:
-            raise UserError(f"{where} begins with {hoi}, not with its place")
-        triplets.append(class_indices(document.objects[object_], document.verbs[verb], where))
-    if release.triplets not in ([], triplets):
-        raise UserError(f"{path} has another order of classes than the other files")
-    release.triplets = triplets
-    release.rare = [triplets[hoi] for hoi in document.rare]
-    entries = []
-    split = split_of(document.filenames, path)
-    for number, (name, size, image) in enumerate(
-        zip(document.filenames, document.size, document.annotation, strict=True)
-    ):
-        where = f"{path}: annotation[{number}] {shown(name)}"
-        pairs = list(hicodet_pairs(image, document, release, where))
-        entries.append(release.entry(split, name, size, pairs))
-    release.add(split, entries, path)
-
-
-def hicodet_pairs(
-    image: HicodetImage, document: HicodetFile, release: Release, where: str
-) -> Iterator[InteractingPair]:
-    """The pairs of one image; what is wrong goes to ``release.problems``."""
-    columns = zip(image.boxes_h, image.boxes_o, image.hoi, image.object, image.verb, strict=True)
-    for row, (human, object_, hoi, *classes) in enumerate(columns):
-        if not 0 <= hoi < len(release.triplets):
-            release.problems.append(
-                f"{where}: hoi[{row}] is {hoi}, there are {len(release.triplets)} classes; left out"
-            )
-            continue
-        expected = list(document.correspondence[hoi][1:])
-        if classes != expected:
-            release.problems.append(
-                f"{where}: pair {row} has object {classes[0]} and verb {classes[1]}, its class "
-                f"{hoi} stands for {expected}; the class is believed"
-            )
-        yield InteractingPair(human, object_, release.triplets[hoi])
-
-
 # ---- QPIC's own files ----------------------------------------------------------------------------
-def read_qpic(document: list[ImageEntry], path: Path, release: Release) -> None:
+def read_qpic(path: Path, release: Release) -> None:
     """Read ``trainval_hico.json`` or ``test_hico.json``; leave out what points nowhere."""
     verb_ids = range(1, len(VERB_NAMES) + 1)
     entries = []
-    for number, image in enumerate(document):
+    for number, image in enumerate(read_entries(path)):
         where = f"{path}: image [{number}] {shown(image.file_name)}"
         boxes_alone = structs.replace(image, hoi_annotation=[])
         if problem := image_problem(boxes_alone, OBJECT_IDS, verb_ids):
@@ -302,13 +207,11 @@ def read_correspondences(path: Path, release: Release) -> None:
 
 
 # ---- entries -------------------------------------------------------------------------------------
-def split_of(file_names: list[Any], path: Path) -> str:
+def split_of(file_names: list[str], path: Path) -> str:
     """Which split a file holds, by the names of its images."""
     for split in SPLITS:
-        if all(isinstance(name, str) and f"{split}2015" in name for name in file_names):
+        if all(f"{split}2015" in name for name in file_names):
             return split
-    if any("COCO_" in str(name) for name in file_names):
-        raise UserError(f"{path} {VCOCO_CONVERTED}")
     raise UserError(
         f"{path}: its images are neither all of train2015 nor all of test2015 by their names, "
         f"first {file_names[:1]}"

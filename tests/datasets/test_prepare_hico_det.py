@@ -1,6 +1,4 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +6,6 @@ from scipy.io import savemat
 
 from projects.qpic.classes import read_classes
 from projects.qpic.interaction_file import read_interactions
-
-REAL = os.environ.get("DROPKEY_HICODET_JSON", "")  # a file of the hicodet repository
 
 HOLD, RIDE, WALK = 36, 76, 110  # class indices of verbs
 BICYCLE, DOG = 1, 16  # of objects, in the order of COCO's ids
@@ -193,56 +189,10 @@ def test_another_mat_file_is_refused(prepare, tmp_path):
     assert not (tmp_path / "hico_det").exists()
 
 
-# ---- hicodet's and QPIC's files -----------------------------------------------------------------
-def hicodet(split, **changes):
-    return {
-        "annotation": [
-            {
-                "boxes_h": [PERSON_BOX, NEAR],
-                "boxes_o": [BIKE, BIKE],
-                "hoi": [0, 1],
-                "object": [0, 0],
-                "verb": [0, 1],
-            }
-        ],
-        "filenames": [f"HICO_{split}2015_00000001.jpg"],
-        "size": [[640, 480]],
-        "objects": ["bicycle", "dog"],
-        "verbs": ["hold", "ride", "walk"],
-        "correspondence": [[0, 0, 0], [1, 0, 1], [2, 1, 2]],
-        "rare": [2],
-        **changes,
-    }
-
-
+# ---- QPIC's files --------------------------------------------------------------------------------
 def write_json(path, document):
     path.write_text(json.dumps(document))
     return path
-
-
-def test_hicodets_files_are_read_with_their_rare_list(prepare, tmp_path):
-    assert prepare(write_json(tmp_path / "test.json", hicodet("test")))[0] == 0
-    (entry,) = written(tmp_path, "test")
-    assert entry["hoi_annotation"] == [
-        {"subject_id": 0, "object_id": 1, "category_id": HOLD + 1},
-        {"subject_id": 2, "object_id": 1, "category_id": RIDE + 1},
-    ]
-    classes = written(tmp_path, "classes")
-    assert classes["triplets"] == [[BICYCLE, HOLD], [BICYCLE, RIDE], [DOG, WALK]]
-    assert classes["rare_triplets"] == [[DOG, WALK]]
-    assert not (tmp_path / "hico_det" / "annotations" / "trainval.json").exists()
-
-
-def test_what_is_wrong_in_hicodets_files_is_told(prepare, tmp_path):
-    document = hicodet("test")
-    document["annotation"][0].update(hoi=[0, 5], verb=[1, 1])
-    _, printed, _ = prepare(write_json(tmp_path / "a.json", document))
-    assert "hoi[1] is 5, there are 3 classes; left out" in printed
-    assert "pair 0 has object 0 and verb 1, its class 0 stands for [0, 0]; the class is" in printed
-    document["annotation"][0]["verb"] = [1]
-    assert "differ in length: [1, 2]" in prepare(write_json(tmp_path / "a.json", document))[2]
-    names = hicodet("test", filenames=["a.jpg"])
-    assert "neither all of train2015" in prepare(write_json(tmp_path / "a.json", names))[2]
 
 
 def qpic(split, *hois):
@@ -296,7 +246,7 @@ def test_v_cocos_files_are_named(prepare, tmp_path):
     document = qpic("train", (0, 1, 1))
     document[0]["file_name"] = "COCO_train2014_000000000009.jpg"
     error = prepare(write_json(tmp_path / "trainval_vcoco.json", document))[2]
-    assert "is V-COCO's in QPIC's layout, which need not be converted" in error
+    assert "neither all of train2015 nor all of test2015 by their names, first ['COCO_" in error
 
 
 def test_qpics_files_need_training_annotations_and_an_array_of_numbers(prepare, tmp_path):
@@ -306,28 +256,3 @@ def test_qpics_files_need_training_annotations_and_an_array_of_numbers(prepare, 
     error = prepare(test, tmp_path / "pickled.npy")[2]
     assert "pickled.npy cannot be read as .npy: Object arrays" in error
     assert "holds test images, and so does another" in prepare(test, test)[2]
-
-
-@pytest.mark.skipif(not Path(REAL).is_file(), reason="DROPKEY_HICODET_JSON names no hicodet file")
-def test_real_annotations_lose_nothing(prepare, tmp_path):
-    source = json.loads(Path(REAL).read_text())
-    status, printed, _ = prepare(REAL)
-    assert status == 0 and "looks wrong" not in printed
-    for line in ("objects: 80", "verbs: 117", "HOI classes: 600", "rare classes: 138\n"):
-        assert line in printed
-    classes = read_classes(tmp_path / "hico_det" / "annotations" / "classes.json")
-    annotations = tmp_path / "hico_det" / "annotations" / "test.json"
-    records = read_interactions(annotations, classes)
-    for record, image in zip(records, source["annotation"], strict=True):
-        found = [
-            (
-                record["boxes_xyxy"][subject],
-                record["boxes_xyxy"][object_],
-                classes.object_names[record["labels"][object_]],
-                classes.verb_names[verb],
-            )
-            for subject, object_, verb in record["hois"]
-        ]
-        named = [source["objects"][label] for label in image["object"]]
-        verbs = [source["verbs"][verb] for verb in image["verb"]]
-        assert found == list(zip(image["boxes_h"], image["boxes_o"], named, verbs, strict=True))

@@ -198,17 +198,6 @@ def read_interactions(path: Path) -> None:
             assert verb in (0, 1)
 
 
-OF_IMAGE = {"hoi": [0, 1], "object": [0, 0], "verb": [0, 1]}
-OF_IMAGE |= {"boxes_h": [[1, 2, 30, 40]] * 2, "boxes_o": [[5, 6, 20, 10], [5.5, 6, 20, 10]]}
-HICODET = {
-    "annotation": [OF_IMAGE],
-    "filenames": [HICO],
-    "size": [[60, 40]],
-    "objects": ["airplane", "person"],
-    "verbs": ["board", "direct"],
-    "correspondence": [[0, 0, 0], [1, 0, 1]],
-    "rare": [1],
-}
 BOX = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}
 HOI = {"id": 1, "bboxhuman": BOX, "bboxobject": BOX, "connection": [[1, 1]], "invis": 0}
 OF_MAT = {"filename": HICO, "size": {"width": 60, "height": 40, "depth": 3}, "hoi": HOI}
@@ -530,7 +519,7 @@ TARGETS = {
         read_interactions,
     ),
     "classes": Target("classes.json", as_json(CLASSES), mutate_json, read_classes),
-    "release": Target("release.json", as_json(HICODET, [INTERACTIONS]), mutate_json, read_release),
+    "release": Target("release.json", as_json([INTERACTIONS]), mutate_json, read_release),
     "release_mat": Target("anno_bbox.mat", as_json(MAT), mutate_json, read_mat),
     "release_npy": Target(
         "corre.npy", [smpl_like.npy(CORRESPONDENCE)], mutate_archive, read_release
