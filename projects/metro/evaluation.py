@@ -1,9 +1,8 @@
 """Evaluation of body meshes: MPVE, MPJPE and PA-MPJPE."""
 
-import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,9 @@ from projects.metro.body.model import read_body
 from projects.metro.body.skeleton import H36M_PELVIS, JOINTS, JOINTS_FROM_H36M
 from projects.metro.metrics import mpjpe, mpve, pa_mpjpe
 
-logger = logging.getLogger(__name__)
-
 ERRORS_FILE = "mesh_errors.csv"  # of each image
-MEANS_FILE = "mesh_errors.json"  # over all images, and over those of each subject and camera
-
 METRICS = ("MPVE", "MPJPE", "PA-MPJPE")
 MEAN_POSE = "MPJPE of the mean pose"
-GROUPINGS = ("subject", "camera")
 NAMES = ("image_id", "subject", "frame", "camera")  # what tells an image from the others
 
 MM = 1000.0  # per metre
@@ -35,11 +29,6 @@ KEPT = np.dtype(
         ("pred_joints", np.float64, (len(JOINTS), 3)),
         ("true_joints", np.float64, (len(JOINTS), 3)),
     ]
-)
-
-# The errors of an image in mm; NaN without ground truth.
-ERRORS = np.dtype(
-    [*((name, np.int64) for name in NAMES), *((name, np.float64) for name in METRICS)]
 )
 
 
@@ -61,29 +50,21 @@ class MeshEvaluator(ImageEvaluator):
 
     Args:
         body: .npz of the body model, relative to the dataset root or absolute.
-        output_dir: folder for ``mesh_errors.csv``, the errors of each image, and
-            ``mesh_errors.json``, their averages; in mm. None writes none.
-        by: ``"subject"``, ``"camera"`` or both: average over each of them, too.
+        output_dir: folder for ``mesh_errors.csv``, the errors of each image in mm. None: no file.
 
     Raises:
-        UserError: for another ``by``; see ``read_body``.
+        UserError: see ``read_body``.
     """
 
     def __init__(
-        self,
-        body: str | os.PathLike[str],
-        output_dir: str | os.PathLike[str] | None = None,
-        by: Sequence[str] = (),
+        self, body: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None
     ) -> None:
-        if unknown := [name for name in by if name not in GROUPINGS]:
-            raise UserError(f"by must list some of {', '.join(GROUPINGS)}, got {unknown[0]!r}")
         self.body = body
         regressor = torch.tensor(read_body(body).h36m_regressor)  # (17, V)
         self.num_vertices = regressor.shape[1]
         # SMPL's 17 joints are sums of some 100 of the 6,890 vertices.
         self.joint_vertices = regressor.any(dim=0).nonzero().flatten()
         self.regressor = regressor[:, self.joint_vertices]
-        self.by = tuple(by)
         super().__init__(output_dir)
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> np.ndarray:
@@ -124,32 +105,27 @@ class MeshEvaluator(ImageEvaluator):
             no image has the ground truth.
         """
         images = np.stack(list(kept.values()))
-        errors, mean_pose = errors_of(images), mean_pose_error(images)
-        say_what_is_missing(errors)
-        total = averages(errors)
-        groups = {
-            name: {
-                number: averages(errors[errors[name] == number])
-                for number in np.unique(errors[name]).tolist()
-            }
-            for name in self.by
-        }
-        print(table(total, mean_pose, groups))
-        self.write_csv(ERRORS_FILE, ERRORS.names, map(null_for_nan, errors.tolist()))
-        document = {"all": total | {MEAN_POSE: mean_pose}, **groups}
-        self.write_json(MEANS_FILE, null_for_nan(document), indent=1)
-        return {"mesh": {name: total[name] for name in METRICS} | {MEAN_POSE: mean_pose}}
+        errors = errors_of(images)
+        means = {name: torch.from_numpy(errors[name]).nanmean().item() for name in METRICS}
+        mean_pose = mean_pose_error(images)
+        print(f"{f'mm, {len(images)} images':<16}" + "".join(f"{name:>10}" for name in METRICS))
+        print(f"{'all':<16}" + "".join(f"{mean:>10.2f}" for mean in means.values()))
+        print(f"{'mean pose':<26}{mean_pose:>10.2f}")
+        columns = [*(images[name] for name in NAMES), *errors.values()]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        self.write_csv(ERRORS_FILE, [*NAMES, *METRICS], rows)
+        return {"mesh": {**means, MEAN_POSE: mean_pose}}
 
     def draw(
         self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
     ) -> np.ndarray:
         """Draw recovered and true meshes over images and from the side, (H, W, 3) uint8."""
-        from projects.figure import as_image, draw_page
-        from projects.metro.gallery import mesh_row
+        from projects.metro.pictures.rows import mesh_row
+        from projects.page import draw_page
 
         body = read_body(self.body)
         rows = [mesh_row(body, *each) for each in zip(samples, outputs, strict=True)]
-        return np.asarray(as_image(draw_page(rows)))
+        return np.asarray(draw_page(rows))
 
     def _h36m_joints(self, vertices: Tensor) -> Tensor:
         """Human3.6M's joints (17, 3) of a mesh (V, 3), double precision."""
@@ -179,70 +155,19 @@ class MeshEvaluator(ImageEvaluator):
         return points
 
 
-def errors_of(images: np.ndarray) -> np.ndarray:
-    """The errors of images, from ``KEPT`` (n,) to ``ERRORS`` (n,)."""
-    errors = np.zeros(len(images), ERRORS)
-    for name in NAMES:
-        errors[name] = images[name]
-    errors["MPVE"] = MM * images["vertex_error"]
+def errors_of(images: np.ndarray) -> dict[str, np.ndarray]:
+    """The errors (n,) in mm of images, ``KEPT`` (n,), by metric; NaN without ground truth."""
     known = np.isfinite(images["true_joints"]).all(axis=(1, 2))
     pred, true = (torch.from_numpy(images[name][known]) for name in ("pred_joints", "true_joints"))
+    errors = {"MPVE": MM * images["vertex_error"]}
     for name, metric in (("MPJPE", mpjpe), ("PA-MPJPE", pa_mpjpe)):
-        errors[name] = math.nan
+        errors[name] = np.full(len(images), math.nan)
         errors[name][known] = MM * metric(pred, true).numpy()
     return errors
 
 
 def mean_pose_error(images: np.ndarray) -> float:
     """The MPJPE in mm of always predicting the mean of the true joints; NaN if there are none."""
-    true = images["true_joints"][np.isfinite(images["true_joints"]).all(axis=(1, 2))]
-    if not len(true):
-        return math.nan
-    mean = torch.from_numpy(np.broadcast_to(true.mean(axis=0), true.shape).copy())
-    return MM * float(mpjpe(mean, torch.from_numpy(true)).numpy().mean())
-
-
-def averages(errors: np.ndarray) -> dict[str, float]:
-    """How many ``images`` there are, and the mean of each metric where it is known, else NaN."""
-    means: dict[str, float] = {"images": len(errors)}
-    for name in METRICS:
-        known = errors[name][~np.isnan(errors[name])]
-        means[name] = float(known.mean()) if known.size else math.nan
-    return means
-
-
-def say_what_is_missing(errors: np.ndarray) -> None:
-    """Log how many images have no true mesh or joints."""
-    for name, what in (("MPVE", "mesh"), ("MPJPE", "joints")):
-        if missing := int(np.isnan(errors[name]).sum()):
-            logger.warning(
-                f"{missing} of the {len(errors[name])} images have no true {what}; they do not "
-                f"count in {name}"
-            )
-
-
-def table(
-    total: Mapping[str, float],
-    mean_pose: float,
-    groups: Mapping[str, Mapping[int, Mapping[str, float]]],
-) -> str:
-    """Averages in mm as lines of text."""
-    rows = [["in mm", "images", *METRICS], ["all", *cells(total)]]
-    rows.append(["mean pose", str(total["images"]), "", f"{mean_pose:.2f}", ""])
-    for name, means in groups.items():
-        rows += [[f"{name} {number}", *cells(means[number])] for number in means]
-    return "\n".join(f"{row[0]:<16}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
-
-
-def cells(means: Mapping[str, float]) -> list[str]:
-    """Number of images and averages as text."""
-    return [str(means["images"]), *(f"{means[name]:.2f}" for name in METRICS)]
-
-
-def null_for_nan(values: Any) -> Any:
-    """Numbers, also in rows or dicts, with None for NaN, which JSON does not have."""
-    if isinstance(values, dict):
-        return {name: null_for_nan(value) for name, value in values.items()}
-    if isinstance(values, tuple):
-        return [null_for_nan(value) for value in values]
-    return None if math.isnan(values) else values
+    true = torch.from_numpy(images["true_joints"])
+    true = true[true.isfinite().all(dim=(1, 2))]
+    return MM * float(mpjpe(true.mean(dim=0).expand_as(true), true).mean())

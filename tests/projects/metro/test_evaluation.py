@@ -1,5 +1,4 @@
 import csv
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from dropkey_core.engine import UserError
 from projects.metro.body.model import write_body
-from projects.metro.evaluation import ERRORS_FILE, MEAN_POSE, MEANS_FILE, MeshEvaluator
+from projects.metro.evaluation import ERRORS_FILE, MEAN_POSE, MeshEvaluator
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -137,20 +136,22 @@ def test_mean_pose_of_three_skeletons(toy_body_file, meshes):
 
 
 def test_images_without_ground_truth_do_not_count(
-    toy_body, toy_body_file, meshes, samples_of, caplog
+    toy_body, toy_body_file, meshes, samples_of, tmp_path
 ):
     true, pred = meshes(4), meshes(4, seed=3)
     samples = samples_of(true)
     samples[0] |= {"has_mesh": False}
     samples[1] |= {"has_joints_3d": False}
     samples[2] |= {"has_mesh": False, "has_joints_3d": False, "vertices": None, "joints_3d": None}
-    results = results_of(toy_body_file, samples, outputs_of(pred))
+    results = results_of(toy_body_file, samples, outputs_of(pred), output_dir=tmp_path)
     each = [plain_errors(toy_body, *pair) for pair in zip(pred, true, strict=True)]
     assert results["MPVE"] == pytest.approx((each[1][0] + each[3][0]) / 2)
     assert results["MPJPE"] == pytest.approx((each[0][1] + each[3][1]) / 2)
     assert results["PA-MPJPE"] == pytest.approx((each[0][2] + each[3][2]) / 2)
-    assert "2 of the 4 images have no true mesh; they do not count in MPVE" in caplog.text
-    assert "2 of the 4 images have no true joints; they do not count in MPJPE" in caplog.text
+    with (tmp_path / ERRORS_FILE).open(newline="") as file:
+        assert [row["MPVE"] == "nan" for row in csv.DictReader(file)] == [1, 0, 1, 0]
+    results = results_of(toy_body_file, samples[2:3], outputs_of(pred[2:3]))
+    assert all(map(math.isnan, results.values()))
 
 
 def test_half_precision_with_gradient_and_any_origin(toy_body_file, meshes, samples_of):
@@ -160,33 +161,15 @@ def test_half_precision_with_gradient_and_any_origin(toy_body_file, meshes, samp
     assert results_of(toy_body_file, samples_of(meshes(1)), outputs) == expected
 
 
-# --- by subject and camera, files
-
-
-def test_by_subject_and_camera(toy_body, toy_body_file, meshes, samples_of, tmp_path, capsys):
+def test_averages_table_and_file(toy_body, toy_body_file, meshes, samples_of, tmp_path, capsys):
     true, pred = meshes(7), meshes(7, seed=3)
     folder = tmp_path / "deep" / "out"
-    options = {"output_dir": folder, "by": ["subject", "camera"]}
     order = [4, 0, 6, 2, 1, 5, 3]
-    samples, outputs = samples_of(true), outputs_of(pred)
-    results = results_of(
-        toy_body_file, [samples[n] for n in order], [outputs[n] for n in order], **options
-    )
+    samples, outputs = ([of[n] for n in order] for of in (samples_of(true), outputs_of(pred)))
+    results = results_of(toy_body_file, samples, outputs, output_dir=folder)
     each = np.array([plain_errors(toy_body, *pair) for pair in zip(pred, true, strict=True)])
-
-    def expected(rows):
-        names = ("images", "MPVE", "MPJPE", "PA-MPJPE")
-        return dict(zip(names, [len(each[rows]), *each[rows].mean(axis=0)], strict=True))
-
     means = each.mean(axis=0).tolist()
     assert [results[name] for name in ("MPVE", "MPJPE", "PA-MPJPE")] == pytest.approx(means, 1e-12)
-    document = json.loads((folder / MEANS_FILE).read_text())
-    assert list(document) == ["all", "subject", "camera"]
-    assert document["all"] == {"images": 7, **results}
-    assert list(document["subject"]) == ["5", "6", "7"]
-    assert document["subject"]["5"] == pytest.approx(expected(slice(0, 3)))
-    assert document["subject"]["7"] == pytest.approx(expected(slice(6, 7)))
-    assert document["camera"]["1"] == pytest.approx(expected(slice(1, None, 2)))
 
     with (folder / ERRORS_FILE).open(newline="") as file:
         rows = list(csv.reader(file))
@@ -198,40 +181,14 @@ def test_by_subject_and_camera(toy_body, toy_body_file, meshes, samples_of, tmp_
     ]
     np.testing.assert_allclose(np.array(rows[1:])[:, 4:].astype(float), each, rtol=1e-12)
 
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["in", "mm", "images", "MPVE", "MPJPE", "PA-MPJPE"]
-    assert lines[1].split() == ["all", "7", *(f"{value:.2f}" for value in each.mean(axis=0))]
-    assert lines[2].split() == ["mean", "pose", "7", f"{results[MEAN_POSE]:.2f}"]
-    assert [line.split()[:3] for line in lines[3:]] == [
-        *(["subject", "5", "3"], ["subject", "6", "3"], ["subject", "7", "1"]),
-        *(["camera", "0", "4"], ["camera", "1", "3"]),
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["mm,", "7", "images", "MPVE", "MPJPE", "PA-MPJPE"],
+        ["all", *(f"{mean:.2f}" for mean in means)],
+        ["mean", "pose", f"{results[MEAN_POSE]:.2f}"],
     ]
 
 
-def test_missing_ground_truth_gives_nan_and_leaves_its_cells_empty(
-    toy_body_file, meshes, samples_of, tmp_path
-):
-    samples = [sample(1, joints=samples_of(meshes(1))[0]["joints_3d"])]
-    options = {"output_dir": tmp_path, "by": ["subject"]}
-    results = results_of(toy_body_file, samples, outputs_of(meshes(1, seed=3)), **options)
-    assert math.isnan(results["MPVE"])
-    with (tmp_path / ERRORS_FILE).open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert row["MPVE"] == ""
-    assert float(row["MPJPE"]) == pytest.approx(results["MPJPE"]) and results["MPJPE"] > 0
-    document = json.loads((tmp_path / MEANS_FILE).read_text())
-    assert document["all"]["MPVE"] is None and document["subject"]["1"]["MPVE"] is None
-    results = results_of(toy_body_file, [sample(1)], outputs_of(meshes(1)), **options)
-    assert all(map(math.isnan, results.values()))
-
-
 # --- bad input
-
-
-@pytest.mark.parametrize("by", [["subject", "colour"], "colour"])
-def test_unknown_groups_are_refused(toy_body_file, by):
-    with pytest.raises(UserError, match="by must list some of subject, camera, got 'c"):
-        MeshEvaluator(toy_body_file, by=by)
 
 
 def broken(place, value):
