@@ -45,7 +45,6 @@ from projects.metro.humbi.files import (
     write_vertices,
 )
 from projects.metro.humbi.prepare import INDEX, prepare
-from projects.metro.humbi.session import Rules
 from projects.metro.pictures.rasteriser import render
 
 INFO = "made.json"
@@ -288,8 +287,7 @@ def make_bodies(output: Path, settings: PeopleSettings, body: Body | None = None
         subjects = [*train, *test]
         for _ in tqdm(workers.map(write, subjects), "people", len(subjects), disable=None):
             pass
-    rules = Rules(num_vertices=len(body.template))
-    prepare(output, train, test, rules=rules, say=lambda line: None)
+    prepare(output, train, test, num_vertices=len(body.template), say=lambda line: None)
     return True
 
 

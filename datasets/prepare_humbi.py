@@ -22,7 +22,6 @@ from dropkey_core.engine.paths import datasets_root
 from projects.metro.humbi.check import check_meshes
 from projects.metro.humbi.prepare import prepare
 from projects.metro.humbi.records import read_subjects
-from projects.metro.humbi.session import Rules
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,15 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.num_workers < 0 or arguments.check < 0:
         raise UserError("--num-workers and --check must be 0 or more")
-    if not 0 < arguments.least_inside <= 1:
-        raise UserError(f"--least-inside must be in (0, 1], got {arguments.least_inside}")
     source = (arguments.source or datasets_root() / "humbi").absolute()
     train, test = arguments.train_subjects, arguments.test_subjects
     index = prepare(
         source,
         train and read_subjects(train.absolute(), "--train-subjects"),
         test and read_subjects(test.absolute(), "--test-subjects"),
-        rules=Rules(least_inside=arguments.least_inside),
         num_workers=arguments.num_workers,
         seed=arguments.seed,
     )
@@ -68,13 +64,6 @@ def main(argv: list[str] | None = None) -> int:
         )
     parser.add_argument("--seed", type=int, default=0, help="of both draws; default: %(default)s")
     parser.add_argument("--num-workers", type=int, default=4, help="default: %(default)s")
-    parser.add_argument(
-        "--least-inside",
-        type=float,
-        default=Rules.least_inside,
-        metavar="SHARE",
-        help="views with less of the mesh in the picture are left out; default: %(default)s",
-    )
     parser.add_argument(
         "--check",
         type=int,

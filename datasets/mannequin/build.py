@@ -58,6 +58,8 @@ def make_mannequin(
         parents=np.array(SMPL_PARENTS),
         skin_weights=weights,
         h36m_regressor=regressor(points, h36m_places()),
-        coarse_vertices=(levels[0][0], levels[1][0]),
-        coarse_faces=(levels[0][1], levels[1][1]),
+        coarse_vertices_1=levels[0][0],
+        coarse_faces_1=levels[0][1],
+        coarse_vertices_2=levels[1][0],
+        coarse_faces_2=levels[1][1],
     )

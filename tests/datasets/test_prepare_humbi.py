@@ -66,7 +66,6 @@ def test_lists_of_subjects(prepare, source, tmp_path):
         ),
         (["humbi", "--test-subjects", "bytes.txt"], "error: {here}/bytes.txt is not a text file: "),
         (["humbi", "--num-workers", "-1"], "error: --num-workers and --check must be 0 or more"),
-        (["humbi", "--least-inside", "0"], "error: --least-inside must be in (0, 1], got 0.0"),
         (["humbi", "--check", "5", "--body", "no.npz"], "error: body model not found: "),
     ],
 )

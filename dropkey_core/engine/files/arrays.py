@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_type_hints
 
 import numpy as np
 
@@ -61,6 +61,12 @@ def read_npy(file: IO[bytes], source: str) -> np.ndarray:
         if array.size and not array.itemsize:
             raise ValueError(f"no bytes for {array.size:,} values")
         return array
+
+
+def layout_of(kind: type) -> Layout:
+    """Return the layout of a dataclass's arrays: ``Annotated[np.ndarray, kind, shape]`` each."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__ for name, hint in hints.items()}
 
 
 def layout_problem(arrays: Mapping[str, np.ndarray], layout: Layout) -> str | None:

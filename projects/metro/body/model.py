@@ -6,34 +6,20 @@ ones (1,723 and 431). Lengths are metres, y points up, the person looks along +z
 
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
+from dropkey_core.engine.files.arrays import layout_of, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.body.skeleton import JOINTS_FROM_H36M, SMPL_PARENTS, Array
 
 NUM_SHAPES = 10
-NUM_LEVELS = 2  # coarser meshes
 LARGEST_FILE = 2**28  # bytes, unpacked; SMPL takes 37 million
 
-LAYOUT: Layout = {
-    "template": ("f", ("V", 3)),
-    "faces": ("i", ("F", 3)),
-    "shape_directions": ("f", ("V", 3, NUM_SHAPES)),
-    "pose_directions": ("f", ("V", 3, 207)),
-    "joint_regressor": ("f", (24, "V")),
-    "parents": ("i", (24,)),
-    "skin_weights": ("f", ("V", 24)),
-    "h36m_regressor": ("f", (17, "V")),
-    "coarse_vertices_1": ("i", ("V1",)),
-    "coarse_vertices_2": ("i", ("V2",)),
-    "coarse_faces_1": ("i", ("F1", 3)),
-    "coarse_faces_2": ("i", ("F2", 3)),
-}
 SUM_TO_ONE = ("joint_regressor", "skin_weights", "h36m_regressor")  # row by row
 
 # METRO's template stands upside down: the camera's y points down. The official code turns by this
@@ -45,33 +31,33 @@ HALF_TURN = 3.1416
 class Body:
     """The arrays of a body model of SMPL's format.
 
-    Attributes:
-        template: (V, 3) float64, the vertices of the mean shape in the rest pose.
-        faces: (F, 3) int32, three vertices each, counter-clockwise seen from outside.
-        shape_directions: (V, 3, 10) float64, how a vertex moves with each shape parameter.
-        pose_directions: (V, 3, 207) float64, how it moves with each entry of R - I of the 23
-            joints' rotations R (row by row), in the rest pose.
-        joint_regressor: (24, V) float64; its rows sum to 1.
-        parents: (24,) int64, a joint's parent; the root's is -1.
-        skin_weights: (V, 24) float64, how much of each joint's motion a vertex takes part in; its
-            rows sum to 1.
-        h36m_regressor: (17, V) float64, Human3.6M's joints in a posed mesh; its rows sum to 1.
-        coarse_vertices: of each coarser mesh, finest first, which vertices of the full mesh it
-            keeps: (V1,) and (V2,) int64. The second keeps none that the first leaves out.
-        coarse_faces: of each coarser mesh its faces, (F1, 3) and (F2, 3) int32, indices into its
-            own vertices.
+    Each has the kind of its values in a file and its shape. Read from one, whole numbers are int64,
+    all others float64.
     """
 
-    template: np.ndarray
-    faces: np.ndarray
-    shape_directions: np.ndarray
-    pose_directions: np.ndarray
-    joint_regressor: np.ndarray
-    parents: np.ndarray
-    skin_weights: np.ndarray
-    h36m_regressor: np.ndarray
-    coarse_vertices: tuple[np.ndarray, np.ndarray]
-    coarse_faces: tuple[np.ndarray, np.ndarray]
+    template: Annotated[np.ndarray, "f", ("V", 3)]  # vertices of the mean shape in the rest pose
+    faces: Annotated[np.ndarray, "i", ("F", 3)]  # counter-clockwise seen from outside
+    # How a vertex moves with each shape parameter.
+    shape_directions: Annotated[np.ndarray, "f", ("V", 3, NUM_SHAPES)]
+    # How it moves with each entry of R - I of the 23 joints' rotations R, row by row, at rest.
+    pose_directions: Annotated[np.ndarray, "f", ("V", 3, 207)]
+    joint_regressor: Annotated[np.ndarray, "f", (24, "V")]  # its rows sum to 1
+    parents: Annotated[np.ndarray, "i", (24,)]  # of the joints; the root's is -1
+    # How much of each joint's motion a vertex takes part in; its rows sum to 1.
+    skin_weights: Annotated[np.ndarray, "f", ("V", 24)]
+    # Human3.6M's joints in a posed mesh; its rows sum to 1.
+    h36m_regressor: Annotated[np.ndarray, "f", (17, "V")]
+    # Two coarser meshes, the finer one first: which vertices of the full mesh each keeps, and its
+    # faces, indices into these. The second keeps none that the first leaves out.
+    coarse_vertices_1: Annotated[np.ndarray, "i", ("V1",)]
+    coarse_faces_1: Annotated[np.ndarray, "i", ("F1", 3)]
+    coarse_vertices_2: Annotated[np.ndarray, "i", ("V2",)]
+    coarse_faces_2: Annotated[np.ndarray, "i", ("F2", 3)]
+
+    @property
+    def coarse_vertices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of both coarser meshes, finest first, which vertices of the full mesh they keep."""
+        return self.coarse_vertices_1, self.coarse_vertices_2
 
     def h36m_joints(self, vertices: Array) -> Array:
         """Human3.6M's joints (..., 17, 3) of meshes (..., V, 3), numpy or torch alike.
@@ -99,6 +85,9 @@ class Body:
 
 
 # ---- file ----------------------------------------------------------------------------------------
+LAYOUT = layout_of(Body)
+
+
 def read_body(path: str | os.PathLike[str]) -> Body:
     """Read and check a body model's .npz.
 
@@ -119,7 +108,8 @@ def read_body(path: str | os.PathLike[str]) -> Body:
     arrays = read_arrays(path, LAYOUT, LARGEST_FILE)
     if problem := layout_problem(arrays, LAYOUT) or value_problem(arrays):
         raise UserError(f"{path} is not a body model of this project: {problem}")
-    return body_of(arrays)
+    dtypes = {"f": np.float64, "i": np.int64}
+    return Body(**{name: arrays[name].astype(dtypes[kind]) for name, (kind, _) in LAYOUT.items()})
 
 
 def read_origin(path: str | os.PathLike[str]) -> str:
@@ -142,43 +132,20 @@ def value_problem(arrays: dict[str, np.ndarray]) -> str | None:
             return f"row {worst} of {name} sums to {sums[worst]:.4g}, not 1"
     if arrays["parents"].tolist() != list(SMPL_PARENTS):
         return f"parents are {arrays['parents'].tolist()}, not SMPL's {list(SMPL_PARENTS)}"
-    limits = {"faces": len(arrays["template"])}
-    for level in range(1, NUM_LEVELS + 1):
-        limits[f"coarse_vertices_{level}"] = len(arrays["template"])
-        limits[f"coarse_faces_{level}"] = len(arrays[f"coarse_vertices_{level}"])
+    kept = [arrays["coarse_vertices_1"], arrays["coarse_vertices_2"]]
+    full, first, second = map(len, (arrays["template"], *kept))
+    limits = {"faces": full, "coarse_vertices_1": full, "coarse_vertices_2": full}
+    limits |= {"coarse_faces_1": first, "coarse_faces_2": second}
     for name, limit in limits.items():
         indices = arrays[name]
         if indices.size == 0 or indices.min() < 0 or indices.max() >= limit:
             return f"{name} must be vertex indices of 0 to {limit - 1}"
-    for level in range(1, NUM_LEVELS + 1):
-        kept = arrays[f"coarse_vertices_{level}"]
-        if len(np.unique(kept)) < len(kept):
+    for level, vertices in enumerate(kept, 1):
+        if len(np.unique(vertices)) < len(vertices):
             return f"coarse_vertices_{level} names a vertex twice"
-    if not np.isin(arrays["coarse_vertices_2"], arrays["coarse_vertices_1"]).all():
+    if not np.isin(kept[1], kept[0]).all():
         return "coarse_vertices_2 keeps vertices that coarse_vertices_1 leaves out"
     return None
-
-
-def body_of(arrays: dict[str, np.ndarray]) -> Body:
-    """The body of a file's arrays, in the dtypes that ``Body`` promises."""
-    levels = range(1, NUM_LEVELS + 1)
-    floats = {n: arrays[n].astype(np.float64) for n, (kind, _) in LAYOUT.items() if kind == "f"}
-    return Body(
-        **floats,
-        faces=arrays["faces"].astype(np.int32),
-        parents=arrays["parents"].astype(np.int64),
-        coarse_vertices=tuple(arrays[f"coarse_vertices_{n}"].astype(np.int64) for n in levels),
-        coarse_faces=tuple(arrays[f"coarse_faces_{n}"].astype(np.int32) for n in levels),
-    )
-
-
-def arrays_of(body: Body) -> dict[str, np.ndarray]:
-    """A body's arrays by their names in the file."""
-    arrays = {name: getattr(body, name) for name in LAYOUT if not name.startswith("coarse_")}
-    for level in range(NUM_LEVELS):
-        arrays[f"coarse_vertices_{level + 1}"] = body.coarse_vertices[level]
-        arrays[f"coarse_faces_{level + 1}"] = body.coarse_faces[level]
-    return arrays
 
 
 def write_body(path: str | os.PathLike[str], body: Body, origin: str = "") -> None:
@@ -193,7 +160,7 @@ def write_body(path: str | os.PathLike[str], body: Body, origin: str = "") -> No
         UserError: the body is not one that ``read_body`` would take.
     """
     path = dataset_path(path)
-    arrays = arrays_of(body)
+    arrays = {name: getattr(body, name) for name in LAYOUT}
     if problem := layout_problem(arrays, LAYOUT) or value_problem(arrays):
         raise UserError(f"cannot write {path}: {problem}")
     write_arrays(path, {"origin": np.array(origin), **arrays})

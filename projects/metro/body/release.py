@@ -48,7 +48,7 @@ def read_release(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path) -> B
         UserError: a file is missing, damaged, hostile, or of another body model.
     """
     arrays = read_smpl(smpl)
-    vertices, faces = read_coarse_meshes(mesh_downsampling, arrays["f"])
+    first, second = read_coarse_meshes(mesh_downsampling, arrays["f"])
     return Body(
         template=arrays["v_template"].astype(np.float64),
         faces=arrays["f"].astype(np.int32),
@@ -58,8 +58,10 @@ def read_release(smpl: Path, h36m_regressor: Path, mesh_downsampling: Path) -> B
         parents=parents_of(arrays["kintree_table"], smpl),
         skin_weights=arrays["weights"].astype(np.float64),
         h36m_regressor=read_h36m_regressor(h36m_regressor),
-        coarse_vertices=vertices,
-        coarse_faces=faces,
+        coarse_vertices_1=first[0],
+        coarse_faces_1=first[1],
+        coarse_vertices_2=second[0],
+        coarse_faces_2=second[1],
     )
 
 
@@ -122,7 +124,7 @@ def read_h36m_regressor(path: Path) -> np.ndarray:
 def read_coarse_meshes(
     path: Path, full_faces: np.ndarray
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """METRO's coarse meshes: of each, vertices of the full mesh (V1,) and (V2,), and its faces.
+    """METRO's two coarse meshes: of each, which vertices of the full mesh it keeps, and its faces.
 
     Of the file's arrays only ``D``, which chooses vertices, and ``F``, the faces of all three
     meshes, are looked at. ``full_faces`` (13776, 3) are SMPL's own.
@@ -140,7 +142,7 @@ def read_coarse_meshes(
         raise UserError(f"{path} belongs to another mesh: F[0] is not the faces of the SMPL file")
     first = chosen_of(down[0], f"{path}: D[0]", (sizes[1], sizes[0]))
     second = chosen_of(down[1], f"{path}: D[1]", (sizes[2], sizes[1]))
-    return (first, first[second]), (meshes[1], meshes[2])
+    return (first, meshes[1]), (first[second], meshes[2])
 
 
 def faces_of(value: Any, source: str, num_vertices: int) -> np.ndarray:

@@ -7,15 +7,15 @@ since their errors are multiplied by thousands of pixels.
 """
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dropkey_core.engine import UserError, dataset_path
-from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
+from dropkey_core.engine.files.arrays import layout_of, layout_problem, read_arrays, write_arrays
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 from projects.metro.humbi.files import image_file
 
@@ -64,10 +64,7 @@ class HumbiIndex:
         return os.fspath(image_file(folder, self.frame_numbers[frame], self.camera_ids[camera]))
 
 
-LAYOUT: Layout = {
-    name: hint.__metadata__
-    for name, hint in get_type_hints(HumbiIndex, include_extras=True).items()
-}
+LAYOUT = layout_of(HumbiIndex)
 REFERENCES = {  # column: the one whose rows it points to
     "camera_subjects": "subject_ids",
     "frame_subjects": "subject_ids",
@@ -113,7 +110,7 @@ def write_index(path: str | os.PathLike[str], index: HumbiIndex) -> None:
         UserError: it is not one that ``read_index`` would take.
     """
     path = dataset_path(path)
-    arrays = {field.name: getattr(index, field.name) for field in fields(index)}
+    arrays = {name: getattr(index, name) for name in LAYOUT}
     if problem := layout_problem(arrays, LAYOUT) or folder_problem(arrays):
         raise UserError(f"cannot write {path}: {problem}")
     write_arrays(path, arrays)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.arrays import Layout, layout_problem, read_arrays, write_arrays
-from projects.metro.humbi.files import body_folder, numbered
+from projects.metro.humbi.files import NUM_VERTICES, body_folder, numbered
 from projects.metro.humbi.index import LAYOUT, HumbiIndex, joined, stored, write_index
 from projects.metro.humbi.records import write_subjects
-from projects.metro.humbi.session import Part, Problem, Rules, Session, index_session
+from projects.metro.humbi.session import Part, Problem, Session, index_session
 
 INDEX, TRAIN, TEST = "index.npz", "train_subjects.txt", "test_subjects.txt"
 LEFT_OUT = "left_out.txt"
@@ -37,7 +37,7 @@ def prepare(
     train_subjects: Sequence[int] | None = None,
     test_subjects: Sequence[int] | None = None,
     *,
-    rules: Rules | None = None,
+    num_vertices: int = NUM_VERTICES,
     num_workers: int = 0,
     seed: int = 0,
     say: Callable[[str], None] = print,
@@ -51,7 +51,7 @@ def prepare(
             many as in the paper, and whoever is left is in neither; of fewer than 414 all, in that
             proportion. The paper does not name its subjects: the draw is ours.
         test_subjects: ids to test on; None: all others, or drawn, see above.
-        rules: what is kept; None: the usual.
+        num_vertices: rows of a mesh.
         num_workers: processes; 0 works in this one.
         seed: of the drawn split.
         say: takes the lines of the summary.
@@ -67,7 +67,7 @@ def prepare(
     # Before the work, which takes hours; what it finds decides only how long the lists become.
     split([session.subject for session in sessions], train_subjects, test_subjects, seed)
     parts = []
-    for part in indexed(source, sessions, rules or Rules(), num_workers, say):
+    for part in indexed(source, sessions, num_vertices, num_workers, say):
         problems += part.problems
         parts.append(part.index)
     shutil.rmtree(source / PARTS, ignore_errors=True)  # next time files may have been mended
@@ -195,13 +195,13 @@ def write_lists(
 
 
 # ---- parts ---------------------------------------------------------------------------------------
-PROBLEMS: Layout = {"problems": ("U", ("P", 3)), "made_with": ("U", ())}
+PART: Layout = {**LAYOUT, "problems": ("U", ("P", 3))}
 
 
 def indexed(
     source: Path,
     sessions: list[Session],
-    rules: Rules,
+    num_vertices: int,
     num_workers: int,
     say: Callable[[str], None],
 ) -> Iterator[Part]:
@@ -209,21 +209,21 @@ def indexed(
     wanted = {session: source / PARTS / f"{session.subject}.npz" for session in sessions}
     missing = []
     for session, path in wanted.items():
-        part = read_part(path, rules)
+        part = read_part(path)
         if part is None:
-            missing.append((source, session, rules, path))
+            missing.append((source, session, num_vertices, path))
         else:
             yield part
     total, done = len(sessions), len(sessions) - len(missing)
     if done:
         say(f"{done}/{total} subjects were done before")
     for path in tqdm(made(missing, num_workers), "subjects", total, initial=done, disable=None):
-        part = read_part(path, rules)
+        part = read_part(path)
         assert part is not None, path
         yield part
 
 
-def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> Iterator[Path]:
+def made(missing: list[tuple[Path, Session, int, Path]], num_workers: int) -> Iterator[Path]:
     """Make part files; gives their paths one by one as they are ready."""
     if num_workers == 0:
         for arguments in missing:
@@ -243,27 +243,22 @@ def made(missing: list[tuple[Path, Session, Rules, Path]], num_workers: int) -> 
         workers.shutdown(wait=False, cancel_futures=True)
 
 
-def make_part(source: Path, session: Session, rules: Rules, path: Path) -> Path:
+def make_part(source: Path, session: Session, num_vertices: int, path: Path) -> Path:
     """Index a session and write its part file; returns its path."""
-    part = index_session(source, session, rules)
+    part = index_session(source, session, num_vertices)
     problems = [(problem.path, problem.kind, problem.details) for problem in part.problems]
     write_arrays(
         path,
         {
             **{name: getattr(part.index, name) for name in LAYOUT},
             "problems": np.array(problems, dtype=np.str_).reshape(-1, 3),
-            "made_with": np.array(repr(rules)),
         },
     )
     return path
 
 
-def read_part(path: Path, rules: Rules) -> Part | None:
-    """Read a part file; None if there is none, or one that other rules made."""
-    if not path.is_file():
-        return None
-    layout = {**LAYOUT, **PROBLEMS}
-    arrays = read_arrays(path, layout)
-    if layout_problem(arrays, layout) or str(arrays["made_with"]) != repr(rules):
+def read_part(path: Path) -> Part | None:
+    """Read a part file; None if there is none, or one of another version."""
+    if not path.is_file() or layout_problem(arrays := read_arrays(path, PART), PART):
         return None
     return Part(stored(arrays), [Problem(*map(str, row)) for row in arrays["problems"]])

@@ -27,8 +27,10 @@ def toy_body():
         parents=np.array(SMPL_PARENTS),
         skin_weights=generator.dirichlet(np.full(24, 0.2), size=60),
         h36m_regressor=generator.dirichlet(np.full(60, 0.05), size=17),
-        coarse_vertices=(first, first[second]),
-        coarse_faces=(hull(template[first]), hull(template[first[second]])),
+        coarse_vertices_1=first,
+        coarse_faces_1=hull(template[first]),
+        coarse_vertices_2=first[second],
+        coarse_faces_2=hull(template[first[second]]),
     )
 
 

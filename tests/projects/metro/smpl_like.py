@@ -48,8 +48,10 @@ def body():
         parents=np.array(SMPL_PARENTS),
         skin_weights=arrays["weights"],
         h36m_regressor=arrays["J_regressor"][:17],
-        coarse_vertices=kept,
-        coarse_faces=(kept[0][None, :3], kept[1][None, :3]),
+        coarse_vertices_1=kept[0],
+        coarse_faces_1=kept[0][None, :3],
+        coarse_vertices_2=kept[1],
+        coarse_faces_2=kept[1][None, :3],
     )
 
 

@@ -42,7 +42,8 @@ def test_defaults_are_the_official_sizes(toy_body, monkeypatch):
         template=np.zeros((full, 3)),
         joint_regressor=np.zeros((24, full)),
         h36m_regressor=np.zeros((17, full)),
-        coarse_vertices=(np.arange(first), np.arange(second)),
+        coarse_vertices_1=np.arange(first),
+        coarse_vertices_2=np.arange(second),
     )
     monkeypatch.setattr(build, "read_body", lambda path: body)
     with torch.device("meta"):

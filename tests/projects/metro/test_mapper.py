@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("smplx", reason="the mapper poses bodies with smplx")
 
 from dropkey_core.engine import UserError
-from projects.metro.body.model import Body, BodyModel, write_body
+from projects.metro.body.model import BodyModel, write_body
 from projects.metro.body.skeleton import JOINTS, SMPL_MIRROR, mirrored
 from projects.metro.geometry import crop_map, project
 from projects.metro.mapper import Augmentation, MetroMapper, coloured, warped
@@ -31,17 +33,14 @@ def symmetric_body(toy_body):
         return (weights + weights[list(mirror)][:, OTHER_SIDE]) / 2
 
     weights = generator.dirichlet(np.full(24, 0.2), size=HALF)
-    return Body(
+    return replace(
+        toy_body,
         template=np.concatenate([side, side * [-1, 1, 1]]),
-        faces=toy_body.faces,
         shape_directions=np.zeros((2 * HALF, 3, 10)),
         pose_directions=np.zeros((2 * HALF, 3, 207)),
         joint_regressor=regressor(SMPL_MIRROR),
-        parents=toy_body.parents,
         skin_weights=np.concatenate([weights, weights[:, list(SMPL_MIRROR)]]),
         h36m_regressor=regressor(H36M_MIRROR),
-        coarse_vertices=toy_body.coarse_vertices,
-        coarse_faces=toy_body.coarse_faces,
     )
 
 

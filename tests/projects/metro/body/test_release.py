@@ -62,8 +62,8 @@ def test_a_body_is_made_of_the_three_files(arrays, written):
     # Every third vertex, and of these every third again.
     np.testing.assert_array_equal(body.coarse_vertices[0], 3 * np.arange(1723))
     np.testing.assert_array_equal(body.coarse_vertices[1], 9 * np.arange(431))
-    assert [faces.shape for faces in body.coarse_faces] == [(3442, 3), (858, 3)]
-    assert body.coarse_faces[1][1].tolist() == [3, 4, 5]
+    assert (body.coarse_faces_1.shape, body.coarse_faces_2.shape) == ((3442, 3), (858, 3))
+    assert body.coarse_faces_2[1].tolist() == [3, 4, 5]
 
 
 @pytest.mark.parametrize(

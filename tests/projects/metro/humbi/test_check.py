@@ -9,7 +9,6 @@ from projects.metro.body.model import BodyModel
 from projects.metro.humbi.check import KEYPOINTS, check_meshes
 from projects.metro.humbi.files import keypoint_file, vertex_file, write_keypoints, write_vertices
 from projects.metro.humbi.prepare import prepare
-from projects.metro.humbi.session import Rules
 from tests.projects.metro.humbi_set import SCALE, write_subject
 
 
@@ -26,7 +25,7 @@ def checked(tmp_path, toy_body, toy_body_file):
 
     for subject in (1, 2):
         write_subject(tmp_path / "Body_1_8", subject, [1, 2, 3], 60, mesh)
-    index = prepare(tmp_path, rules=Rules(60), say=lambda text: None)
+    index = prepare(tmp_path, num_vertices=60, say=lambda text: None)
 
     def check(count=100):
         said = []

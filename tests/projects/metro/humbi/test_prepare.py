@@ -13,7 +13,7 @@ from projects.metro.humbi.files import image_file, parameter_file, vertex_file
 from projects.metro.humbi.index import read_index
 from projects.metro.humbi.prepare import INDEX, LEFT_OUT, PARTS, TEST, TRAIN, prepare, split
 from projects.metro.humbi.records import load_humbi
-from projects.metro.humbi.session import Problem, Rules, check_view, jpeg_size
+from projects.metro.humbi.session import Problem, check_view, jpeg_size
 from tests.projects.metro.humbi_set import (
     CAMERAS,
     HEIGHT,
@@ -24,7 +24,6 @@ from tests.projects.metro.humbi_set import (
 )
 
 V = 20
-RULES = Rules(num_vertices=V)
 FRAMES = {3: [1, 31], 20: [7], 4: [2]}
 
 
@@ -48,7 +47,7 @@ def body_of(source, subject):
 def run(source, **settings):
     """Prepare the set; returns its views as (subject, frame, camera), and what was said."""
     said = []
-    prepare(source, rules=RULES, say=said.append, **settings)
+    prepare(source, num_vertices=V, say=said.append, **settings)
     index = read_index(source / INDEX)
     (source / "all.txt").write_text("\n".join(map(str, index.subject_ids)))
     records = load_humbi(source / INDEX, source / "all.txt")
@@ -181,23 +180,25 @@ def test_a_subject_that_is_there_twice_or_has_no_body_is_told(source):
     ]
 
 
-def test_a_small_share_inside_is_enough_where_it_is_asked_for(source):
+def test_half_of_the_mesh_inside_is_enough(source):
     path = vertex_file(body_of(source, 3), 31)
     half = np.arange(V) % 2 * 20.0  # every other vertex far to the side
     np.savetxt(path, vertices_of(3, 31, V) + half[:, None] * [1, 0, 0])
-    prepare(source, rules=Rules(V, least_inside=0.6), say=lambda text: None)
-    assert [line.split("\t")[1] for line in left_out(source)] == [
-        "person is out of the picture: 50% of the mesh in it"
-    ]
-    prepare(source, rules=Rules(V, least_inside=0.5), say=lambda text: None)
+    run(source)
     assert left_out(source) == []
+    half[0] = 20
+    np.savetxt(path, vertices_of(3, 31, V) + half[:, None] * [1, 0, 0])
+    run(source)
+    assert [line.split("\t")[1] for line in left_out(source)] == [
+        "person is out of the picture: 45% of the mesh in it"
+    ]
 
 
 @pytest.mark.parametrize("shift", [(6, 0, 0), (-6, 0, 0), (0, 6, 0), (0, -6, 0)])
 def test_all_four_edges_of_the_picture_count(source, shift):
     path = image_file(body_of(source, 3), 1, 0)
     vertices = vertices_of(3, 1, V) + np.array(shift)
-    found = check_view(body_of(source, 3), 1, 0, CAMERAS[0], vertices, RULES, places_of(source))
+    found = check_view(body_of(source, 3), 1, 0, CAMERAS[0], vertices, places_of(source))
     details = "0% of the mesh in it"
     assert found == Problem(str(path), "person is out of the picture", details)
 
@@ -213,7 +214,7 @@ def test_nothing_left_is_an_error_and_mended_files_are_looked_at_again(source):
     for subject in FRAMES:
         (body_of(source, subject) / "intrinsic.txt").rename(body_of(source, subject) / "saved")
     with pytest.raises(UserError, match=f"nothing in {source} can be used; .*{LEFT_OUT} says why"):
-        prepare(source, rules=RULES, say=lambda text: None)
+        prepare(source, num_vertices=V, say=lambda text: None)
     assert len(left_out(source)) == 3
     assert not (source / INDEX).exists()
     for subject in FRAMES:
@@ -227,11 +228,11 @@ def stop_at(monkeypatch, subject):
     seen = []
     real = humbi_release.index_session
 
-    def index_session(source, session, rules):
+    def index_session(source, session, num_vertices):
         if session.subject == subject:
             raise KeyboardInterrupt
         seen.append(session.subject)
-        return real(source, session, rules)
+        return real(source, session, num_vertices)
 
     monkeypatch.setattr(humbi_release, "index_session", index_session)
     return seen
@@ -254,16 +255,6 @@ def test_a_stopped_run_goes_on(source, monkeypatch):
     assert seen == [20]
     assert left_out(source) == expected_lines
     assert (source / INDEX).read_bytes() == expected_index
-
-
-def test_parts_of_other_rules_are_made_anew(source, monkeypatch):
-    stop_at(monkeypatch, subject=20)
-    with pytest.raises(KeyboardInterrupt):
-        run(source)
-    monkeypatch.undo()
-    seen = stop_at(monkeypatch, subject=None)
-    prepare(source, rules=Rules(V, box_factor=2.4), say=lambda text: None)
-    assert seen == [3, 4, 20]
 
 
 # ---- the split -----------------------------------------------------------------------------------
