@@ -92,7 +92,7 @@ def fetch(url: str, output: Path, gigabytes: float) -> None:
     archive = output / url.rsplit("/", 1)[1]
     if not archive.is_file():
         download(url, archive)
-    unpack(archive, output, int(gigabytes * 1e9))
+    unpack(archive, output)
 
 
 def download(url: str, archive: Path) -> None:
@@ -112,19 +112,12 @@ def download(url: str, archive: Path) -> None:
         fetched.rename(archive)
 
 
-def unpack(archive: Path, output: Path, largest: int) -> None:
-    """Unpack an archive of at most so many bytes and delete it.
-
-    zipfile writes nothing outside the folder, no links, and no more of a file than the archive
-    states.
-    """
+def unpack(archive: Path, output: Path) -> None:
+    """Unpack an archive and delete it; zipfile writes nothing outside the folder, and no links."""
     print(f"unpacking {archive}")
     with tempfile.TemporaryDirectory(dir=output, prefix=".unpacking-") as folder:
         try:
             with zipfile.ZipFile(archive) as opened:
-                size = sum(member.file_size for member in opened.infolist())
-                if size > largest:
-                    raise UserError(f"{archive} unpacks to {size:,} bytes, {largest:,} are allowed")
                 opened.extractall(folder)  # verifies the checksum of every file
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
             raise UserError(f"{archive} is damaged ({error}); delete it and call again") from error

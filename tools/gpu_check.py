@@ -3,13 +3,13 @@
 
 tools/gpu_check.py > gpu.md
 tools/gpu_check.py --reference ../detr > gpu.md
-tools/gpu_check.py --device cpu --quick
+tools/gpu_check.py --device cpu
 
 Attention with and without dropout, by a dense mask and by FlexAttention; DETR's training step in
 float32, bfloat16, float16 and compiled, beside the official one if there is a checkout of it; its
 demo trained in bfloat16; the tests that need a GPU. A part that takes too long is stopped, and the
-page says so. The exit code is 1 if a part failed and 2 where there is no CUDA device. --quick tries
-this script itself, with as little as there is to do.
+page says so. The exit code is 1 if a part failed and 2 where there is no CUDA device. --device cpu
+tries this script itself, with as little as there is to do.
 """
 
 import argparse
@@ -48,16 +48,20 @@ class Part(NamedTuple):
     lines: int | None = None
 
 
-def parts(device: str, quick: bool, reference: str | None, folder: Path) -> list[Part]:
+def parts(device: str, reference: str | None, folder: Path) -> list[Part]:
     """Return what is done, in order; the demo writes into ``folder``."""
+    quick = device == "cpu"
     tests = ["tests/dropkey_core/attention/test_flex.py"] if quick else ["-n", "4", "tests"]
     pytest = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests]
     attention = ["tools/benchmark/attention.py", "--device", device, "--shapes"]
     attention += ["vit", "--repeats", "1"] if quick else ["detr", "detr-large", "long"]
     step = ["tools/benchmark/model.py", "--config", "projects/detr/dropkey.yaml"]
     step += ["--device", device, "--autocast", "bfloat16"]
-    step += ["--repeats", "1", "--batch", "1", "32", "64"] if quick else ["--compile"]
-    step += [] if device == "cpu" else ["--autocast", "float16"]
+    step += (
+        ["--repeats", "1", "--batch", "1", "32", "64"]
+        if quick
+        else ["--compile", "--autocast", "float16"]
+    )
     step += ["--reference", reference] if reference else []
     step += SMALL_MODEL if quick and not reference else []  # the official one has its own sizes
     shapes = ["datasets/make_shapes.py", *(["--num-train=8", "--num-val=4"] if quick else [])]
@@ -122,7 +126,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--reference", metavar="FOLDER", help="checkout of the official DETR")
-    parser.add_argument("--quick", action="store_true", help="as little as there is to do")
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print(
@@ -134,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     print(head(arguments.device), flush=True)
     all_well = True
     with tempfile.TemporaryDirectory() as name:
-        for part in parts(arguments.device, arguments.quick, reference, Path(name)):
+        for part in parts(arguments.device, reference, Path(name)):
             section, went_well = run(part, end - time.monotonic(), Path(name))
             print(section, flush=True)
             all_well &= went_well
