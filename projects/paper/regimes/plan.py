@@ -70,7 +70,11 @@ class Augmentation(Struct, forbid_unknown_fields=True):
 
 
 class Grid(Struct, forbid_unknown_fields=True):
-    """The product of its lists; ``none`` is trained once for all ratios and schedules."""
+    """The product of its lists; ``none`` is trained once for all ratios and schedules.
+
+    There are ``seeds`` seeds from ``first_seed`` on. Cells that a screen has chosen need others than
+    the screen's: those that chose them would flatter them.
+    """
 
     network: list[str]
     per_class: list[int]
@@ -80,6 +84,7 @@ class Grid(Struct, forbid_unknown_fields=True):
     ratio: list[float]
     schedule: list[str]
     seeds: int
+    first_seed: int = 0
 
     def runs(self, data: str) -> list[Run]:
         """All runs, seed after seed: a plan that is stopped early is whole in its first seeds."""
@@ -88,7 +93,8 @@ class Grid(Struct, forbid_unknown_fields=True):
         treatments: list[tuple[str, float, str]] = [(BASELINE, 0.0, "-")]
         treatments = treatments if BASELINE in self.method else []
         treatments += product(treated, self.ratio, self.schedule)
-        wanted = product(range(self.seeds), regimes, treatments)
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        wanted = product(seeds, regimes, treatments)
         return [Run(data, *regime, *treatment, seed) for seed, regime, treatment in wanted]
 
 

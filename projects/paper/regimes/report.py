@@ -20,7 +20,7 @@ from projects.paper.regimes.results import Finished, Results
 NUM_RESAMPLES = 10_000
 METRICS = {"test_top1": ("top-1, points", 1), "test_loss": ("cross entropy", 3)}
 METRICS |= {"test_ece": ("calibration error, points", 1)}
-COLOURS = {"dropout": "tab:orange", "dropkey": "tab:blue"}
+COLOURS = {"dropout": "#D55E00", "dropkey": "#0072B2"}  # Okabe and Ito's
 LINES = {"linear_decreasing": "-", "constant": "--", "linear_increasing": ":"}
 SCHEDULES = {"linear_decreasing": "falling", "constant": "constant", "linear_increasing": "rising"}
 PANEL, GAP, LEGEND = 360, 70, 260  # pixels
@@ -213,7 +213,7 @@ def draw_panel(
             [c.regime[2] * apart for c in inside],
             [d.mean for d in found],
             np.abs(ends),
-            color=shade(COLOURS.get(method, "tab:green"), ratio),
+            color=shade(COLOURS.get(method, "#009E73"), ratio),
             linestyle=LINES.get(schedule, "-."),
             marker="o",
             markersize=3,

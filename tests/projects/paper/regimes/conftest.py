@@ -6,8 +6,9 @@ from projects.paper.regimes.results import Finished
 from projects.paper.regimes.training import Outcome
 
 SMALL = ["model.label_smoothing=0.0", "model.architecture_options.token_dropout=0.0"]
-SMALL += ["model.architecture_options.embed_dim=16", "model.architecture_options.depth=2"]
+SMALL += ["model.architecture_options.embed_dim=32", "model.architecture_options.depth=2"]
 SMALL += ["model.architecture_options.splits=[[3,2,1]]", "dataset.test.per_class=2"]
+SMALL += ["optimizer.lr=5.0e-3"]
 
 CONTENT = {
     "title": "Toys",

@@ -19,6 +19,11 @@ def test_seed_after_seed_whatever_the_grids(plan):
     assert [run.seed for run in runs] == [0] * 10 + [1] * 10
 
 
+def test_seeds_begin_where_the_grid_says(content, write_plan):
+    content["grids"][0] |= {"first_seed": 100, "seeds": 3}
+    assert {run.seed for run in read_plan(write_plan(content)).runs()} == {100, 101, 102}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
