@@ -72,8 +72,8 @@ class Augmentation(Struct, forbid_unknown_fields=True):
 class Grid(Struct, forbid_unknown_fields=True):
     """The product of its lists; ``none`` is trained once for all ratios and schedules.
 
-    There are ``seeds`` seeds from ``first_seed`` on. Cells that a screen has chosen need others than
-    the screen's: those that chose them would flatter them.
+    There are ``seeds`` seeds from ``first_seed`` on. Cells that a screen has chosen need others
+    than the screen's: those that chose them would flatter them.
     """
 
     network: list[str]
