@@ -8,35 +8,22 @@ random draws (masks, dropout, mixup), and the means of batch norm where it is no
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dropkey_core.engine.distributed import gather_objects, rank_and_world_size
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.memory import bytes_free, bytes_kept
 
 Batch = Sequence[dict[str, Any]]
 AUTO = "auto"
 MEASURED = 2  # images that are measured: batch norm and mixup want more than one
 # Of free memory a step may take half: there is more than what the forward keeps.
 MARGIN = 2.0
-
-
-def check_accumulation(config: DictConfig, num_processes: int) -> None:
-    """Raise UserError if ``train.accumulate`` does not divide what each process has of a batch."""
-    number, batch = config.train.accumulate, config.dataloader.train.get("total_batch_size")
-    if number in (AUTO, 1) or not isinstance(batch, int):
-        return
-    if batch % (number * num_processes):
-        each = f", {batch // num_processes} in each process" if num_processes > 1 else ""
-        raise UserError(
-            f"train.accumulate={number} must divide the batch: "
-            f"dataloader.train.total_batch_size is {batch}{each}"
-        )
+CGROUP = Path("/sys/fs/cgroup")  # of a container, or of a job of SLURM's
 
 
 def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:
@@ -68,8 +55,8 @@ class Accumulation:
     """How many micro-batches a step has: as many as asked for, or as memory asks for.
 
     Args:
-        wanted: their number, or ``auto``: on CUDA 1, doubled whenever memory runs out; elsewhere as
-            many as free memory asks for when training begins.
+        wanted: their number, or ``auto``: as many as free memory asks for when training begins; 1
+            where that is not known, doubled whenever memory runs out.
         model: needs ``totals`` for more than one.
         forward_context: autocast, if any.
         say: prints a line.
@@ -107,9 +94,8 @@ class Accumulation:
     def choose(self, batch: Batch) -> None:
         """Choose a number of micro-batches that the free memory is enough for."""
         self.number = 1
-        device = next(self.model.parameters()).device
-        free = bytes_free(device)
-        if not self.can_split or len(batch) == 1 or device.type == "cuda" or free is None:
+        free = bytes_free(next(self.model.parameters()).device)
+        if not self.can_split or len(batch) == 1 or free is None:
             return
         per_image, free = self.measure(batch), free // rank_and_world_size()[1]
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -151,3 +137,61 @@ class Accumulation:
         self.number = larger[0]
         torch.cuda.empty_cache()
         self.say(f"{told}: {self.number} micro-batches from here on")
+
+
+def bytes_kept(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Return the bytes that ``forward`` keeps for its backward, the model's parameters apart.
+
+    Each storage counts once. What is there only for a moment does not count.
+
+    Args:
+        model: whose buffers stay as they are, whatever the forward does to them.
+        forward: calls the model.
+    """
+    ours = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        with suppress(RuntimeError, NotImplementedError):  # a tensor without storage
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in ours:
+                kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            outputs = forward()  # alive to here: what is freed could be counted once for two
+    finally:
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+    del outputs
+    return sum(kept.values())
+
+
+def bytes_free(device: torch.device) -> int | None:
+    """Return what a process may still take; None where only trying tells, as on CUDA."""
+    if device.type == "cuda":
+        return None
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    known = [free for free in (_free_in_machine(), _free_in_group()) if free is not None]
+    return min(known, default=None)
+
+
+def _free_in_machine() -> int | None:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 2**10
+    return None
+
+
+def _free_in_group() -> int | None:
+    """What the group of processes that this one belongs to may still take (cgroup 2)."""
+    with suppress(OSError, ValueError, KeyError):
+        limit = int((CGROUP / "memory.max").read_text())  # "max" for none
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        return limit - used + int(dict(line.split() for line in lines)["inactive_file"])
+    return None

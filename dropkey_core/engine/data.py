@@ -194,7 +194,7 @@ def build_train_loader(
         UserError: no records, or a batch that cannot be shared evenly among processes.
     """
     sampler = TrainBatchSampler(len(dataset), total_batch_size, seed)
-    return DeafLoader(dataset, mapper, sampler, num_workers)
+    return SampleLoader(dataset, mapper, sampler, num_workers)
 
 
 def build_test_loader(
@@ -205,7 +205,7 @@ def build_test_loader(
     Its length is the number of batches of this process; parts may differ by one record.
     """
     sampler = TestBatchSampler(len(dataset), batch_size)
-    return DeafLoader(dataset, mapper, sampler, num_workers)
+    return SampleLoader(dataset, mapper, sampler, num_workers)
 
 
 def start_at(loader: "DataLoader[list[Sample]]", step: int) -> bool:
@@ -225,7 +225,7 @@ def steps_per_epoch(loader: "DataLoader[list[Sample]]") -> float | None:
     return sampler.size / sampler.total_batch_size
 
 
-class DeafLoader(DataLoader[Any]):
+class SampleLoader(DataLoader[Any]):
     """A loader of mapped records whose worker processes hear neither Ctrl-C nor SIGTERM.
 
     Both reach the whole process group, and the engine still needs its workers to finish its step.
@@ -241,7 +241,7 @@ class DeafLoader(DataLoader[Any]):
             num_workers=num_workers,
             collate_fn=list,
             pin_memory=torch.cuda.is_available(),  # else no copy to the GPU is asynchronous
-            worker_init_fn=turn_deaf,
+            worker_init_fn=ignore_signals,
         )
 
     def __iter__(self) -> Any:
@@ -258,7 +258,7 @@ class DeafLoader(DataLoader[Any]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def turn_deaf(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Ignore the signals in a process that has inherited nothing: of Windows, of a fork server."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

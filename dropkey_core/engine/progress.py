@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines elsewhere, with speed and time to go."""
+"""Progress: a bar on a terminal, plain lines elsewhere, with speed, time to go and memory."""
 
 import os
 import sys
@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 
+import torch
 from tqdm import tqdm
-
-from dropkey_core.engine.memory import peak_mb
 
 
 class Progress:
@@ -80,3 +79,15 @@ class Progress:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+
+
+def peak_mb() -> float:
+    """Return the most memory used so far in MiB: of the GPU if one is used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**10 if sys.platform != "darwin" else peak / 2**20

@@ -8,7 +8,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dropkey_core.engine.accumulation import Accumulation
-from dropkey_core.engine.averaging import WeightAverage
 from dropkey_core.engine.build import build_evaluation, build_model, build_optimizer, instantiate
 from dropkey_core.engine.checkpoint import (
     changes,
@@ -25,6 +24,7 @@ from dropkey_core.engine.distributed import gather_objects
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import link_file, writing
 from dropkey_core.engine.loggers import Log
+from dropkey_core.engine.optim import WeightAverage
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.run_folder import (
     BEST,

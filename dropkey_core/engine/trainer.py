@@ -15,7 +15,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dropkey_core.engine.accumulation import add_losses, check_accumulation
+from dropkey_core.engine.accumulation import add_losses
 from dropkey_core.engine.build import build_evaluation, build_model
 from dropkey_core.engine.checkpoint import load_weights
 from dropkey_core.engine.config import check_train_settings
@@ -58,7 +58,6 @@ def train(
     check_train_settings(config.train)
     check_loggers(config.train.loggers)
     processes = announced(processes, config)
-    check_accumulation(config, math.prod(processes.counted()))
     folder = Path(config.train.output_dir)
     with StopRequests() as stop:
         if is_first_process():
@@ -251,7 +250,8 @@ class Trainer(Run):
         self.say(f"evaluating after step {self.step}")
         # Several processes may see unequal numbers of batches, and must stop at the same point.
         stop = self.stop.raise_if_received if self.fabric.world_size == 1 else lambda: None
-        examples = Examples(self.settings.examples if self.shows_pictures() else 0)
+        are_shown = hasattr(self.evaluator, "draw") and any(log.shows_pictures for log in self.logs)
+        examples = Examples(self.settings.examples if are_shown else 0)
 
         def after_batch(batch: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
             examples.add(batch, outputs)
@@ -267,10 +267,6 @@ class Trainer(Run):
             log.write(self.step, self.metrics)
         self.show(examples)
         self.keep_if_best()
-
-    def shows_pictures(self) -> bool:
-        """Return whether the evaluator can draw them and a logger here can show them."""
-        return hasattr(self.evaluator, "draw") and any(log.shows_pictures for log in self.logs)
 
     def show(self, examples: Examples) -> None:
         """Add to the logs what the evaluator draws of examples."""

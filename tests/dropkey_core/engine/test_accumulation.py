@@ -1,17 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
 from dropkey_core.engine import UserError, accumulation, load_config, read_checkpoint, replay_step
-from dropkey_core.engine.accumulation import Accumulation, calls_of
-from tests.dropkey_core.engine.toy_run import (
-    Crash,
-    after_calls,
-    assert_same_run,
-    crash,
-    curve,
-    run,
-    toy,
-)
+from dropkey_core.engine.accumulation import Accumulation, bytes_free, bytes_kept, calls_of
+from tests.dropkey_core.engine.toy_run import assert_same_run, curve, run, toy
 
 NO_DROPOUT = "model.drop_ratio=0"
 
@@ -50,16 +43,10 @@ def toy_model(**parts):
     return model
 
 
-def test_a_run_in_micro_batches_resumes_to_the_last_bit(toy_folder, monkeypatch):
-    """With dropout, which is drawn for each micro-batch."""
-    run("train.accumulate=2", output="whole")
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        after_calls(patch, toy("ToyModel"), "forward", 17, crash)  # in step 7
-        run("train.accumulate=2")
-    run("train.accumulate=2", resume=True)
-    assert_same_run(toy_folder / "output", toy_folder / "whole")
-    run(output="other")
-    assert losses(toy_folder / "other") != losses(toy_folder / "whole")
+def test_dropout_is_drawn_for_each_micro_batch(toy_folder):
+    run("train.accumulate=2", output="parts")
+    run(output="whole")
+    assert losses(toy_folder / "parts") != losses(toy_folder / "whole")
 
 
 def test_a_failed_step_is_replayed_in_micro_batches(toy_folder, monkeypatch, capsys):
@@ -164,3 +151,46 @@ def test_auto_measures_and_leaves_no_trace(toy_folder, capsys):
     run("train.accumulate=auto")
     assert "train.accumulate: 1 micro-batches of 4 images (an image" in capsys.readouterr().out
     assert_same_run(toy_folder / "output", toy_folder / "plain")
+
+
+CPU = torch.device("cpu")
+
+
+def test_what_a_forward_keeps():
+    """Of x W^T the input x and, where that has a gradient, W, which is there anyway."""
+    model = nn.Linear(8, 16, bias=False)
+    x = torch.randn(4, 8)
+    assert bytes_kept(model, lambda: model(x)) == 4 * 8 * 4
+    assert bytes_kept(model, lambda: model(x).square().sum()) == 4 * 8 * 4 + 4 * 16 * 4
+    assert bytes_kept(model, lambda: model(x) + model(x)) == 4 * 8 * 4  # once
+    layers = nn.Sequential(model, nn.Linear(16, 2))
+    assert bytes_kept(layers, lambda: layers(x)) == 4 * 8 * 4 + 4 * 16 * 4
+    with torch.no_grad():
+        assert bytes_kept(model, lambda: model(x)) == 0
+
+
+def test_buffers_stay_as_they_are():
+    model = nn.BatchNorm1d(3)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    bytes_kept(model, lambda: model(torch.randn(4, 3)))
+    torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not accumulation.Path("/proc/meminfo").exists(), reason="needs Linux")
+def test_free_memory_is_some():
+    assert 2**20 < bytes_free(CPU) < 2**50
+
+
+def test_a_container_has_less(tmp_path, monkeypatch):
+    """Pages of files that are not in use can be had."""
+    monkeypatch.setattr(accumulation, "CGROUP", tmp_path)
+    of_machine = bytes_free(CPU)
+    for name, text in {
+        "max": "9000",
+        "current": "5000",
+        "stat": "file 7\ninactive_file 600",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert bytes_free(CPU) == 4600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert bytes_free(CPU) == pytest.approx(of_machine, rel=0.5)

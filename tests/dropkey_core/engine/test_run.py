@@ -13,15 +13,23 @@ from tests.dropkey_core.engine.toy_run import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("calls", [7, 10, 19])  # in the first evaluation; in steps 6 and 11
-def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, num_workers, calls):
-    workers = f"dataloader.train.num_workers={num_workers}"
-    run(workers, output="whole")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "dataloader.train.num_workers=0",
+        "dataloader.train.num_workers=2",
+        "train.ema={decay: 0.75, warmup: true}",
+        "train.accumulate=2",  # in step 4, in the first evaluation, in step 8
+        "train.amp.enabled=true",
+    ],
+)
+def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, setting, calls):
+    run(setting, output="whole")
     with monkeypatch.context() as patch, pytest.raises(Crash):
         after_calls(patch, toy("ToyModel"), "forward", calls, crash)
-        run(workers)
-    run(workers, resume=True)
+        run(setting)
+    run(setting, resume=True)
     assert_same_run(toy_folder / "output", toy_folder / "whole")
 
 

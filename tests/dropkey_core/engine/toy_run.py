@@ -25,8 +25,9 @@ def assert_same_run(folder, other):
     """Losses, metrics, weights and optimizer of two runs are equal to the last bit."""
     assert curve(folder) == curve(other)
     ours, theirs = read_checkpoint(folder / "last.pth"), read_checkpoint(other / "last.pth")
-    for name, weight in ours["model"].items():
-        assert torch.equal(weight, theirs["model"][name]), name
+    for weights in ("model", "raw_model"):  # the latter beside averages
+        for name, weight in ours.get(weights, {}).items():
+            assert torch.equal(weight, theirs[weights][name]), name
     for key, state in ours["optimizer"]["state"].items():
         assert torch.equal(state["exp_avg_sq"], theirs["optimizer"]["state"][key]["exp_avg_sq"])
     for key in ("step", "evaluated_step", "best", "metrics"):

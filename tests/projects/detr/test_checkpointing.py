@@ -3,7 +3,7 @@ import torch
 
 import projects.detr
 import projects.qpic
-from dropkey_core.engine.memory import bytes_kept
+from dropkey_core.engine.accumulation import bytes_kept
 from tests.projects.detr.conftest import SMALL_BODY
 
 SIZES = {**SMALL_BODY, "num_encoder_layers": 3, "dropout": 0.1, "drop_ratio": 0.3}
