@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Normalize
 
 from dropkey_core.analysis.attention_maps import class_attention_maps
 from dropkey_core.engine.errors import UserError
-from projects.figure import Panel, PictureRow, draw_page, save
+from projects.page import Panel, PictureRow, draw_page, save
 from projects.paper.figures.curves import write_rows
 from projects.paper.figures.trained import Source, Trained, measured
 
@@ -46,7 +44,7 @@ def draw_maps(
     images: Mapping[str, Sequence[ImageMaps]],
     layers: Sequence[str] | None = None,
     head: int | None = None,
-) -> Figure:
+) -> Image.Image:
     """Draw for each image a row per model: the image, then the map of each layer.
 
     Args:
@@ -80,8 +78,7 @@ def draw_maps(
 
 def _panel(caption: str, cell: np.ndarray) -> Panel:
     height, width = (round(SIDE * side / max(cell.shape[:2])) for side in cell.shape[:2])
-    draw = partial(Axes.imshow, X=cell, interpolation="nearest", aspect="auto")
-    return Panel(caption, width, height, draw)
+    return Panel(caption, cv2.resize(cell, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
 def _pick(of_image: ImageMaps, layer: str, head: int | None, label: str) -> np.ndarray:

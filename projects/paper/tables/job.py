@@ -119,6 +119,17 @@ class Job:
             placed.append(f"train.init_checkpoint={self.parent.folder / LAST}")
         return load_config(self.setup.config, [*self.overrides, *placed])
 
+    @cached_property
+    def identity(self) -> str:
+        """Equal for jobs that must give equal numbers, whatever their rows are called."""
+        place = f"/{self.folder.relative_to(self.plan.output).as_posix()}"
+        settings = {
+            key: value.replace(place, "") if isinstance(value, str) else value
+            for key, value in self.settings().items()
+        }
+        start = self.parent.identity if self.parent else None
+        return json.dumps([settings, self.seed, start], sort_keys=True)
+
     def settings(self) -> dict[str, Any]:
         """What the result depends on, by dotted key, beside the weights that it starts from.
 

@@ -1,9 +1,8 @@
-"""Reports of a table: Markdown, HTML and CSV, and the listing for a terminal."""
+"""Reports of a table: Markdown and CSV, and the listing for a terminal."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 from dropkey_core.engine.files.atomic_write import whole_file, writing
@@ -18,27 +17,8 @@ OURS = (
     f"standard deviation of one seed is unknown ({NONE})."
 )
 
-# Nothing may be loaded, not even by a label that someone wrote HTML into.
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-:root {{color-scheme: light dark}}
-body {{max-width: 80rem; margin: 2rem auto; overflow-x: auto; font: 15px/1.5 sans-serif}}
-th, td {{padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right}}
-th {{text-align: left}}
-</style></head><body>
-<h1>{title}</h1>{before}
-<table>
-{rows}
-</table>{after}
-</body></html>
-"""
-
-
 def write_reports(table: Table, plan: Plan) -> list[Path]:
-    """Write a table's reports, Markdown, HTML and CSV, with the numbers there are; return where.
+    """Write a table's reports, Markdown and CSV, with the numbers there are; return where.
 
     Raises:
         UserError: the folder cannot be written to, or a run lacks a metric.
@@ -47,12 +27,10 @@ def write_reports(table: Table, plan: Plan) -> list[Path]:
     lines = summarise(table, plan)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    texts = {"table.md": markdown(table, plan, lines), "table.html": page(table, plan, lines)}
-    for name, text in texts.items():
-        with whole_file(folder / name) as file:
-            file.write(text)
+    with whole_file(folder / "table.md") as file:
+        file.write(markdown(table, plan, lines))
     write_csv(folder / "results.csv", table, plan)
-    return [*(folder / name for name in texts), folder / "results.csv"]
+    return [folder / "table.md", folder / "results.csv"]
 
 
 def markdown(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
@@ -61,27 +39,10 @@ def markdown(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
     rows = [head, ["---", *["---:"] * (len(head) - 2), "---"]]
     rows += [line if any(line[1:]) else [f"**{line[0]}**", *line[1:]] for line in body]
     drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
-    before, after = texts(table, plan, lines)
-    return "\n\n".join([f"# {table.title}", *before, "\n".join(drawn), *after]) + "\n"
-
-
-def page(table: Table, plan: Plan, lines: Sequence[Line]) -> str:
-    """Return the same report as one HTML file that fetches nothing."""
-    head, *body = ([escape(text) for text in row] for row in cells(table, lines))
-    rows = ["".join(f"<th>{text}</th>" for text in head)]
-    rows += [f"<th>{row[0]}</th>" + "".join(f"<td>{text}</td>" for text in row[1:]) for row in body]
-    before, after = (
-        "".join(f"<p>{escape(text)}</p>" for text in part) for part in texts(table, plan, lines)
-    )
-    drawn = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return PAGE.format(title=escape(table.title), before=before, rows=drawn, after=after)
-
-
-def texts(table: Table, plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[str]]:
-    """Return what a reader must know before the numbers, and what there is to say after them."""
     before = [text for text in (table.scale_notes.get(plan.scale), *table.notes) if text]
     made = f"Made by: {command(table, plan)}"
-    return before, [*notes(lines), OURS, f"Paper: {table.source}", made]
+    after = [*notes(lines), OURS, f"Paper: {table.source}", made]
+    return "\n\n".join([f"# {table.title}", *before, "\n".join(drawn), *after]) + "\n"
 
 
 def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:

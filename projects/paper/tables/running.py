@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 
 from dropkey_core.engine.checkpoint import read_checkpoint
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.atomic_write import writing
+from dropkey_core.engine.files.atomic_write import link_file, writing
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.run_folder import CONFIG, LAST, write_config
 from dropkey_core.engine.signals import StopRequests, TrainingStopped
 from dropkey_core.engine.trainer import describe_metrics, train
-from projects.paper.tables.job import Job, Metrics
+from projects.paper.tables.job import RECORD, Job, Metrics
 from projects.paper.tables.measurement import measure_weights
 
 SHOWN = 3  # settings that an error about an outdated result names
@@ -71,6 +71,8 @@ def run_jobs(
 ) -> dict[str, str]:
     """Do what is not done yet; a job that fails does not keep the others from running.
 
+    A job that must give the same numbers as one before it gets those, and its weights.
+
     Args:
         jobs: those that others need come first.
         num_gpus: processes of each training, one GPU each; None or 1: this process.
@@ -83,13 +85,16 @@ def run_jobs(
         TrainingStopped: after Ctrl-C or SIGTERM, when the training that ran is saved.
     """
     failed: dict[str, str] = {}
+    firsts: dict[str, Job] = {}
+    for job in sorted(jobs, key=lambda job: job.metrics() is None):  # what is done comes first
+        firsts.setdefault(job.identity, job)
     waiting = [job for job in jobs if job.metrics() is None]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done", flush=True)
     try:
         for number, job in enumerate(waiting, 1):
             print(f"[{number}/{len(waiting)}] {job.name}", flush=True)
             try:
-                said = run_job(job, num_gpus)
+                said = run_job(job, firsts[job.identity], num_gpus)
             except LeftAlone as reason:
                 said = str(reason)
             except UserError as error:
@@ -102,11 +107,16 @@ def run_jobs(
     return failed
 
 
-def run_job(job: Job, num_gpus: int | None = None) -> str:
+def run_job(job: Job, first: Job, num_gpus: int | None = None) -> str:
     """Do a job, from where it stopped, keep its numbers, and return them in one line.
 
+    Args:
+        job: the job.
+        first: the one that runs in its place, often itself; of the same ``identity``.
+        num_gpus: see ``run_jobs``.
+
     Raises:
-        LeftAlone: another process works on it, or the weights that it uses are not there yet.
+        LeftAlone: another process works on it, or what it needs is not there yet.
         UserError: it failed.
         TrainingStopped: after Ctrl-C or SIGTERM, when ``last.pth`` is saved.
     """
@@ -117,9 +127,24 @@ def run_job(job: Job, num_gpus: int | None = None) -> str:
             if job.parent and start is None:
                 raise LeftAlone(f"waits for {job.parent.name}")
             job.write_record(start)
-            metrics = _numbers(job, num_gpus)
+            metrics = _numbers(job, num_gpus) if job is first else _take_over(job, first)
             job.write_record(start, metrics)
     return describe_metrics(metrics)
+
+
+def _take_over(job: Job, first: Job) -> Metrics:
+    """Give a job the numbers of an equal one, and a copy of its files."""
+    if (metrics := first.metrics()) is None:
+        raise LeftAlone(f"waits for {first.name}, which is the same")
+    if job.setup.config:
+        write_config(job.folder, job.config)
+    for path in set(first.folder.glob("*.*")) - {first.folder / RECORD, first.folder / CONFIG}:
+        if path.suffix == ".pth":  # is replaced, never rewritten
+            link_file(path, job.folder / path.name)
+        elif path.is_file():
+            shutil.copyfile(path, job.folder / path.name)
+    print(f"the same as {first.name}", flush=True)
+    return metrics
 
 
 def _numbers(job: Job, num_gpus: int | None) -> Metrics:

@@ -86,6 +86,35 @@ def test_failure_leaves_the_others_running(content, write_table, capsys):
     assert jobs[3].metrics()
 
 
+def test_equal_jobs_run_once(content, write_table, monkeypatch):
+    """Rows of other names with the same settings, and what is made from their weights."""
+    more = {"none_again": {"overrides": ["model.drop_ratio=0.0"]}, "other": {}}
+    more["tuned_again"] = {"weights_of": "none_again"}
+    for name, settings in more.items():
+        content["rows"].append({"id": name, "label": name, "setup": "toy", **settings})
+    content["rows"][-2]["overrides"] = ["model.drop_ratio=0.25"]
+    jobs = plan_jobs(read_table(write_table(content)), DEMO)
+    trained = []
+
+    def counted(config, resume):
+        trained.append(Path(config.train.output_dir).parent.name)
+        return train(config, resume=resume)
+
+    monkeypatch.setattr(running, "train", counted)
+    assert run_jobs(jobs) == {}
+    assert sorted(trained) == ["none", "other", "tuned"]
+    by_row = {job.row.id: job for job in jobs}
+    for name in ("none", "tuned"):
+        job, again = by_row[name], by_row[f"{name}_again"]
+        assert again.metrics() == job.metrics()
+        states = [read_checkpoint(each.folder / "last.pth")["model"] for each in (job, again)]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+        assert (again.folder / "config.yaml").read_text() != (
+            job.folder / "config.yaml"
+        ).read_text()
+    check_jobs(jobs)
+
+
 def test_two_processes_share_the_work(jobs, capsys):
     with claim(jobs[0].folder):
         run_jobs(jobs)
