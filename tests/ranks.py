@@ -14,10 +14,7 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
-# Imported here, once: else every fork would do so, for seconds.
-import lightning.fabric  # noqa: F401
 import torch
-import torch.utils.tensorboard
 
 
 class Ended(NamedTuple):
@@ -35,6 +32,9 @@ def run_ranks(world_size, function, *arguments, timeout=120.0, start_method="for
     ``timeout`` seconds, gets ``None``. "forkserver" forks from a new process instead of this one,
     for what does not outlive a fork, such as threads; all must pickle then.
     """
+    if start_method == "fork":  # imported once, here: else every fork would do so, for seconds
+        import lightning.fabric  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401
     context = multiprocessing.get_context(start_method)
     context.set_forkserver_preload([function.__module__])
     results = context.Queue()
