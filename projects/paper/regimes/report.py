@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import make_folder, whole_file
-from projects.figure import new_figure, save
+from projects.figure import DPI, save
 from projects.paper.regimes.plan import BASELINE, Plan
 from projects.paper.regimes.results import Finished, Results
 
@@ -23,7 +23,6 @@ METRICS |= {"test_ece": ("calibration error, points", 1)}
 COLOURS = {"dropout": "#D55E00", "dropkey": "#0072B2"}  # Okabe and Ito's
 LINES = {"linear_decreasing": "-", "constant": "--", "linear_increasing": ":"}
 SCHEDULES = {"linear_decreasing": "falling", "constant": "constant", "linear_increasing": "rising"}
-PANEL, GAP, LEGEND = 360, 70, 260  # pixels
 HEAD = "network, augmentation, steps, images a class"
 HEAD += ", method, ratio, schedule, seeds, train top-1 without, with, top-1 without"
 
@@ -171,7 +170,8 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
         panels[data, network, augmentation, steps].append(comparison)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(GAP + columns * (PANEL + GAP) + LEGEND, GAP + rows * (PANEL + GAP))
+    size = (2.0 + 3.4 * columns, 0.4 + 2.8 * rows)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     treatments = sorted({comparison.treatment for comparison in comparisons})
     for axes in grid.flat[len(panels) :]:
@@ -187,8 +187,9 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
         for axes in grid.flat
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.tight_layout(rect=(0, 0, 1 - LEGEND / figure.bbox.width, 1))
-    figure.legend(handles.values(), handles.keys(), loc="center right", fontsize=8, frameon=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", fontsize=8, frameon=False
+    )
     return figure
 
 
