@@ -3,7 +3,7 @@
 from dataclasses import astuple, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -98,6 +98,30 @@ class Grid(Struct, forbid_unknown_fields=True):
         return [Run(data, *regime, *treatment, seed) for seed, regime, treatment in wanted]
 
 
+class Claim(Struct, forbid_unknown_fields=True):
+    """What the paper says of two kinds of runs, to be held against ours, paired by all else.
+
+    Attributes:
+        text: the claim.
+        paper: whether the first kind has more of the metric than the second, or less.
+        metric: a column of the CSV.
+        of: what the first kind's columns hold, ``{method: dropkey}``; none: all runs.
+        than: the second kind's, of the same columns.
+        than_metric: the second kind's column; default: the same.
+    """
+
+    text: str
+    paper: Literal["more", "less"]
+    metric: str
+    of: dict[str, Any] = {}
+    than: dict[str, Any] = {}
+    than_metric: str = ""
+
+    def __post_init__(self) -> None:
+        if self.of.keys() != self.than.keys():
+            raise ValueError("of and than must name the same columns")
+
+
 class Plan(Struct, forbid_unknown_fields=True):
     """Which trainings to make.
 
@@ -109,6 +133,8 @@ class Plan(Struct, forbid_unknown_fields=True):
         augmentations: by name.
         methods: the ``drop_unit`` of ``build_model`` by name; ``none`` needs none.
         grids: what to train; what two of them have in common is trained once.
+        measures: what else to measure of each trained network, see ``measures.py``.
+        claims: to be held against the numbers in the report.
         path: of the YAML; set by whoever reads it.
     """
 
@@ -119,6 +145,8 @@ class Plan(Struct, forbid_unknown_fields=True):
     augmentations: dict[str, Augmentation]
     methods: dict[str, Any]
     grids: list[Grid]
+    measures: list[Literal["occlusion", "alignment", "entropy"]] = []
+    claims: list[Claim] = []
     path: Path = Path()
 
     def runs(self) -> list[Run]:

@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, TypeVar, get_type_hints
+from typing import IO, get_type_hints
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import writing
 from projects.paper.regimes.plan import Run
 from projects.paper.regimes.training import Outcome
 
-COLUMNS = [field.name for part in (Run, Outcome) for field in fields(part)]
-COLUMNS.insert(len(fields(Run)), "settings")
-T = TypeVar("T", Run, Outcome)
+RUN = [field.name for field in fields(Run)]
+OUTCOME = [field.name for field in fields(Outcome)][:-1]  # its measures follow
 APPENDING = 2**32  # the byte that whoever appends holds; runs have those before it
 
 
@@ -55,12 +54,11 @@ class Results:
             return {}
         text = self.path.read_text(encoding="utf-8")
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        if rows.fieldnames not in (None, COLUMNS):
-            raise UserError(f"{self.path} must have the columns {', '.join(COLUMNS)}")
+        columns = [*RUN, "settings", *OUTCOME]
+        if rows.fieldnames is not None and list(rows.fieldnames[: len(columns)]) != columns:
+            raise UserError(f"{self.path} must have the columns {', '.join(columns)}")
         try:
-            found = [
-                Finished(parse(Run, row), row["settings"], parse(Outcome, row)) for row in rows
-            ]
+            found = [parse(row) for row in rows]
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.path} has a row that cannot be read: {error}") from error
         return {finished.run: finished for finished in found}
@@ -88,7 +86,7 @@ class Results:
                 with self.path.open("a+b") as file:
                     whole = self.path.read_bytes().rfind(b"\n") + 1
                     file.truncate(whole)
-                    file.write(line(finished) if whole else header() + line(finished))
+                    file.write(line(finished) if whole else header(finished) + line(finished))
                     file.flush()
                     os.fsync(file.fileno())
             finally:
@@ -129,19 +127,24 @@ class Results:
             fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
 
 
-def header() -> bytes:
-    """The first line of the CSV."""
-    return (",".join(COLUMNS) + "\n").encode()
+def header(finished: Finished) -> bytes:
+    """The first line of the CSV, of rows with the same measures."""
+    return (",".join([*RUN, "settings", *OUTCOME, *finished.outcome.measures]) + "\n").encode()
 
 
 def line(finished: Finished) -> bytes:
     """A row of the CSV, its numbers with six digits."""
-    values = [*asdict(finished.run).values(), finished.settings]
-    values += [f"{value:.6g}" for value in asdict(finished.outcome).values()]
+    outcome = finished.outcome
+    numbers = [*(getattr(outcome, name) for name in OUTCOME), *outcome.measures.values()]
+    values = [*asdict(finished.run).values(), finished.settings, *(f"{x:.6g}" for x in numbers)]
     return (",".join(map(str, values)) + "\n").encode()
 
 
-def parse(kind: type[T], row: dict[str, str]) -> T:
-    """The part of a row that the fields of ``kind`` name."""
-    types = get_type_hints(kind)
-    return kind(**{name: convert(row[name]) for name, convert in types.items()})
+def parse(row: dict[str, str]) -> Finished:
+    """What a row of the CSV says; a ValueError or TypeError if it is none."""
+    types = get_type_hints(Run)
+    run = Run(**{name: types[name](row.pop(name)) for name in RUN})
+    settings = row.pop("settings")
+    outcome = {name: float(row.pop(name)) for name in OUTCOME}
+    measures = {name: float(value) for name, value in row.items()}
+    return Finished(run, settings, Outcome(**outcome, measures=measures))

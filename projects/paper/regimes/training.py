@@ -4,43 +4,32 @@ Everything drawn for the data (subset, order, shifts, flips) comes from a genera
 for one seed all methods start from the same weights and see the same pixels in the same order, and
 differ by their masks alone.
 
-Shapes: N images of S x S pixels, B of them in a batch, K classes.
+Shapes: N images of S x S pixels, B of them in a batch.
 """
 
 import hashlib
 import json
 import time
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from dropkey_core.engine.build import build_optimizer, instantiate
 from dropkey_core.engine.config import load_config
 from dropkey_core.engine.errors import UserError
 from projects.classification.classifier import ClassificationModel
+from projects.paper.regimes.judging import Images, judge, normalised
+from projects.paper.regimes.measures import MEASURES, Trial
 from projects.paper.regimes.plan import BASELINE, Augmentation, Plan, Run
 
-NUM_BINS = 15  # of the calibration error, as usual (arXiv 1706.04599)
-EVAL_BATCH = 250
+FINETUNING_RATE, FINETUNING_PART = 1e-5, 6  # the paper's 50 epochs are a sixth of 300
 MASK_STREAM = 2**32  # masks are seeded apart from weights
-
-
-class Images(NamedTuple):
-    """A split.
-
-    Attributes:
-        pixels: (N, 3, S, S) uint8.
-        labels: (N,) int64.
-    """
-
-    pixels: Tensor
-    labels: Tensor
 
 
 class Batches(NamedTuple):
@@ -70,6 +59,7 @@ class Outcome:
         test_loss: their mean cross entropy.
         test_ece: expected calibration error of the test images in percent.
         seconds: that the processor worked, evaluations included.
+        measures: what else the plan asks for, by column.
     """
 
     train_top1: float
@@ -78,6 +68,7 @@ class Outcome:
     test_loss: float
     test_ece: float
     seconds: float
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -97,7 +88,7 @@ class Trainer:
 
     def settings(self, run: Run) -> str:
         """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
-        config = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
+        config: Any = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
         sections = ("model", "optimizer", "lr_multiplier", "dataset")
         content = {
             "config": {name: config.get(name) for name in sections},
@@ -120,17 +111,30 @@ class Trainer:
         draws = torch.Generator().manual_seed(run.seed)
         train = draw_subset(self.split(run.network, "train"), run.per_class, draws)
         augmentation = self.plan.augmentations[run.augmentation]
-        batches = draw_batches(
-            len(train.labels), run.steps, self.plan.batch_size, augmentation, draws
-        )
+        config = self.configs[run.network]
+        schedule = instantiate(config.lr_multiplier, "lr_multiplier")
+
+        def fit(model: ClassificationModel, steps: int, factor: Callable[[float], float]) -> None:
+            size = len(train.labels), steps, self.plan.batch_size
+            batches = draw_batches(*size, augmentation, draws)
+            optimizer = build_optimizer(config.optimizer, model)
+            train_in_place(model, train, batches, augmentation.padding, optimizer, factor)
+
         torch.manual_seed(run.seed)
         model = self.build(run)
         torch.manual_seed(MASK_STREAM + run.seed)
-        self.fit(model, train, batches, augmentation.padding, self.configs[run.network])
-        train_top1, train_loss, _ = judge(model, train)
-        test_top1, test_loss, test_ece = judge(model, self.split(run.network, "test"))
+        fit(model, run.steps, schedule)
+        test = self.split(run.network, "test")
+        on_train, on_test = judge(model.network, train), judge(model.network, test)
+        steps, slow = run.steps // FINETUNING_PART, FINETUNING_RATE / config.optimizer.lr
+        drops_keys = self.plan.methods.get(run.method) == "key"
+        finetune = partial(fit, steps=max(1, steps), factor=lambda where: slow)
+        trial = Trial(model, test, finetune, run.seed, drops_keys)
+        measures: dict[str, float] = {}
+        for name in self.plan.measures:
+            measures |= MEASURES[name](trial)
         seconds = time.process_time() - started
-        return Outcome(train_top1, train_loss, test_top1, test_loss, test_ece, seconds)
+        return Outcome(on_train.top1, on_train.loss, *on_test, seconds, measures)
 
     def build(self, run: Run) -> ClassificationModel:
         """The network with its method; what it starts from is torch's generator's to say."""
@@ -142,36 +146,44 @@ class Trainer:
         )
         return model
 
-    def fit(
-        self,
-        model: ClassificationModel,
-        train: Images,
-        batches: Batches,
-        padding: int,
-        config: DictConfig,
-    ) -> None:
-        """Train in place, with the config's optimizer and schedule."""
-        optimizer = build_optimizer(config.optimizer, model)
-        multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
-        base_rates = [group["lr"] for group in optimizer.param_groups]
-        padded = normalised(F.pad(train.pixels, [padding] * 4))
-        side = train.pixels.shape[-1]
-        model.train()
-        num_steps = len(batches.rows)
-        for step, batch in enumerate(map(Batches._make, zip(*batches, strict=True))):
-            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * multiplier(step / num_steps)
-            losses = model.losses(augmented(padded, side, batch), train.labels[batch.rows])
-            optimizer.zero_grad()
-            sum(losses.values(), torch.zeros(())).backward()
-            optimizer.step()
-
     def _split(self, network: str, split: str) -> Images:
         section = self.configs[network].dataloader[split].dataset
         records = instantiate(section, f"dataloader.{split}.dataset")
         images = [records[index] for index in range(len(records))]
         pixels = torch.stack([record["image"] for record in images])
         return Images(pixels, torch.tensor([record["label"] for record in images]))
+
+
+def train_in_place(
+    model: ClassificationModel,
+    train: Images,
+    batches: Batches,
+    padding: int,
+    optimizer: torch.optim.Optimizer,
+    factor: Callable[[float], float],
+) -> None:
+    """Train a model on batches that are drawn already; it is in evaluation mode afterwards.
+
+    Args:
+        model: any.
+        train: what the batches are drawn from.
+        batches: of all steps.
+        padding: of the augmentation.
+        optimizer: of the model's parameters.
+        factor: part of the training that is done, in [0, 1) -> factor on the learning rates.
+    """
+    padded = normalised(F.pad(train.pixels, [padding] * 4))
+    side, num_steps = train.pixels.shape[-1], len(batches.rows)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    model.train()
+    for step, batch in enumerate(map(Batches._make, zip(*batches, strict=True))):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(step / num_steps)
+        losses = model.losses(augmented(padded, side, batch), train.labels[batch.rows])
+        optimizer.zero_grad()
+        sum(losses.values(), torch.zeros(())).backward()
+        optimizer.step()
+    model.eval()
 
 
 def draw_subset(images: Images, per_class: int, draws: torch.Generator) -> Images:
@@ -203,7 +215,7 @@ def draw_batches(
     order = torch.cat([torch.randperm(num_images, generator=draws) for _ in range(epochs)])
     shifts = torch.randint(2 * augmentation.padding + 1, (2, *shape), generator=draws)
     flipped = torch.rand(shape, generator=draws) < augmentation.flip_probability
-    return Batches(order[:num_rows].view(shape), *shifts, flipped)
+    return Batches(order[:num_rows].view(shape), shifts[0], shifts[1], flipped)
 
 
 def augmented(padded: Tensor, side: int, batch: Batches) -> Tensor:
@@ -222,40 +234,3 @@ def augmented(padded: Tensor, side: int, batch: Batches) -> Tensor:
     y = (batch.down[:, None] + places)[:, None, :, None]  # (B, 1, S, 1)
     x = (batch.right[:, None] + columns)[:, None, None, :]  # (B, 1, 1, S)
     return padded[batch.rows[:, None, None, None], torch.arange(3)[:, None, None], y, x]
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 -> float32, as ``ClassificationMapper`` does by default."""
-    mean, std = (
-        torch.tensor(values)[:, None, None]
-        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
-    return (pixels / 255 - mean) / std
-
-
-@torch.no_grad()
-def judge(model: ClassificationModel, images: Images) -> tuple[float, float, float]:
-    """Top-1 accuracy (%), mean cross entropy and calibration error (%), nothing dropped."""
-    model.eval()
-    pixels = normalised(images.pixels)
-    logits = torch.cat([model.network(part) for part in pixels.split(EVAL_BATCH)])  # (N, K)
-    right = logits.argmax(1) == images.labels
-    loss = F.cross_entropy(logits, images.labels).item()
-    return 100 * right.float().mean().item(), loss, calibration_error(logits, right)
-
-
-def calibration_error(logits: Tensor, right: Tensor) -> float:
-    """Expected calibration error (arXiv 1706.04599, equation 3) in percent.
-
-    Args:
-        logits: (N, K).
-        right: (N,) bool, True = the highest rated class is the true one.
-
-    Returns:
-        the mean over images of |accuracy - confidence| of the image's bin, 15 equal ones in (0, 1].
-    """
-    confidence = logits.double().softmax(1).amax(1)
-    bins = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
-    gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
-    gaps.index_add_(0, bins, right.double() - confidence)
-    return 100 * gaps.abs().sum().item() / len(right)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from dropkey_core.engine.errors import UserError
@@ -54,7 +54,7 @@ def is_done(trainer: Trains, run: Run, results: Results) -> bool:
 
 def shown(outcome: Outcome) -> str:
     """An outcome in one line for a terminal."""
-    return ", ".join(f"{name} {value:.6g}" for name, value in asdict(outcome).items())
+    return ", ".join(f"{name} {value:.6g}" for name, value in numbers_of(outcome).items())
 
 
 def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Sequence[str]) -> bool:
@@ -76,7 +76,7 @@ def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Seque
     same = True
     for run in meant:
         before, now = finished[run].outcome, trainer(run)
-        equal = numbers(before) == numbers(now)
+        equal = shown(replace(before, seconds=0.0)) == shown(replace(now, seconds=0.0))
         print(f"{run}\n  before: {shown(before)}\n  now:    {shown(now)}", flush=True)
         print("  the same" if equal else "  not the same", flush=True)
         same = same and equal
@@ -95,6 +95,8 @@ def progress(plan: Plan, results: Results) -> str:
     return "\n".join([*lines, f"{done.total()} of {planned.total()} runs are done"])
 
 
-def numbers(outcome: Outcome) -> list[str]:
-    """What of an outcome must be the same again, as it stands in the CSV."""
-    return [f"{value:.6g}" for name, value in asdict(outcome).items() if name != "seconds"]
+def numbers_of(outcome: Outcome) -> dict[str, float]:
+    """All numbers of an outcome by column."""
+    numbers = asdict(outcome)
+    measures = numbers.pop("measures")
+    return {**numbers, **measures}

@@ -4,7 +4,8 @@ import pytest
 
 from dropkey_core.engine import UserError
 from projects.paper.regimes import Results, write_report
-from projects.paper.regimes.report import compare, paired_difference
+from projects.paper.regimes.comparison import compare, judge_claim, paired_difference, verdict
+from projects.paper.regimes.plan import Claim
 
 
 def test_interval_of_equal_differences_is_that_number():
@@ -54,16 +55,53 @@ def test_other_regimes_are_not_mixed(rows):
     assert compare([*moved, *rows[2:]]) == []
 
 
+def claim(paper="more", **changes):
+    sides = {"of": {"method": "dropkey"}, "than": {"method": "dropout"}}
+    return Claim("keys beat weights", paper, "test_top1", **(sides | changes))
+
+
+@pytest.fixture
+def sides(run, finished):
+    """DropKey against dropout: two sizes of two seeds, and one of DropKey alone."""
+    cells = [(2, 0, 60.0, 50.0), (3, 0, 62.0, 60.0), (2, 1, 55.0, 50.0), (3, 1, 55.0, 54.0)]
+    rows = [finished(replace(run, per_class=4), 99.0)]
+    for per_class, seed, *tops in cells:
+        for method, top1 in zip(("dropkey", "dropout"), tops, strict=True):
+            cell = replace(run, per_class=per_class, seed=seed, method=method)
+            rows.append(finished(cell, top1))
+    return rows
+
+
+def test_claim_is_held_against_pairs_equal_in_all_else(sides):
+    """Seed 0: the mean of 10 and 2; seed 1: of 5 and 1."""
+    difference = judge_claim(claim(), sides)
+    assert (difference.mean, difference.low, difference.high) == (4.5, 3.0, 6.0)
+    assert difference.seeds == 2
+    assert verdict(claim(), difference) == "agrees"
+    assert verdict(claim("less"), difference) == "disagrees"
+    assert verdict(claim(), paired_difference([-1.0, 1.0])) == "cannot tell"
+    assert judge_claim(claim(of={"method": "absent"}), sides) is None
+
+
+def test_claim_about_two_columns_of_one_run(sides):
+    difference = judge_claim(claim(of={}, than={}, than_metric="test_ece"), sides[1:])
+    assert difference.mean == (60 + 50 + 62 + 60 + 55 + 50 + 55 + 54) / 8 - 12.5
+
+
 def test_writes_table_and_figure(plan, rows, tmp_path):
     results = Results(tmp_path / "toys.csv")
     with pytest.raises(UserError, match=r"no finished pair of runs in .*toys.csv"):
         write_report([plan], [results], tmp_path / "report")
     for row in rows:
         results.append(row)
+    sides = {"of": {"method": "dropkey", "ratio": 0.5, "schedule": "constant"}}
+    sides |= {"than": {"method": "none", "ratio": 0.0, "schedule": "-"}}
+    plan.claims.append(claim(**sides))
     for path in write_report([plan], [results], tmp_path / "report"):
         assert path.stat().st_size
     text = (tmp_path / "report/table.md").read_text()
     assert "5 runs, 1 x 3 = 3 comparisons. 1 intervals exclude 0" in text
     assert "| t2t | usual | 3 | 2 | dropkey | 0.5 | constant | 2 |" in text
     assert "| +2.0 [+1.0, +3.0] |" in text
+    assert "| keys beat weights | test_top1 | more | 2 | +2.00 [+1.00, +3.00] | agrees |" in text
     assert (tmp_path / "report/differences.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,128 @@
+"""Paired comparisons of finished runs: mean differences over seeds with bootstrap intervals."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from projects.paper.regimes.plan import BASELINE, Claim
+from projects.paper.regimes.results import Finished
+from projects.paper.regimes.worker import numbers_of
+
+NUM_RESAMPLES = 10_000
+METRICS = ("test_top1", "test_loss", "test_ece")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over seeds of a paired difference, treated minus untreated.
+
+    Attributes:
+        mean: over seeds.
+        low: lower end of its 95 % interval; nan of a single seed.
+        high: upper end.
+        seeds: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, digits: int) -> str:
+        """The mean and, in brackets, the interval."""
+        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method, ratio and schedule against nothing dropped, in one regime.
+
+    Attributes:
+        regime: data, network, images a class, augmentation, steps.
+        treatment: method, ratio, schedule.
+        seeds: how many have both.
+        without: means without dropping, by metric.
+        treated: means with it.
+        differences: by metric.
+    """
+
+    regime: tuple[Any, ...]
+    treatment: tuple[Any, ...]
+    seeds: int
+    without: dict[str, float]
+    treated: dict[str, float]
+    differences: dict[str, Difference]
+
+
+def paired_difference(differences: Sequence[float]) -> Difference:
+    """Mean of differences, one for each seed, with a percentile bootstrap interval over seeds.
+
+    The resamples are the same in every call.
+    """
+    values = np.asarray(differences)
+    if len(values) < 2:
+        return Difference(float(values.mean()), float("nan"), float("nan"), len(values))
+    rows = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
+    return Difference(float(values.mean()), float(low), float(high), len(values))
+
+
+def compare(rows: Iterable[Finished]) -> list[Comparison]:
+    """All comparisons that finished runs allow, regime by regime."""
+    cells: dict[Any, dict[int, Finished]] = defaultdict(dict)
+    for row in rows:
+        cells[row.run.regime, row.run.treatment][row.run.seed] = row
+    found = []
+    for (regime, treatment), treated in sorted(cells.items()):
+        without = cells.get((regime, (BASELINE, 0.0, "-")), {})
+        seeds = sorted(treated.keys() & without.keys())
+        if treatment[0] == BASELINE or not seeds:
+            continue
+        pairs = [[numbers_of(cell[s].outcome) for s in seeds] for cell in (without, treated)]
+        values = {
+            name: np.array([[numbers[name] for numbers in side] for side in pairs])
+            for name in (*METRICS, "train_top1")
+        }
+        before, after = ({name: float(v[i].mean()) for name, v in values.items()} for i in (0, 1))
+        differences = {
+            name: paired_difference(values[name][1] - values[name][0]) for name in METRICS
+        }
+        found.append(Comparison(regime, treatment, len(seeds), before, after, differences))
+    return found
+
+
+def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Difference | None:
+    """How much more the first kind of runs has than the second; None if no pair is finished.
+
+    Pairs are equal in all that the claim does not name. A seed counts once, with the mean of its
+    pairs.
+    """
+    sides: list[dict[Any, float]] = [{}, {}]
+    metrics = claim.metric, claim.than_metric or claim.metric
+    for row in rows:
+        run, numbers = asdict(row.run), numbers_of(row.outcome)
+        for side, wanted, metric in zip(sides, (claim.of, claim.than), metrics, strict=True):
+            if wanted.items() <= run.items() and metric in numbers:
+                rest = {name: value for name, value in run.items() if name not in wanted}
+                side[tuple(rest.items())] = numbers[metric]
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for key in sides[0].keys() & sides[1].keys():
+        if not np.isnan(difference := sides[0][key] - sides[1][key]):
+            by_seed[dict(key)["seed"]].append(difference)
+    means = [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)]
+    return paired_difference(means) if means else None
+
+
+def verdict(claim: Claim, difference: Difference) -> str:
+    """Whether ours agrees with the paper; it cannot tell if the interval holds 0."""
+    if not difference.excludes_zero:
+        return "cannot tell"
+    return "agrees" if (difference.mean > 0) == (claim.paper == "more") else "disagrees"
