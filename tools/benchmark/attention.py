@@ -3,6 +3,7 @@
 
 tools/benchmark/attention.py --threads 2
 tools/benchmark/attention.py --shapes detr vit --plot attention.svg
+tools/benchmark/attention.py --shapes detr --threads 2 --busy 2
 tools/benchmark/attention.py --device cuda --dtype bfloat16
 
 The floor is torch's fused attention without any dropping. Contenders get the same queries, keys and
@@ -10,7 +11,8 @@ values, laid out as a projection leaves them. A second group is whole modules, w
 and outputs as well, all with the same weights, asked for no attention weights (torch's default,
 need_weights=True, would be slower), and with a floor of their own.
 
-On a GPU FlexAttention takes part, whatever DROPKEY_BACKEND says.
+On a GPU FlexAttention takes part, whatever DROPKEY_BACKEND says. With --busy N the same is measured
+again while N processes spin on each core.
 
 Prints a Markdown table: times are medians, and "x floor" is the median of the ratios within a turn.
 Memory is what forward and backward need at their worst moment beyond their inputs; on a GPU all
@@ -34,8 +36,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from report import argument_parser, device, markdown_table, picture, run_benchmark, save
-from timing import CPU, MEBIBYTE, Measurement, Results, Step, measure
+from report import argument_parser, device, markdown_table, picture, positive, run_benchmark, save
+from timing import CPU, MEBIBYTE, Measurement, Results, Step, busy_cores, measure
 
 from dropkey_core.attention import MultiheadAttention, drop_key_attention
 from dropkey_core.attention.flex import flex_drop_key_attention
@@ -260,6 +262,10 @@ def run(arguments: argparse.Namespace) -> None:
     shapes = {name: SHAPES[name] for name in arguments.shapes}
     forward, training = benchmark_attention(shapes, arguments.repeats, like)
     print(table(forward, training))
+    if arguments.busy:
+        with busy_cores(arguments.busy) as count:
+            busy = table(*benchmark_attention(shapes, arguments.repeats, like))
+        print(f"\nThe same beside {count} spinning processes:\n\n{busy}")
     if arguments.plot:
         save(arguments.plot, plot(training))
 
@@ -275,6 +281,9 @@ def main(argv: list[str] | None = None) -> int:
         "--dtype",
         choices=DTYPES,
         help="default: float32, or bfloat16 on a GPU, whose flash attention knows no wider one",
+    )
+    parser.add_argument(
+        "--busy", type=positive, metavar="N", help="again beside N spinning processes per core"
     )
     parser.add_argument("--plot", type=picture, metavar="FILE", help="draw time and memory there")
     return run_benchmark(parser, run, argv)

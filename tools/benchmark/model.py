@@ -4,16 +4,19 @@
 tools/benchmark/model.py --config projects/detr/dropkey.yaml
 tools/benchmark/model.py --config projects/detr/dropkey.yaml --reference ../detr
 tools/benchmark/model.py --config projects/detr/dropkey.yaml --autocast bfloat16 --compile
+tools/benchmark/model.py --config projects/detr/dropkey.yaml --loader --reference ../detr
 
 Weights are random and the model has COCO's 91 classes, unless overrides say otherwise; images are
 noise. With --reference the official DETR of that checkout takes turns with ours, with the same
 weights and its own optimizer. --autocast adds both in that mixed precision, --compile ours as
-torch.compile makes it.
+torch.compile makes it. --loader measures the way from JPEG file to normalised training image
+instead, in this process alone, on the config's dataset.
 """
 
 import argparse
 import copy
 import os
+import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,14 +32,16 @@ from torch.amp import GradScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from official_detr import OfficialDetr, OfficialOptimizer
+from official_detr import OfficialDetr, OfficialOptimizer, official_preparation
 from report import argument_parser, device, positive, run_benchmark, speed_table
 from timing import CPU, Results, Step, measure
 
-from dropkey_core.engine import instantiate, load_config
+from dropkey_core.engine import UserError, instantiate, load_config
 from dropkey_core.engine.build import build_optimizer
+from projects.detr.build import build_model
 from projects.detr.detr import Detr
 
+OFFICIAL = "official DETR"
 # Neither a download nor a dataset is needed; what the user overrides comes later and wins.
 WITHOUT_DATA = ("model.num_classes=91", "model.pretrained_backbone=false")
 
@@ -55,7 +60,7 @@ def benchmark_models(arguments: argparse.Namespace) -> Results:
         models[f"{plain}, compiled"] = compiled, build_optimizer(config.optimizer, compiled)
     if arguments.reference:
         official = OfficialDetr(arguments.reference, like=ours).to(arguments.device)
-        models = {"official DETR": (official, OfficialOptimizer(official)), **models}
+        models = {OFFICIAL: (official, OfficialOptimizer(official)), **models}
     samples = random_samples(*arguments.batch, num_classes=ours.class_embed.out_features - 1)
     jobs: dict[str, dict[str, Step]] = {"training step": {}, "inference": {}}
     for dtype in [None, *arguments.autocast]:
@@ -70,6 +75,25 @@ def benchmark_models(arguments: argparse.Namespace) -> Results:
         job: measure(steps, len(samples), arguments.repeats, arguments.device)
         for job, steps in jobs.items()
     }
+
+
+def benchmark_loader(arguments: argparse.Namespace) -> Results:
+    """Measure the way from image files to normalised training images."""
+    config = load_config(arguments.config, [*WITHOUT_DATA, *arguments.overrides])
+    section = config.dataloader.train
+    records = instantiate(section.dataset, "dataloader.train.dataset")
+    records = [record for record in records if record["annotations"]][: arguments.images]
+    if not records:
+        raise UserError("dataloader.train.dataset holds no image with an object")
+    mapper = instantiate(section.mapper, "dataloader.train.mapper")
+    normaliser = build_model("resnet10", embed_dim=8, num_heads=1, pretrained_backbone=False)
+    preparations: dict[str, Callable[[dict[str, Any]], Any]] = {
+        Path(arguments.config).name: lambda record: normaliser.batch([mapper(record)])
+    }
+    if arguments.reference:
+        preparations = {OFFICIAL: official_preparation(arguments.reference), **preparations}
+    steps = {name: partial(load, prepare, records) for name, prepare in preparations.items()}
+    return {"loader": measure(steps, len(records), arguments.repeats)}
 
 
 def random_samples(
@@ -122,9 +146,18 @@ def detect(
         model(samples)
 
 
+def load(prepare: Callable[[dict[str, Any]], Any], records: Sequence[dict[str, Any]]) -> None:
+    """Prepare every record once, with the same random choices in every turn."""
+    torch.manual_seed(0)
+    random.seed(0)  # the official pipeline draws from Python's generator
+    for record in records:
+        prepare(record)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
-    print(speed_table(benchmark_models(arguments)))
+    benchmark = benchmark_loader if arguments.loader else benchmark_models
+    print(speed_table(benchmark(arguments)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
         help="images and their size in pixels; default: 2 480 640",
     )
     parser.add_argument("--device", type=device, default=CPU, metavar="cpu|cuda")
+    parser.add_argument("--loader", action="store_true", help="measure the loader instead")
+    parser.add_argument("--images", type=positive, default=64, metavar="N", help="for --loader")
     return run_benchmark(parser, run, argv)
 
 

@@ -18,7 +18,7 @@ from projects.detr.detr import Detr
 
 
 def import_from(checkout: str, module: str) -> ModuleType:
-    """Import one of the official modules: ``main``, ``models``, ``util.misc``."""
+    """Import one of the official modules: ``main``, ``models``, ``datasets.coco``, ..."""
     folder = Path(checkout).expanduser().absolute()
     if not (folder / "models/detr.py").is_file():
         raise UserError(f"{checkout} is no checkout of facebookresearch/detr: no models/detr.py")
@@ -94,3 +94,24 @@ def unpretrained_resnet50(pretrained: bool = False, **settings: Any) -> nn.Modul
     return torchvision.models.resnet.ResNet(
         torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], **settings
     )
+
+
+def official_preparation(checkout: str) -> Callable[[dict[str, Any]], Tensor]:
+    """The official path from a record (see ``load_coco``) to a normalised training image."""
+    from PIL import Image
+
+    transforms = import_from(checkout, "datasets.coco").make_coco_transforms("train")
+
+    def prepare(record: dict[str, Any]) -> Tensor:
+        image = Image.open(record["file_name"]).convert("RGB")
+        boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4).float()
+        boxes[:, 2:] += boxes[:, :2]
+        target = {
+            "boxes": boxes,
+            "labels": torch.tensor([a["category_id"] for a in record["annotations"]]),
+            "area": boxes[:, 2] * boxes[:, 3],
+            "iscrowd": torch.zeros(len(boxes)),
+        }
+        return transforms(image, target)[0]
+
+    return prepare

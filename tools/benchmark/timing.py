@@ -5,10 +5,14 @@ median of the ratios of neighbouring turns rather than by two separate times.
 """
 
 import ctypes
+import os
 import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,3 +116,17 @@ def resident(field_name: str) -> int:
     """Bytes that Linux tells of this process: ``VmRSS`` now, ``VmHWM`` at the peak."""
     (kibibytes,) = re.findall(rf"{field_name}:\s+(\d+)", Path("/proc/self/status").read_text())
     return 1024 * int(kibibytes)
+
+
+@contextmanager
+def busy_cores(per_core: int) -> Iterator[int]:
+    """Let ``per_core`` processes spin on each core meanwhile; yields how many there are."""
+    count = per_core * (os.cpu_count() or 1)
+    spin = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spin) for _ in range(count)]
+    try:
+        yield count
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -118,3 +118,12 @@ def test_plot_where_memory_is_not_known(tmp_path):
 def test_on_a_gpu_flex_takes_part():
     assert "DropKey, FlexAttention" in contenders(0.3, torch.device("cuda"))
     assert "DropKey, FlexAttention" not in contenders(0.3)
+
+
+def test_busy_beside_quiet(capsys, monkeypatch):
+    monkeypatch.setitem(benchmark.SHAPES, "vit", TINY)
+    monkeypatch.setattr("timing.os.cpu_count", lambda: 1)
+    assert benchmark.main(["--shapes", "vit", "--repeats", "1", "--busy", "1"]) == 0
+    quiet, busy = capsys.readouterr().out.split("\nThe same beside 1 spinning processes:\n\n")
+    assert quiet.splitlines()[:2] == busy.splitlines()[:2]
+    assert len(quiet.splitlines()) == len(busy.splitlines()) == 2 + 5 + 3

@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import pytest
@@ -56,3 +57,24 @@ def test_another_folder_is_one_line_and_exit_2(capsys):
     assert main(["--config", CONFIG, *SMALL, *TINY_BATCH, "--reference", "/nowhere"]) == 2
     said = "error: /nowhere is no checkout of facebookresearch/detr: no models/detr.py\n"
     assert capsys.readouterr().err == said
+
+
+def test_loader(tmp_path, capsys, monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((40, 60, 3), np.uint8))
+    document = {
+        "categories": [{"id": 1, "name": "ship"}],
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 20, 10]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    data = [
+        f"dataset.{part}.{key}={tmp_path / name}"
+        for part in ("train", "test")
+        for key, name in (("images", ""), ("annotations", "a.json"))
+    ]
+    sizes = ["dataloader.train.mapper.min_sizes=[64]"]
+    assert main(["--config", CONFIG, *data, *sizes, "--loader", "--repeats", "1"]) == 0
+    assert "| loader | dropkey.yaml |" in capsys.readouterr().out

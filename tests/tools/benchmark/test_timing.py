@@ -1,5 +1,8 @@
+import subprocess
+
+import pytest
 import torch
-from timing import CPU, Measurement, measure, peak_memory
+from timing import CPU, Measurement, busy_cores, measure, peak_memory
 
 
 def test_contenders_take_turns():
@@ -27,3 +30,20 @@ def test_memory_of_a_step():
     """A step that fills 64 MiB and frees them again; None where the system does not tell."""
     needed = peak_memory(lambda: torch.ones(16 * 2**20).sum(), CPU)
     assert needed is None or 60 * 2**20 < needed < 90 * 2**20
+
+
+def test_busy_processes_live_as_long_as_the_block(monkeypatch):
+    started = []
+
+    class Process(subprocess.Popen):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr("timing.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("timing.subprocess.Popen", Process)
+    with pytest.raises(ZeroDivisionError), busy_cores(2) as count:
+        assert count == len(started) == 4
+        assert all(process.poll() is None for process in started)
+        raise ZeroDivisionError
+    assert all(process.poll() is not None for process in started)
