@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dropkey_core.analysis.capture import captured_attention
 from dropkey_core.attention.modules import MultiheadAttention
 from dropkey_core.equip import apply_dropkey, check_dropkey, set_drop_ratio
+from dropkey_core.equip.equipped import original_name
 from dropkey_core.equip.recognition import LeftOut, find_attention
 
 MILLION_PARAMETERS = 100
@@ -161,9 +162,9 @@ def judge(driver: Driver) -> dict[str, Any]:
     plain, row["rest_is_random"] = _plain_training(driver)
     for name in filter(lambda name: name not in never, sites):
         site = model.get_submodule(name)
-        where = f"{name} ({_class(site)})"
+        where = f"{name} ({original_name(site)})"
         faults += [[*fault, where] for fault in _drive(driver, site, plain, row["rest_is_random"])]
-    row |= {"not_called": [f"{n} ({_class(model.get_submodule(n))})" for n in never]}
+    row |= {"not_called": [f"{n} ({original_name(model.get_submodule(n))})" for n in never]}
     row |= {"beside": beside, "faults": _grouped(faults)}
     return row | _verdict(row)
 
@@ -335,10 +336,6 @@ def _weights(observed: list[Tensor], free: list[Tensor], ratio: float) -> Iterat
 def _may_drop(free: list[Tensor]) -> bool:
     """Return whether any query has two keys to see."""
     return any(((w > 1e-6 * w.amax(-1, keepdim=True)).sum(-1) > 1).any() for w in free)
-
-
-def _class(module: nn.Module) -> str:
-    return getattr(module, "original_class", type(module)).__name__
 
 
 def _kind(error: Exception) -> str:

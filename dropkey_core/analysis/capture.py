@@ -1,13 +1,15 @@
-"""Capturing the attention weights of a model while it runs."""
+"""Capturing what attention does while a model runs: weights, and the shapes around it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.attention.observation import Observe
+from dropkey_core.attention.modules import Observe
 from dropkey_core.equip.apply import attention_that_drops
+from dropkey_core.equip.equipped import temporary_attributes
 
 
 @contextmanager
@@ -32,16 +34,11 @@ def captured_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     modules = attention_that_drops(model)
     collected: dict[str, list[Tensor]] = {name: [] for name in modules}
-    outer = {name: vars(module).get("observe") for name, module in modules.items()}
-    for name, module in modules.items():
-        module.observe = _observer(collected[name], outer[name])  # type: ignore[assignment]
-    try:
-        yield collected
-    finally:
+    with ExitStack() as stack:
         for name, module in modules.items():
-            del module.observe
-            if outer[name] is not None:
-                module.observe = outer[name]  # type: ignore[assignment]
+            observe = _observer(collected[name], vars(module).get("observe"))
+            stack.enter_context(temporary_attributes(module, {"observe": observe}))
+        yield collected
 
 
 def _observer(collected: list[Tensor], outer: Observe | None) -> Observe:
@@ -64,3 +61,32 @@ def captured_shape(module: nn.Module) -> Iterator[list[torch.Size]]:
         yield collected
     finally:
         hook.remove()
+
+
+@contextmanager
+def captured_dimensions(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Collect the number of axes of what each attention that drops keys gets.
+
+    Yields:
+        name of the attention -> 3 for a sequence, 4 for a grid; those that were not called are
+        missing
+    """
+    dimensions: dict[str, int] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            tensors = [x for x in (*inputs, *named.values()) if isinstance(x, Tensor)]
+            if tensors:
+                dimensions[name] = tensors[0].ndim
+
+        return hook
+
+    hooks = [
+        module.register_forward_pre_hook(hook_of(name), with_kwargs=True)
+        for name, module in attention_that_drops(model).items()
+    ]
+    try:
+        yield dimensions
+    finally:
+        for hook in hooks:
+            hook.remove()

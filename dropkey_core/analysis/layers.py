@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.analysis.capture import captured_attention
-from dropkey_core.variants.tokens import captured_dimensions, num_prefix_tokens
+from dropkey_core.analysis.capture import captured_attention, captured_dimensions
+from dropkey_core.variants.blocks import num_prefix_tokens
 
 QUERIES = ("class", "all")
 

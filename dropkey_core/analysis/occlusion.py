@@ -8,13 +8,17 @@ Shapes: B images, N tokens, P of them prefix tokens, C channels.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropkey_core.equip.apply import attention_that_drops
+from dropkey_core.equip.depth import block_around
+from dropkey_core.variants.blocks import num_prefix_tokens
 from dropkey_core.variants.token_pooling import TokenPooling
-from dropkey_core.variants.tokens import replaced_first_tokens
 
 
 class PatchOrder:
@@ -53,7 +57,6 @@ def occluded_forward(model: nn.Module, batch: Any, ratio: float, order: PatchOrd
     """
     if not ratio:
         return model(batch)
-
     pools = any(isinstance(module, TokenPooling) for module in model.modules())
 
     def replace(tokens: Tensor, prefix: int) -> Tensor:
@@ -65,9 +68,54 @@ def occluded_forward(model: nn.Module, batch: Any, ratio: float, order: PatchOrd
         empty = with_empty_patches(patches, ratio, order_of_patches)
         return torch.cat([tokens[:, :prefix], empty], dim=1)
 
-    with replaced_first_tokens(model, replace) as arm:
-        arm()
+    with _replaced_first_tokens(model, replace):
         return model(batch)
+
+
+@contextmanager
+def _replaced_first_tokens(
+    model: nn.Module, replace: Callable[[Tensor, int], Tensor]
+) -> Iterator[None]:
+    """Replace the tokens that the first block to be called gets.
+
+    A block is the element of the innermost container (``ModuleList``, ``Sequential``) around an
+    attention that drops keys.
+
+    Args:
+        model: any module with equipped attention in blocks.
+        replace: (tokens, P) -> tokens, for a sequence (B, N, C) or a grid (B, h, w, C), whose P
+            is 0.
+
+    Raises:
+        ValueError: nothing drops keys, or not in blocks.
+    """
+    names = dict.fromkeys(block_around(model, name) for name in attention_that_drops(model))
+    blocks = [name for name in names if name is not None]
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no blocks: its attention is in no ModuleList or Sequential"
+        )
+    # A model may hold an averaged copy of itself: only the blocks that are called count.
+    called: list[str] = []
+
+    def hook_of(name: str) -> Callable[..., Any]:
+        prefix = num_prefix_tokens(model, name)
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            called.append(name)
+            if len(called) > 1:
+                return None
+            tokens, *rest = inputs
+            return replace(tokens, prefix if tokens.ndim == 3 else 0), *rest
+
+        return hook
+
+    hooks = [model.get_submodule(b).register_forward_pre_hook(hook_of(b)) for b in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def without_patches(tokens: Tensor, prefix: int, ratio: float, order: Tensor) -> Tensor:

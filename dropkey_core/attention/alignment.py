@@ -175,9 +175,10 @@ class MonteCarlo(Alignment):
         """Draw masks, see ``Alignment.average``."""
         total = torch.zeros_like(rows)
         at_once = _CPU_DRAW if rows.device.type == "cpu" else _GPU_DRAW
-        for draws in _portions(self.samples, max(1, at_once // rows.numel())):
+        most = max(1, at_once // rows.numel())
+        for done in range(0, self.samples, most):
             kept = random_key_mask(
-                (draws, 1, *rows.shape),
+                (min(most, self.samples - done), 1, *rows.shape),
                 drop_ratio,
                 draw_seed(),
                 dtype=rows.dtype,
@@ -203,11 +204,6 @@ def _as_rows(logits: Tensor) -> Tensor:
     """(..., N) to (R, N), in float32 unless that is less."""
     rows = logits.reshape(logits.shape[:-1].numel(), logits.shape[-1]).contiguous()
     return rows if logits.dtype == torch.float64 else rows.float()
-
-
-def _portions(count: int, most: int) -> list[int]:
-    """Split ``count`` into numbers of at most ``most``."""
-    return [min(most, count - done) for done in range(0, count, most)]
 
 
 def _check_at_least_1(name: str, number: int) -> None:

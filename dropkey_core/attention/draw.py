@@ -16,7 +16,7 @@ Shapes: Lq, Lk = queries, keys; "..." = the axes before, such as batch and heads
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -87,20 +87,16 @@ class KeyDraw:
             drops_below=drops_below,
         )
 
-    def __getitem__(self, queries: tuple[slice, ...]) -> "KeyDraw":
-        """Return the draw for some of the queries, given by slices of the axes before Lk."""
+    def part(self, queries: tuple[slice, ...], num_keys: int) -> "KeyDraw":
+        """Return the draw for some queries, by slices of the axes before Lk, and the first keys."""
         return KeyDraw(
             self.factors[queries],
             self.offsets[queries],
-            self.columns,
+            self.columns[: -(-num_keys // 4)],
             self.thresholds[queries],
-            self.num_keys,
+            num_keys,
             self.drops_below,
         )
-
-    def first_keys(self, num_keys: int) -> "KeyDraw":
-        """Return the draw for that many of the keys only."""
-        return replace(self, columns=self.columns[: -(-num_keys // 4)], num_keys=num_keys)
 
     def mask(self, dtype: torch.dtype, scratch: "Scratch | None" = None) -> Tensor:
         """Make the additive mask (..., Lq, Lk): -inf where a key is dropped, else 0.

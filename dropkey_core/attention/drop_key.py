@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dropkey_core.attention.functional import check_logits
 from dropkey_core.attention.masks import RESCUING_SHIFT, draw_seed
-from dropkey_core.attention.patterns import MaskDraw, Pattern
-from dropkey_core.attention.places import BeforeSoftmax, Unit, find_unit
+from dropkey_core.attention.patterns import Pattern
+from dropkey_core.attention.places import BeforeSoftmax, find_place
 from dropkey_core.attention.schedule import check_drop_ratio
 
 
@@ -71,11 +71,10 @@ class DropKey(nn.Module):
         check_logits(logits)
         if not self.training or self.drop_ratio == 0.0:
             return logits
-        seed = draw_seed(logits.device)
-        draw = MaskDraw(tuple(logits.shape), self.drop_ratio, seed, logits.device)
-        # With the logits as a mask, queries that would lose every key they have are found here.
-        mask = find_place(self.unit).mask(draw, logits.dtype, allowed=logits.detach())
-        return torch.where(mask == -torch.inf, logits - RESCUING_SHIFT, logits)
+        place, seed = find_place(self.unit), draw_seed(logits.device)
+        # It sees the logits, and so the queries that would lose every key they have.
+        masked = place.mask_logits(logits.detach(), self.drop_ratio, seed)
+        return torch.where(masked == -torch.inf, logits - RESCUING_SHIFT, logits)
 
     def extra_repr(self) -> str:
         """Return what the module's ``repr`` says of its settings."""
@@ -96,18 +95,3 @@ def refuse_script(module: nn.Module) -> NoReturn:
         f"{type(module).__name__} cannot be scripted: use torch.export.export or, in evaluation, "
         "torch.jit.trace"
     )
-
-
-def find_place(unit: str | Pattern | Unit) -> BeforeSoftmax:
-    """Return the unit as an object.
-
-    Raises:
-        ValueError: it acts after the softmax, or is unknown.
-    """
-    place = find_unit(unit)
-    if not isinstance(place, BeforeSoftmax):
-        raise ValueError(
-            'unit must act before the softmax, as "key", Block(size=2) or Key(keep_self=True) do; '
-            f"got {unit!r}, for which there are drop_key_attention and drop_key_softmax"
-        )
-    return place

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from dropkey_core.attention.masks import NEGLIGIBLE, RESCUING_SHIFT, check_mask_type
+from dropkey_core.attention.masks import RESCUING_SHIFT, check_mask_type, may_lose_all
 from dropkey_core.attention.patterns import SINGLE_KEYS, Key, MaskDraw
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def flex_drop_key_attention(
 
     Args:
         query: (B, H, Lq, D), float32, float16 or bfloat16.
-        key: (B, H, Lk, D), or with a divisor of H as in ``flex_fits``.
-        value: (B, H, Lk, Dv), likewise.
+        key: (B, H, Lk, D); or with fewer heads, a divisor of H, of which each serves as many
+            successive heads of ``query``.
+        value: (B, H, Lk, Dv), with as many heads as ``key``.
         drop_ratio: probability in [0, 1) that a query loses a key.
         seed: 64 bits, on which alone the draw depends, see ``masks.draw_seed``; None in compiled
             code, as there.
@@ -148,7 +149,7 @@ def flex_drop_key_attention(
         may_be_bare=seed is None
         or bool(masks)
         or diagonal is not None
-        or _may_be_bare(shape, drop_ratio),
+        or may_lose_all(shape, drop_ratio, None),
         scale=torch.full((), scale, dtype=torch.float32, device=query.device),
     )
     if seed is None:  # then this is a part of the caller's graph
@@ -178,13 +179,7 @@ def flex_fits(
     float32, float16 and bfloat16; at least 128 queries and 512 keys; heads of width 16 to 256;
     masks that are not learned. Looks at no values, so nobody waits for the device.
 
-    Args:
-        query: (B, H, Lq, D).
-        key: (B, H, Lk, D), or with fewer heads, a divisor of H, of which each serves as many
-            successive heads of ``query``.
-        value: (B, H, Lk, Dv), with as many heads as ``key``.
-        attn_mask: as for ``flex_drop_key_attention``.
-        key_padding_mask: likewise.
+    Arguments are those of ``flex_drop_key_attention``.
     """
     masks = [mask for mask in (attn_mask, key_padding_mask) if mask is not None]
     return (
@@ -341,11 +336,6 @@ def _number(number: int | None, device: torch.device) -> Tensor | None:
 
 def _threshold(drop_ratio: float) -> int:
     return min(round(drop_ratio * 2**32), 2**32 - 1) - 2**31
-
-
-def _may_be_bare(shape: tuple[int, ...], drop_ratio: float) -> bool:
-    """Tell whether a query that loses all its keys is to be expected, see ``random_key_mask``."""
-    return math.prod(shape[:-1]) * drop_ratio ** shape[-1] > NEGLIGIBLE
 
 
 def _key_hash(shape: tuple[int, ...], seed_and_threshold: Tensor) -> KeyHash:

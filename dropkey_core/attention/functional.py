@@ -8,20 +8,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dropkey_core.attention.causal import add_causal, split_causal
 from dropkey_core.attention.flex import (
     HashedKey,
     TooManyKernels,
     flex_drop_key_attention,
     flex_fits,
 )
-from dropkey_core.attention.masks import additive_mask, draw_seed
+from dropkey_core.attention.masks import add_causal, additive_mask, draw_seed, split_causal
 from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 from dropkey_core.attention.places import DROPOUT, BeforeSoftmax, Unit, find_unit
 from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
@@ -202,7 +201,7 @@ def drop_key_softmax(
             _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
         )
     if isinstance(unit, BeforeSoftmax):
-        return _softmax_over_kept_keys(logits, drop_ratio, unit, draw_seed(logits.device))
+        return _softmax(unit.mask_logits(logits, drop_ratio, draw_seed(logits.device)))
     return unit.drop(_softmax(logits), drop_ratio)
 
 
@@ -282,41 +281,23 @@ def _attend_to_kept_keys(
     masks = {"attn_mask": inputs.attn_mask, "key_padding_mask": inputs.key_padding_mask}
     seed = draw_seed(query.device)
     single = unit.pattern if type(unit.pattern) is Key and not unit.pattern.shared_over else None
-    if single is not None and _may_flex(seed) and flex_fits(query, key, value, **masks):
+    rest: dict[str, Any] = {"pattern": single, "diagonal": inputs.diagonal, "scale": inputs.scale}
+    has_draw = seed is not None or torch.compiler.is_compiling()
+    if single is not None and has_draw and flex_fits(query, key, value, **masks):
         if not need_weights:
             try:
-                return flex_drop_key_attention(
-                    query,
-                    key,
-                    value,
-                    drop_ratio,
-                    seed,
-                    pattern=single,
-                    diagonal=inputs.diagonal,
-                    scale=inputs.scale,
-                    **masks,
-                )
+                return flex_drop_key_attention(query, key, value, drop_ratio, seed, **masks, **rest)
             except TooManyKernels:
                 _warn_of_dense_masks()
         unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, by whichever way
         single = None
     if need_weights:
         return inputs.attend_explicitly(
-            partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
+            lambda logits: _softmax(unit.mask_logits(logits, drop_ratio, seed))
         )
     allowed = inputs.mask()
     if single is not None and seed is not None and recomputing_pays(query, key, value, allowed):
-        return recomputed_attention(
-            query,
-            key,
-            value,
-            drop_ratio,
-            seed,
-            pattern=single,
-            allowed=allowed,
-            diagonal=inputs.diagonal,
-            scale=inputs.scale,
-        )
+        return recomputed_attention(query, key, value, drop_ratio, seed, allowed=allowed, **rest)
     draw = MaskDraw(inputs.shape, drop_ratio, seed, query.device)
     return inputs.attend_under(unit.mask(draw, query.dtype, inputs.with_diagonal(allowed)))
 
@@ -329,17 +310,6 @@ def _warn_of_dense_masks() -> None:
         "torch._dynamo.config.recompile_limit = 64 allows more",
         stacklevel=4,
     )
-
-
-def _may_flex(seed: int | None) -> bool:
-    return seed is not None or torch.compiler.is_compiling()
-
-
-def _softmax_over_kept_keys(
-    logits: Tensor, drop_ratio: float, unit: BeforeSoftmax, seed: int | None
-) -> Tensor:
-    draw = MaskDraw(tuple(logits.shape), drop_ratio, seed, logits.device)
-    return _softmax(unit.mask(draw, logits.dtype, allowed=logits))
 
 
 def _per_group(x: Tensor, y: Tensor) -> Tensor:

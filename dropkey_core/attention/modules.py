@@ -1,8 +1,12 @@
 """Multi-head attention with DropKey, a drop-in for ``torch.nn.MultiheadAttention``.
 
+Two callbacks may stand between its weights and values, ``Reweigh`` and ``Observe``. With either,
+attention is computed explicitly, at several times the time and memory of the fused path.
+
 Shapes: B = batch, L = tokens (Lq queries, Lk keys), E = embed_dim, H = num_heads, D = E / H.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -13,10 +17,16 @@ from torch import Tensor, nn
 from dropkey_core.attention.drop_key import refuse_script
 from dropkey_core.attention.functional import Inference, drop_key_attention
 from dropkey_core.attention.masks import additive_mask
-from dropkey_core.attention.observation import Observe, Reweigh
 from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import Unit, find_unit
 from dropkey_core.attention.schedule import check_drop_ratio
+
+# Weights (..., Lq, Lk) after softmax and dropping -> those that average the values, as the head
+# mixing of Re-attention. A module is part of the model: its parameters are trained and saved.
+Reweigh = Callable[[Tensor], Tensor]
+# Shown the weights (..., Lq, Lk) that average the values, for analysis and for losses on attention.
+# Set for a while only, by ``captured_attention`` of ``dropkey_core.analysis``.
+Observe = Callable[[Tensor], None]
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -51,8 +61,8 @@ class MultiheadAttention(nn.MultiheadAttention):
             ``drop_key_attention``. An attribute, too.
 
     Attributes:
-        reweigh: makes the weights that average the values of those after softmax and dropping, see
-            ``observation``. None: nothing does.
+        reweigh: makes the weights that average the values of those after softmax and dropping.
+            None: nothing does.
         observe: shown the weights that average the values.
 
     Raises:

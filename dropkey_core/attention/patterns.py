@@ -1,7 +1,6 @@
-"""What falls together when attention drops keys: single keys, windows, blocks, crosses.
+"""Dropout patterns: which keys of a query fall together, single ones, windows, blocks or crosses.
 
-A pattern says which keys of a query fall in one draw. Where that acts, before or after the softmax,
-is a choice of its own: see ``places.py``.
+Where a pattern acts, before or after the softmax, is a choice of its own: see ``places.py``.
 
 Blocks and crosses (arXiv 2208.02646, section 3.2) lie on the patch grid: the keys of an image are
 its patches, row by row. Prefix tokens, such as a class token, have no place in that grid: they come

@@ -1,4 +1,4 @@
-"""Where dropping acts: before the softmax (DropKey), after it (dropout), or re-normalised.
+"""Where dropout acts: before the softmax (DropKey), after it (dropout), or re-normalised.
 
 A place holds a pattern (``patterns.py``), so that each pattern can act at each place:
 
@@ -55,22 +55,25 @@ class BeforeSoftmax:
             draw's shape
         """
         shape = self.pattern.shared_shape(draw.shape)
-        draw = MaskDraw(
-            shape, draw.drop_ratio, draw.seed, draw.device
-        )  # torch 2.7 traces no _replace
         if type(self.pattern) is Key:  # whose random bits become the mask without a detour
-            shape, drop_ratio, seed, device = draw
             return random_key_mask(
                 shape,
-                drop_ratio,
-                seed,
+                draw.drop_ratio,
+                draw.seed,
                 dtype=dtype,
-                device=device,
+                device=draw.device,
                 allowed=allowed,
                 spare=partial(self.pattern.spare, size=shape),
             )
+        # torch 2.7 traces no _replace
+        draw = MaskDraw(shape, draw.drop_ratio, draw.seed, draw.device)
         mask = minus_inf_where(self.pattern.dropped(draw), dtype)
         return restrict(mask, allowed, may_be_bare=True)
+
+    def mask_logits(self, logits: Tensor, drop_ratio: float, seed: int | None) -> Tensor:
+        """Return logits (..., Lq, Lk) with -inf where a key is dropped, see ``mask``."""
+        draw = MaskDraw(tuple(logits.shape), drop_ratio, seed, logits.device)
+        return self.mask(draw, logits.dtype, allowed=logits)
 
 
 @dataclass(frozen=True)
@@ -157,3 +160,18 @@ def find_unit(unit: str | Pattern | Unit) -> Unit:
             f"with a pattern such as AfterSoftmax(Block(size=2)); got {unit!r}"
         )
     return UNITS[unit]
+
+
+def find_place(unit: str | Pattern | Unit) -> BeforeSoftmax:
+    """Return the unit as ``find_unit`` does, if it acts before the softmax.
+
+    Raises:
+        ValueError: it acts after it, or is unknown.
+    """
+    place = find_unit(unit)
+    if not isinstance(place, BeforeSoftmax):
+        raise ValueError(
+            'unit must act before the softmax, as "key", Block(size=2) or Key(keep_self=True) do; '
+            f"got {unit!r}, for which there are drop_key_attention and drop_key_softmax"
+        )
+    return place

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from dropkey_core.attention.causal import hidden_keys
 from dropkey_core.attention.draw import KeyDraw, Scratch
-from dropkey_core.attention.masks import may_lose_all, restrict
+from dropkey_core.attention.masks import hidden_keys, may_lose_all, restrict
 from dropkey_core.attention.patterns import SINGLE_KEYS, Key
 
 # Up to this number of entries, 32 MiB of float32, a mask that is kept is faster, by a tenth of the
@@ -39,12 +38,7 @@ def recomputing_pays(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor 
     """Tell whether ``recomputed_attention`` can take these inputs, and is worth it.
 
     That is on a CPU, for masks of more than ``SMALL_SIZE`` entries, unless ``allowed`` is learned.
-
-    Args:
-        query: (B, H, Lq, D).
-        key: (B, H, Lk, D), or with a divisor of H, as in ``recomputed_attention``.
-        value: (B, H, Lk, Dv), likewise.
-        allowed: as for ``recomputed_attention``.
+    Arguments are those of ``recomputed_attention``.
     """
     return (
         query.device.type == "cpu"
@@ -83,8 +77,8 @@ def recomputed_attention(
         pattern: which keys are never dropped.
         allowed: additive mask of the type of ``query`` that broadcasts to (B, H, Lq, Lk) and needs
             no gradient: the keys a query may attend to at all. None: every key.
-        diagonal: query i may attend to the keys 0 ... i + diagonal only, see ``causal``. Later keys
-            cost neither memory nor time. None: to all.
+        diagonal: query i may attend to the keys 0 ... i + diagonal only. Later keys cost neither
+            memory nor time. None: to all.
         scale: factor on the dot products; default 1 / sqrt(D).
 
     Returns:
@@ -239,7 +233,7 @@ class _RemadeMask:
                 "needs it again; change a clone of it"
             )
         rows, num_keys = where[2], self.num_seen(where[2])
-        draw = self.draw[where].first_keys(num_keys)
+        draw = self.draw.part(where, num_keys)
         mask = draw.mask(self.dtype, self.scratch[threading.get_ident()])
         self.pattern.spare(mask, self.shape, rows.start)
         allowed = None if self.allowed is None else self.allowed[where][..., :num_keys]

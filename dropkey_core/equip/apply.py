@@ -1,4 +1,4 @@
-"""Equipping a model that exists with DropKey in one line, and undoing it.
+"""``apply_dropkey``: equip the attention of an existing model in one line, and undo it.
 
 The ratio is spread over the layers of each stack by the schedule; ``depth`` says what a stack and a
 layer are. ``recognition`` says which modules are attention.
@@ -22,10 +22,10 @@ from dropkey_core.attention.schedule import (
 )
 from dropkey_core.equip.depth import first_calls, is_inside, layers_of_stacks
 from dropkey_core.equip.equipped import (
-    EquippedAttention,
     check_unit,
     drops_keys,
     equip,
+    original_name,
     settings_of,
     unequip,
 )
@@ -114,10 +114,8 @@ def apply_dropkey(
     places = _places(model, chosen, example_inputs)
     sites = _spread(model, chosen, places, drop_ratio, schedule)
     for site in sites:
-        module = chosen[site.name]
-        stay = {name: getattr(module, name, None) for name in ("inference", "reweigh")}
-        equip(module, site.drop_ratio, unit, **stay)
-        _set_place(module, places.get(site.name))
+        equip(chosen[site.name], site.drop_ratio, unit)
+        _set_place(chosen[site.name], places.get(site.name))
     watch_first_forward(model, {site.name: site.stack for site in sites})
     _warn_of(
         [x for x in lookalikes if select is None or select(x.name, model.get_submodule(x.name))]
@@ -312,12 +310,6 @@ def _ratios(
     except ValueError as error:
         raise ValueError(f"{error}" + (f" (stack {stack})" if stack else "")) from None
     return [[ratio] * len(layer) for layer, ratio in zip(layers, spread, strict=True)]
-
-
-def original_name(module: nn.Module) -> str:
-    """Return the name of the class that a module had before it was equipped."""
-    cls = module.original_class if isinstance(module, EquippedAttention) else type(module)
-    return cls.__name__
 
 
 def _warn_of(lookalikes: list[LeftOut]) -> None:

@@ -1,4 +1,4 @@
-"""Following axes: does a softmax run over keys or over channels?
+"""Axis tracking: does a softmax run over keys or over channels?
 
 Attention over keys averages tokens. A gate over heads, a router over experts and channel attention
 take a softmax as well, over what a layer has made of each token: *channels*. Which is which follows
@@ -11,8 +11,8 @@ can only lose channels.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,29 @@ class ChannelAxes:
         rule = _RULES.get(_name_of(function), _carry)
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, Tensor) and tensor.dim() > 0:
-                axes = rule(self, tensor, function, args, kwargs)
+                axes = rule(self, _Call(function, args, kwargs, tensor))
                 if axes is not None:
                     self._known[tensor] = axes
+
+
+class _Call(NamedTuple):
+    """A call to torch, and one of the tensors that it returned."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    result: Tensor
+
+    @property
+    def first(self) -> Any:
+        """The first argument."""
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))
+
+    def tensors(self) -> list[Tensor]:
+        """Return the arguments that are tensors, or in tuples and lists."""
+        given = (*self.args, *self.kwargs.values())
+        flat = (x for arg in given for x in (arg if isinstance(arg, tuple | list) else [arg]))
+        return [x for x in flat if isinstance(x, Tensor)]
 
 
 def runs_over(channels: Axes | None, shape: Sequence[int], dim: int | None) -> str:
@@ -88,17 +108,6 @@ def _name_of(function: Callable[..., Any]) -> str:
     return function.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
 
 
-def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    for arg in (*args, *kwargs.values()):
-        for x in arg if isinstance(arg, tuple | list) else [arg]:
-            if isinstance(x, Tensor):
-                yield x
-
-
-def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()))
-
-
 def _shared(known: ChannelAxes, result: Tensor, tensors: Sequence[Tensor]) -> Axes | None:
     """Return the axes, counted from the last, that are channels of all tensors known to have them.
 
@@ -114,49 +123,41 @@ def _shared(known: ChannelAxes, result: Tensor, tensors: Sequence[Tensor]) -> Ax
     return frozenset(place for place, yes in votes.items() if yes) if operands else None
 
 
-def _carry(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _carry(known: ChannelAxes, call: _Call) -> Axes | None:
     """Axes stay where they are: elementwise functions, slices, joins along an axis, dropout."""
-    tensors = list(_tensors(args, kwargs))
-    if max((x.dim() for x in tensors), default=0) != result.dim():
+    tensors = call.tensors()
+    if max((x.dim() for x in tensors), default=0) != call.result.dim():
         return None
-    return _shared(known, result, tensors)
+    return _shared(known, call.result, tensors)
 
 
-def _layer(known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any) -> Axes:
+def _layer(known: ChannelAxes, call: _Call) -> Axes:
     """A layer makes channels of the last axis."""
-    kept = _shared(known, result, [_first(args, kwargs)]) or frozenset()
-    return kept | {result.dim() - 1}
+    kept = _shared(known, call.result, [call.first]) or frozenset()
+    return kept | {call.result.dim() - 1}
 
 
-def _convolution(known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any) -> Axes:
-    spatial = int(_name_of(function)[-2])  # conv2d, conv_transpose1d ...
-    return frozenset({result.dim() - 1 - spatial})
+def _convolution(known: ChannelAxes, call: _Call) -> Axes:
+    spatial = int(_name_of(call.function)[-2])  # conv2d, conv_transpose1d ...
+    return frozenset({call.result.dim() - 1 - spatial})
 
 
-def _permute(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _permute(known: ChannelAxes, call: _Call) -> Axes | None:
     """See where each axis goes by sending a tensor with axes of different lengths through."""
-    x = _first(args, kwargs)
-    channels = known.of(x)
+    channels = known.of(call.first)
     if channels is None:
         return None
-    marked = torch.empty(*range(2, 2 + x.dim()), device="meta")
-    moved = function(marked, *args[1:], **(kwargs if args else {}))
+    marked = torch.empty(*range(2, 2 + call.first.dim()), device="meta")
+    moved = call.function(marked, *call.args[1:], **(call.kwargs if call.args else {}))
     return frozenset(i for i, length in enumerate(moved.shape) if length - 2 in channels)
 
 
-def _regroup(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _regroup(known: ChannelAxes, call: _Call) -> Axes | None:
     """Split and merge axes: a new axis is made of channels if all that went into it is."""
-    x = _first(args, kwargs)
-    channels = known.of(x)
-    if channels is None or x.numel() != result.numel():
+    channels = known.of(call.first)
+    if channels is None or call.first.numel() != call.result.numel():
         return None
-    old, new = _strides(x.shape), _strides(result.shape)
+    old, new = _strides(call.first.shape), _strides(call.result.shape)
     return frozenset(
         place
         for place, (low, high) in enumerate(new)
@@ -176,11 +177,9 @@ def _strides(shape: Sequence[int]) -> list[tuple[int, int]]:
     return ends[::-1]
 
 
-def _index(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _index(known: ChannelAxes, call: _Call) -> Axes | None:
     """Index by numbers and slices; nothing is known of other ways."""
-    x, index = args
+    x, index = call.args
     channels = known.of(x)
     index = index if isinstance(index, tuple) else (index,)
     if channels is None or not all(i is None or i is ... or type(i) in (int, slice) for i in index):
@@ -201,27 +200,24 @@ def _index(
     return frozenset(place for place, axis in enumerate(axes) if axis in channels)
 
 
-def _unbind(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _unbind(known: ChannelAxes, call: _Call) -> Axes | None:
     """Take one axis away: unbind, select."""
-    channels = known.of(_first(args, kwargs))
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % (result.dim() + 1)
+    channels = known.of(call.first)
+    dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
+    dim %= call.result.dim() + 1
     return None if channels is None else frozenset(a - (a > dim) for a in channels if a != dim)
 
 
-def _product(
-    known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any
-) -> Axes | None:
+def _product(known: ChannelAxes, call: _Call) -> Axes | None:
     """Product of matrices: rows from the first, columns from the second.
 
     A parameter as the second one makes it a layer.
     """
-    *_, left, right = (x for x in _tensors(args, kwargs) if x.dim() > 0)
+    *_, left, right = (x for x in call.tensors() if x.dim() > 0)
     if left.dim() < 2 or right.dim() < 2:
         return None
-    rows, columns = result.dim() - 2, result.dim() - 1
-    lead = _shared(known, result, [left, right]) or frozenset()
+    rows, columns = call.result.dim() - 2, call.result.dim() - 1
+    lead = _shared(known, call.result, [left, right]) or frozenset()
     channels = {axis for axis in lead if axis < rows}
     if left.dim() - 2 in (known.of(left) or ()):
         channels.add(rows)
@@ -230,21 +226,20 @@ def _product(
     return frozenset(channels)
 
 
-def _einsum(known: ChannelAxes, result: Tensor, function: Any, args: Any, kwargs: Any) -> Axes:
+def _einsum(known: ChannelAxes, call: _Call) -> Axes:
     """Product by letters; a parameter that brings the last one makes it a layer."""
-    operands = list(_tensors(args[1:], kwargs))
-    if not isinstance(args[0], str) or "->" not in args[0]:
+    if not isinstance(call.args[0], str) or "->" not in call.args[0]:
         return frozenset()
-    terms, output = args[0].replace(" ", "").split("->")
+    terms, output = call.args[0].replace(" ", "").split("->")
     votes: dict[str, bool] = {}
-    for term, x in zip(terms.split(","), operands, strict=True):
+    for term, x in zip(terms.split(","), call.tensors(), strict=True):
         axes = known.of(x)
         for axis, letter in enumerate(_letters(term, x.dim())):
             if axes is not None:
                 votes[letter] = votes.get(letter, True) and axis in axes
             elif isinstance(x, nn.Parameter) and letter == output[-1]:
                 votes.setdefault(letter, True)
-    letters = _letters(output, result.dim())
+    letters = _letters(output, call.result.dim())
     return frozenset(place for place, letter in enumerate(letters) if votes.get(letter))
 
 

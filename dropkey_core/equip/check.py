@@ -1,4 +1,4 @@
-"""Checking an equipped model on real inputs: does it drop what it should, and nothing else?
+"""``check_dropkey``: does an equipped model drop what it should on real inputs, and nothing else?
 
 Shapes: (..., Lq, Lk) = batch and heads in any number of axes, queries, keys.
 """
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_core.attention.drop_key import DropKey
-from dropkey_core.equip.apply import attention_that_drops, original_name, remove_dropkey
+from dropkey_core.equip.apply import attention_that_drops, remove_dropkey
+from dropkey_core.equip.equipped import original_name, temporary_attributes
+from dropkey_core.equip.interception import SOFTMAXES
 from dropkey_core.equip.report import count, table
 from dropkey_core.equip.trial import trial
 
@@ -184,15 +186,12 @@ def _observed(sites: dict[str, nn.Module], dropping: bool) -> Iterator[dict[str,
     above: dict[str, list[Tensor]] = {name: [] for name in sites}
     with ExitStack() as stack:
         for name, module in sites.items():
+            settings: dict[str, Any] = {} if dropping else {"drop_ratio": 0.0}
             if isinstance(module, DropKey):
                 stack.callback(module.register_forward_hook(_kept_into(above[name])).remove)
-                stack.enter_context(
-                    _set_for_a_while(module, {} if dropping else {"drop_ratio": 0.0})
-                )
-                continue
-            settings: dict[str, Any] = {"observe": _collector(above[name]), "reweigh": None}
-            settings |= {} if dropping else {"drop_ratio": 0.0}
-            stack.enter_context(_set_for_a_while(module, settings))
+            else:
+                settings |= {"observe": _collector(above[name]), "reweigh": None}
+            stack.enter_context(temporary_attributes(module, settings))
         yield above
 
 
@@ -208,22 +207,6 @@ def _kept_into(above: list[Tensor]) -> Callable[..., None]:
         above.append((logits > -torch.inf) & (output.flatten()[:_MAX_WEIGHTS] == logits))
 
     return hook
-
-
-@contextmanager
-def _set_for_a_while(module: nn.Module, settings: Mapping[str, Any]) -> Iterator[None]:
-    own = {**vars(module), **module._modules}  # a reweigh may be a module
-    before = {name: own[name] for name in settings if name in own}
-    for name, value in settings.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name in settings:
-            if name in before:
-                setattr(module, name, before[name])
-            else:
-                delattr(module, name)
 
 
 class _Watch(TorchFunctionMode):
@@ -318,10 +301,7 @@ _ATTENTION: dict[Callable[..., Any], Callable[..., tuple[str, tuple[int, ...]]]]
     F.scaled_dot_product_attention: _fused,
     F.multi_head_attention_forward: _multi_head,
     F.gumbel_softmax: _gumbel_softmax,
-    F.softmax: _softmax,
-    torch.softmax: _softmax,
-    torch.special.softmax: _softmax,
-    Tensor.softmax: _softmax,
+    **dict.fromkeys(SOFTMAXES, _softmax),
 }
 
 

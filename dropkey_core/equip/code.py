@@ -1,4 +1,4 @@
-"""Reading code: the names that the methods of a class use, and the functions that these call."""
+"""Code inspection: the names that the methods of a class use, and the functions that these call."""
 
 import dis
 import inspect

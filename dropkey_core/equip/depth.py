@@ -171,24 +171,16 @@ def _has_weights(name: str, module: nn.Module, attention: set[str]) -> bool:
 
 def _with_those_between(owners: list[str]) -> list[str]:
     """Give what runs between the layers of an outer owner to that one."""
-    ends = {owner: (owners.index(owner), _last(owners, owner)) for owner in set(owners)}
-    return [
-        min(
-            (
-                outer
-                for outer, (first, last) in ends.items()
-                if (owner == outer or is_inside(owner, outer))
-                and first <= ends[owner][0]
-                and ends[owner][1] <= last
-            ),
-            key=len,
-        )
-        for owner in owners
-    ]
+    places: dict[str, list[int]] = {}
+    for place, owner in enumerate(owners):
+        places.setdefault(owner, []).append(place)
 
+    def holds(outer: str, owner: str) -> bool:
+        around, own = places[outer], places[owner]
+        is_around = owner == outer or is_inside(owner, outer)
+        return is_around and around[0] <= own[0] and own[-1] <= around[-1]
 
-def _last(owners: list[str], owner: str) -> int:
-    return len(owners) - 1 - owners[::-1].index(owner)
+    return [min((o for o in places if holds(o, owner)), key=len) for owner in owners]
 
 
 def is_inside(name: str, outer: str) -> bool:

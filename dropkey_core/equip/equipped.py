@@ -6,7 +6,8 @@ was.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -14,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropkey_core.attention.drop_key import DropKey, find_place
+from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.attention.functional import Inference
-from dropkey_core.attention.modules import MultiheadAttention
-from dropkey_core.attention.observation import Observe, Reweigh
+from dropkey_core.attention.modules import MultiheadAttention, Observe, Reweigh
 from dropkey_core.attention.patterns import Pattern
-from dropkey_core.attention.places import Unit, find_unit
-from dropkey_core.attention.schedule import check_drop_ratio
+from dropkey_core.attention.places import Unit, find_place, find_unit
 from dropkey_core.equip.axes import (
     CHANNELS,
     MADE_BY_A_LAYER,
@@ -36,7 +35,7 @@ from dropkey_core.equip.watch import stop_watching
 SETTINGS = ("drop_ratio", "unit", "inference", "reweigh")
 
 # What attention calls its number of heads.
-NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "n_head")
+_NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "n_head")
 
 NOTHING = "nothing"  # what attention runs over that cannot be seen
 
@@ -90,8 +89,8 @@ class EquippedAttention(nn.Module):
         unit: what is dropped, see ``drop_key_attention``.
         inference: what takes the place of the softmax in evaluation; None: nothing does.
         reweigh: makes the weights that average the values of those after softmax and dropping,
-            in training and evaluation; see ``observation``. None: nothing does. The original's
-            own dropout of weights, if it still has one, comes after it.
+            in training and evaluation. None: nothing does. The original's own dropout of weights,
+            if it still has one, comes after it.
         observe: shown the weights that average the values.
     """
 
@@ -232,37 +231,23 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
         return self.dropout, "weight", None
 
 
-def equip(
-    module: nn.Module,
-    drop_ratio: float,
-    unit: str | Pattern | Unit,
-    inference: Inference | None = None,
-    reweigh: Reweigh | None = None,
-) -> None:
-    """Make ``module`` drop keys, in place. It may be equipped already.
+def equip(module: nn.Module, drop_ratio: float, unit: str | Pattern | Unit) -> None:
+    """Make ``module`` drop keys, in place. If it does already, its other settings stay.
 
     Args:
         module: attention of a kind that ``recognition.find_attention`` finds.
         drop_ratio: probability in [0, 1) that a query of a head loses a key, while training.
-        unit: what is dropped.
-        inference: what takes the place of the softmax in evaluation.
-        reweigh: makes other weights of those after softmax and dropping.
-
-    Raises:
-        ValueError: ``drop_ratio`` outside [0, 1), or an unknown ``unit``.
+        unit: what is dropped; one that passes ``check_unit``.
     """
-    check_drop_ratio(drop_ratio)
-    check_unit(module, unit)
     if not drops_keys(module):
         module.__class__ = equipped_class(type(module))
         equipment = module._dropkey = Equipment()  # type: ignore[assignment]
         # The instance's own forward would hide that of the class.
         equipment.take_forward(module, vars(module).pop("forward", None))
+        module.inference = module.reweigh = None  # type: ignore[assignment]
     elif not isinstance(module, EquippedAttention) and _BEFORE not in vars(module):
         setattr(module, _BEFORE, {name: getattr(module, name) for name in settings_of(module)})
-    values = dict(zip(SETTINGS, (drop_ratio, unit, inference, reweigh), strict=True))
-    for name in settings_of(module):
-        setattr(module, name, values[name])
+    module.drop_ratio, module.unit = drop_ratio, unit  # type: ignore[assignment]
 
 
 def unequip(module: nn.Module) -> None:
@@ -287,6 +272,12 @@ def unequip(module: nn.Module) -> None:
 def drops_keys(module: nn.Module) -> bool:
     """Return whether the module is equipped, or one of ours to begin with."""
     return isinstance(module, (EquippedAttention, MultiheadAttention, DropKey))
+
+
+def original_name(module: nn.Module) -> str:
+    """Return the name of the class that a module had before it was equipped."""
+    cls = module.original_class if isinstance(module, EquippedAttention) else type(module)
+    return cls.__name__
 
 
 def settings_of(module: nn.Module) -> tuple[str, ...]:
@@ -320,6 +311,23 @@ def equipped_class(original: type[nn.Module]) -> type[EquippedAttention]:
 _MADE: dict[type[nn.Module], Any] = {}  # class -> its equipped class
 
 
+@contextmanager
+def temporary_attributes(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
+    """Set attributes of a module, and put back or delete them at the end."""
+    own = {**vars(module), **module._modules}  # a reweigh may be a module
+    before = {name: own[name] for name in values if name in own}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                setattr(module, name, before[name])
+            else:
+                delattr(module, name)
+
+
 def _new_equipped(original: type[nn.Module], *args: Any) -> EquippedAttention:
     """Make an empty instance, which whoever copies or unpickles fills."""
     made = equipped_class(original)
@@ -346,7 +354,7 @@ def _is_forward_of(module: EquippedAttention, method: Any) -> bool:
 
 def _num_heads(module: nn.Module) -> int | None:
     """Return the number of heads by the name that the module has for it; None: it has none."""
-    numbers = [getattr(module, name, None) for name in NUM_HEADS]
+    numbers = [getattr(module, name, None) for name in _NUM_HEADS]
     known = [number for number in numbers if isinstance(number, int)]
     return known[0] if known else None
 

@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from dropkey_core.attention.causal import is_causal_bias
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
-from dropkey_core.attention.masks import draw_seed
-from dropkey_core.attention.observation import Observe, Reweigh
-from dropkey_core.attention.patterns import MaskDraw, Pattern
+from dropkey_core.attention.masks import draw_seed, is_causal_bias
+from dropkey_core.attention.modules import Observe, Reweigh
+from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import BeforeSoftmax, Unit, find_unit
 from dropkey_core.equip.axes import KEYS, Axes, ChannelAxes, attends_to, runs_over
 
@@ -33,6 +32,9 @@ from dropkey_core.equip.axes import KEYS, Axes, ChannelAxes, attends_to, runs_ov
 # the lowest of the type, where they mean -inf. What counts is the distance: a softmax does not
 # change where all logits are low.
 FAR = 64.0
+
+# All that softmax is called in torch.
+SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 
 
 @dataclass
@@ -222,10 +224,7 @@ class Interception:
                 f"before the softmax, without inference; got unit={self.unit!r}, "
                 f"inference={self.inference}"
             )
-        draw = MaskDraw(
-            tuple(logits.shape), self.drop_ratio, draw_seed(logits.device), logits.device
-        )
-        masked = unit.mask(draw, logits.dtype, allowed=logits)
+        masked = unit.mask_logits(logits, self.drop_ratio, draw_seed(logits.device))
         return torch.cat((masked, sinks), -1).softmax(-1)
 
     def drop_weights(
@@ -346,14 +345,9 @@ def run_intercepted(
 
 _ANSWERS: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: Interception.attend,
-    F.softmax: Interception.normalise,
-    torch.softmax: Interception.normalise,
-    torch.special.softmax: Interception.normalise,
-    Tensor.softmax: Interception.normalise,
-    F.dropout: Interception.drop_weights,
-    torch.dropout: Interception.drop_weights,
-    torch.cat: Interception.join,
-    torch.concat: Interception.join,
+    **dict.fromkeys(SOFTMAXES, Interception.normalise),
+    **dict.fromkeys((F.dropout, torch.dropout), Interception.drop_weights),
+    **dict.fromkeys((torch.cat, torch.concat), Interception.join),
 }
 
 

@@ -1,4 +1,4 @@
-"""Trial runs of a model, after which it is as it was before."""
+"""Trial runs of a model: mode, buffers, hooks and random state are restored afterwards."""
 
 import random
 import sys

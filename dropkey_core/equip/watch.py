@@ -1,4 +1,4 @@
-"""Watching the first training forward for equipped attention that it does not reach.
+"""Forward hook that warns of equipped attention which the first training step does not reach.
 
 Code around attention may use its parts (``attn.qkv``, ``attn.proj``) and never call it, or may have
 put another ``forward`` in its place. Then nothing is dropped, which only a run can tell.

@@ -6,6 +6,13 @@ A are the weights after softmax and dropping. In deep transformers the maps of s
 become alike; to mix the heads anew in each layer makes them differ again. Rows of A' do not sum to
 1, and have negative entries.
 
+Besides, DeepViT adjusts the scale of its blocks: both branches see a x and are divided by a,
+
+    x + attention(norm1(a x)) / a, then x + mlp(norm2(a x)) / a
+
+Behind a LayerNorm the first a changes next to nothing, so the branches weigh 1 / a times as much
+beside the residual path.
+
 Shapes: (B, H, Lq, Lk) = batch (or batch and windows), heads, queries, keys.
 """
 
@@ -15,14 +22,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dropkey_core.equip.apply import Select
 from dropkey_core.equip.depth import layers_of_stacks
-from dropkey_core.variants.blocks import Select, block_name, class_name, self_attention
-from dropkey_core.variants.scale_adjustment import adjust_scale, remove_scale_adjustment
+from dropkey_core.equip.equipped import original_name
+from dropkey_core.variants.blocks import block_name, remove_hooks, self_attention
 
 # What attention calls its number of heads, its softmax scale, and the width of a head.
 _NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _SCALE = ("scale", "scaling")
 _HEAD_DIM = ("head_dim", "attention_head_size")
+
+# The parts of a block whose scale can be adjusted.
+_ADJUSTED_NORMS, _ADJUSTED_BRANCHES = ("norm1", "norm2"), ("attn", "mlp")
 
 
 class Reattention(nn.Module):
@@ -87,8 +98,8 @@ def apply_reattention(
             one without another effect.
         last_layers: how many of the last layers of each stack mix heads. None: all.
         transform_scale: t is the scale of the softmax rather than 1.
-        scale_adjustment: factor a in ``scale_adjustment``, for *all* layers of the stacks, as in
-            the original.
+        scale_adjustment: a, see the top of the file, for *all* layers of the stacks, as in the
+            original.
         select: gets name and module of each attention; those for which it returns True count as
             layers. None: what ``self_attention`` returns.
 
@@ -109,9 +120,9 @@ def apply_reattention(
     if scale_adjustment != 1.0:
         try:
             for name in dict.fromkeys(block_name(network, name) for name in chosen):
-                adjust_scale(network.get_submodule(name), scale_adjustment, name)
+                _adjust_scale(network.get_submodule(name), scale_adjustment, name)
         except ValueError:
-            remove_scale_adjustment(network)
+            _remove_scale_adjustment(network)
             raise
     for name, reattention in made.items():
         chosen[name].reweigh = reattention
@@ -124,7 +135,7 @@ def remove_reattention(network: nn.Module) -> None:
         if isinstance(getattr(module, "reweigh", None), Reattention):
             del module.reweigh  # as a submodule; to set None would leave an empty one
             module.reweigh = None  # type: ignore[assignment]
-    remove_scale_adjustment(network)
+    _remove_scale_adjustment(network)
 
 
 def from_deepvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,7 +170,7 @@ def _last(
 
 def _make(name: str, attention: nn.Module, transform_scale: bool) -> Reattention:
     """Make the Re-attention of one attention, on its device and in its type."""
-    who = f"{name or 'the model'} ({class_name(attention)})"
+    who = f"{name or 'the model'} ({original_name(attention)})"
     if getattr(attention, "reweigh", None) is not None:
         raise ValueError(f"{who} has reweigh already: call remove_reattention first")
     num_heads = _first_number(attention, _NUM_HEADS)
@@ -189,3 +200,39 @@ def _softmax_scale(attention: nn.Module, who: str) -> float:
 def _first_number(module: nn.Module, names: tuple[str, ...]) -> Any:
     values = (getattr(module, name, None) for name in names)
     return next((value for value in values if isinstance(value, Real)), None)
+
+
+class _BranchScale:
+    """The hooks of one block whose branches see a x and are divided by a."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+
+    def multiply_input(self, norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0] * self.ratio, *args[1:])
+
+    def divide_output(self, branch: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return output / self.ratio
+        return (output[0] / self.ratio, *output[1:])
+
+
+def _adjust_scale(block: nn.Module, ratio: float, name: str) -> None:
+    """Adjust the scale of a pre-normalised block; a ``ValueError`` if it has other parts."""
+    missing = [part for part in (*_ADJUSTED_NORMS, *_ADJUSTED_BRANCHES) if not hasattr(block, part)]
+    if missing:
+        raise ValueError(
+            f"scale_adjustment {ratio:g} needs blocks with norm1, attn, norm2 and mlp; "
+            f"{name or 'the model'} ({type(block).__name__}) lacks {', '.join(missing)}: "
+            "leave scale_adjustment at 1"
+        )
+    hooks = _BranchScale(ratio)
+    for part in _ADJUSTED_NORMS:
+        getattr(block, part).register_forward_pre_hook(hooks.multiply_input)
+    for part in _ADJUSTED_BRANCHES:
+        getattr(block, part).register_forward_hook(hooks.divide_output)
+
+
+def _remove_scale_adjustment(network: nn.Module) -> None:
+    for module in network.modules():
+        remove_hooks(module, _BranchScale)

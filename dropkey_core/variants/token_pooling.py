@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropkey_core.variants.blocks import Select, block_name, class_name, self_attention
-from dropkey_core.variants.hooks import remove_hooks
-from dropkey_core.variants.tokens import num_prefix_tokens as count_prefix_tokens
+from dropkey_core.equip.apply import Select
+from dropkey_core.equip.equipped import original_name
+from dropkey_core.variants import blocks
 
 # What blocks call the normalisation before their attention.
 _NORMS = ("norm1", "ln_1", "layernorm_before")
@@ -96,22 +96,23 @@ class TokenPooling(nn.Module):
 
     def _layout(self, num_tokens: int) -> tuple[int, tuple[int, int]]:
         """Return how many of the tokens are prefix tokens, and the grid of the others."""
-        prefix = self.num_prefix_tokens
-        if prefix is None and self.grid is None:
-            prefix = 0 if math.isqrt(num_tokens) ** 2 == num_tokens else 1
-        elif prefix is None and self.grid is not None:
+        if self.num_prefix_tokens is not None:
+            prefix = self.num_prefix_tokens
+        elif self.grid is not None:
             prefix = num_tokens - self.grid[0] * self.grid[1]
-        num_patches = num_tokens - prefix  # type: ignore[operator]
+        else:
+            prefix = 0 if math.isqrt(num_tokens) ** 2 == num_tokens else 1
+        num_patches = num_tokens - prefix
         side = math.isqrt(max(num_patches, 0))
         height, width = self.grid or (side, side)
-        if prefix < 0 or height * width != num_patches or not num_patches:  # type: ignore[operator]
+        if prefix < 0 or height * width != num_patches or not num_patches:
             expected = "a square" if self.grid is None else f"a {height} x {width} grid"
             raise ValueError(
                 f"token pooling needs patches on {expected}, got {num_tokens} tokens with "
                 f"num_prefix_tokens {self.num_prefix_tokens}: set grid=(rows, columns) and "
                 "num_prefix_tokens"
             )
-        return prefix, (height, width)  # type: ignore[return-value]
+        return prefix, (height, width)
 
 
 def apply_token_pooling(
@@ -149,13 +150,13 @@ def apply_token_pooling(
     """
     grid = None if grid is None else (int(grid[0]), int(grid[1]))
     planned = {}
-    for name, attention in self_attention(network, select).items():
-        outer = block_name(network, name)
+    for name, attention in blocks.self_attention(network, select).items():
+        outer = blocks.block_name(network, name)
         block = network.get_submodule(outer)
         norm = _norm_before(outer, block, attention)
         prefix = num_prefix_tokens
         if prefix is None:
-            prefix = count_prefix_tokens(network, outer) or None
+            prefix = blocks.num_prefix_tokens(network, outer) or None
         pooling = TokenPooling(norm.normalized_shape[-1], num_scales, grid, prefix)
         planned[outer] = (block, norm, attention, pooling)
     for outer, (block, norm, attention, pooling) in planned.items():
@@ -172,7 +173,7 @@ def apply_token_pooling(
 def remove_token_pooling(network: nn.Module) -> None:
     """Undo ``apply_token_pooling``; nothing happens to a model without it."""
     for module in list(network.modules()):
-        remove_hooks(module, _PoolBeforeNorm)
+        blocks.remove_hooks(module, _PoolBeforeNorm)
         if isinstance(getattr(module, "token_pooling", None), TokenPooling):
             del module.token_pooling
 
@@ -211,7 +212,7 @@ def _norm_before(name: str, block: nn.Module, attention: nn.Module) -> Any:
         raise ValueError(f"{who} has token_pooling already: call remove_token_pooling first")
     if not getattr(attention, "batch_first", True):
         raise ValueError(
-            f"token pooling needs tokens (B, N, C), but {who} has {class_name(attention)} with "
+            f"token pooling needs tokens (B, N, C), but {who} has {original_name(attention)} with "
             "batch_first=False"
         )
     for norm in (getattr(block, attribute, None) for attribute in _NORMS):

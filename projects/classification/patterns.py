@@ -7,7 +7,7 @@ from torch import nn
 
 from dropkey_core.attention.patterns import GridPattern, Key, Pattern
 from dropkey_core.attention.places import Unit, find_unit
-from dropkey_core.variants.tokens import num_prefix_tokens
+from dropkey_core.variants.blocks import num_prefix_tokens
 
 
 def unit_at(network: nn.Module, name: str, unit: str | Pattern | Unit) -> str | Pattern | Unit:

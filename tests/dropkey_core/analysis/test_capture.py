@@ -2,24 +2,13 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
 from dropkey_core.analysis.capture import captured_attention, captured_shape
 from dropkey_core.attention import MultiheadAttention
 from dropkey_core.equip import apply_dropkey
-
-
-class FusedAttention(nn.Module):
-    def forward(self, x):
-        return F.scaled_dot_product_attention(x, x, x)
-
-
-class ExplicitAttention(nn.Module):
-    def forward(self, x):
-        return (x @ x.mT * x.shape[-1] ** -0.5).softmax(-1) @ x
-
+from tests.dropkey_core.toys import ExplicitAttention, FusedAttention
 
 FOREIGN = [FusedAttention, ExplicitAttention]
 

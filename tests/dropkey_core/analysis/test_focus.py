@@ -10,19 +10,6 @@ from dropkey_core.analysis.similarity import cosine_similarity, layer_similarity
 from dropkey_core.equip import apply_dropkey
 
 
-@pytest.fixture(scope="module")
-def vit():
-    torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=(32, 48), depth=2, num_classes=3)
-    apply_dropkey(model, 0.0)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.randn(4, 3, 32, 48)
-
-
 def test_share_of_top():
     weights = torch.tensor([[0.1, 0.6, 0.1, 0.2], [0.25, 0.25, 0.25, 0.25]])
     assert_close(share_of_top(weights, 2), torch.tensor([0.8, 0.5]))

@@ -2,16 +2,16 @@
 
 import copy
 import itertools
-import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from dropkey_core import MultiheadAttention, drop_key_attention
+from tests.dropkey_core.toys import HEADS, WIDTH, each_copy
 
 INF = torch.inf
-BATCH, HEADS, WIDTH = 3, 2, 8
+BATCH = 3
 
 
 def pair(**settings):
@@ -193,7 +193,7 @@ def test_a_sequence_of_padding_never_gives_nan(training, need_weights):
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@each_copy
 def test_copies_behave_like_the_original(duplicate):
     ours = MultiheadAttention(WIDTH, HEADS, dtype=torch.float64, drop_ratio=0.5)
     twin = duplicate(ours)

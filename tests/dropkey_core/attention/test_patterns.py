@@ -190,12 +190,6 @@ def test_keys_that_do_not_fit_are_refused(pattern, num_keys, message):
         draw(pattern, (1, 1, 2, num_keys))
 
 
-@pytest.mark.parametrize("bad", [("rows",), "heads", ("heads", "batch")])
-def test_unknown_sharing_is_refused(bad):
-    with pytest.raises(ValueError, match="shared_over must be a tuple of 'heads' and 'queries'"):
-        Key(shared_over=bad)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -206,6 +200,12 @@ def test_unknown_sharing_is_refused(bad):
         (lambda: Cross(True), r"size must .* a whole number as in Cross\(size=2\), got True"),
         (lambda: Cross(1, num_prefix_tokens=-1), "num_prefix_tokens must be at least 0, .* got -1"),
         (lambda: Key(num_prefix_tokens=1.0), r"num_prefix_tokens must .*, got 1\.0"),
+        (
+            lambda: Key(shared_over=("rows",)),
+            "shared_over must be a tuple of 'heads' and 'queries'",
+        ),
+        (lambda: Key(shared_over="heads"), r"shared_over must be a tuple .*, got 'heads'"),
+        (lambda: Block(2, shared_over=("heads", "batch")), "shared_over must .* 'batch'"),
         (lambda: Block(3, grid=4), r"grid must be two .* Block\(size=3, grid=\(14, 14\)\), got 4"),
         (lambda: Block(3, grid=(4, 0)), r"grid must be two whole numbers \(h, w\), .* \(4, 0\)"),
         (lambda: Cross(3, grid=(4, 5, 6)), r"grid must be two .*, got \(4, 5, 6\)"),

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -25,30 +24,13 @@ from dropkey_core.equip.apply import (
     set_drop_ratio,
     set_inference,
 )
+from tests.dropkey_core.toys import HEADS, WIDTH, SelfAttention, each_copy, pickled, seeded
 
 ROOT = Path(__file__).parents[3]
-WIDTH, HEADS = 8, 2
-
-
-class SelfAttention(nn.Module):
-    """Attention as people write it, fused or explicit, with dropout of weights and outputs."""
-
-    def __init__(self, fused=True, dropout=0.0, output_dropout=0.0):
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.attn_drop = nn.Dropout(dropout)
-        self.proj_drop = nn.Dropout(output_dropout)
-        self.fused = fused
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-        if self.fused:
-            dropout = self.attn_drop.p if self.training else 0.0
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        else:
-            weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-            x = self.attn_drop(weights) @ v
-        return self.proj_drop(x.transpose(1, 2).flatten(2))
+both = pytest.mark.parametrize("fused", [True, False])
+compiles_whole = pytest.mark.skipif(
+    torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to"
+)
 
 
 class Block(nn.Module):
@@ -81,19 +63,21 @@ def model_and_input(**settings):
     return Model(lambda: SelfAttention(**settings)), torch.randn(2, 5, WIDTH)
 
 
-def seeded(run, *args, seed=3):
-    torch.manual_seed(seed)
-    return run(*args)
-
-
 def ratios(model):
     return [block.attn.drop_ratio for block in model.blocks]
+
+
+def algorithm_1(q, k, v, ratio, **given):
+    """Attention with the mask of the next seed, its heads (B, H, L, 4) merged."""
+    mask = random_key_mask((*q.shape[:-1], k.shape[-2]), ratio, draw_seed(), **given)
+    assert (mask == -torch.inf).any()
+    return ((q @ k.mT / 2 + mask).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 # --- numbers ---
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_training_is_algorithm_1_with_the_masks_of_the_seed(fused):
     """Layer after layer, each with a mask of its own; vanilla dropout has gone."""
     model, x = model_and_input(fused=fused, dropout=0.9)
@@ -102,10 +86,7 @@ def test_training_is_algorithm_1_with_the_masks_of_the_seed(fused):
     torch.manual_seed(3)
     for block, ratio in zip(model.blocks, (0.6, 0.4, 0.2), strict=True):
         q, k, v = block.attn.qkv(x).view(2, 5, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-        mask = random_key_mask((2, HEADS, 5, 5), ratio, draw_seed())
-        assert (mask == -torch.inf).any()
-        weights = (q @ k.transpose(-2, -1) / 2 + mask).softmax(-1)
-        x = x + (weights @ v).transpose(1, 2).reshape(2, 5, WIDTH)
+        x = x + algorithm_1(q, k, v, ratio)
     torch.testing.assert_close(out, x)
 
 
@@ -117,10 +98,8 @@ def test_timm_attention_against_algorithm_1():
     apply_dropkey(attention, 0.4)
     out = seeded(attention, x)
     q, k, v = attention.qkv(x).reshape(2, 5, 3, HEADS, 4).permute(2, 0, 3, 1, 4)
-    torch.manual_seed(3)
-    mask = random_key_mask((2, HEADS, 5, 5), 0.4, draw_seed())
-    weights = (attention.q_norm(q) @ attention.k_norm(k).mT / 2 + mask).softmax(-1)
-    torch.testing.assert_close(out, attention.proj((weights @ v).transpose(1, 2).flatten(2)))
+    expected = seeded(algorithm_1, attention.q_norm(q), attention.k_norm(k), v, 0.4)
+    torch.testing.assert_close(out, attention.proj(expected))
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -142,15 +121,13 @@ def test_transformers_attention_against_algorithm_1(implementation):
 
     names = ("query", "key", "value")
     q, k, v = (getattr(attention, n)(x).view(2, 5, HEADS, 4).transpose(1, 2) for n in names)
-    torch.manual_seed(3)
     allowed = torch.zeros(2, 1, 1, 5).masked_fill(~keep, -torch.inf)
-    mask = random_key_mask((2, HEADS, 5, 5), 0.6, draw_seed(), allowed=allowed)
-    assert (mask[1, ..., 0] == 0).all()  # the second sequence keeps its only key
-    weights = (q @ k.mT / 2 + mask).softmax(-1)
-    torch.testing.assert_close(out, (weights @ v).transpose(1, 2).flatten(2))
+    expected = seeded(lambda: algorithm_1(q, k, v, 0.6, allowed=allowed))
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(out[1], v[1, :, 0].flatten().expand(5, WIDTH))  # its only key
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_dropout_of_outputs_stays(fused):
     model, x = model_and_input(fused=fused, output_dropout=0.5)
     attention = model.blocks[0].attn
@@ -160,7 +137,7 @@ def test_dropout_of_outputs_stays(fused):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_floating_types(dtype, fused):
     model, x = model_and_input(fused=fused)
     model, x = model.to(dtype), x.to(dtype)
@@ -171,7 +148,7 @@ def test_floating_types(dtype, fused):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_autocast_gives_the_type_of_the_original(fused):
     model, x = model_and_input(fused=fused)
     with torch.autocast("cpu", torch.bfloat16):
@@ -328,7 +305,7 @@ def test_a_report_that_is_used_as_a_model_says_what_it_is(use):
     report = apply_dropkey(Model(), 0.3)
     with pytest.raises((AttributeError, TypeError), match=r"a report, not a model: .* in place"):
         use(report)
-    assert copy.deepcopy(report) == pickle.loads(pickle.dumps(report)) == report
+    assert copy.deepcopy(report) == pickled(report) == report
 
 
 def test_a_model_without_attention_is_refused_with_what_was_looked_for():
@@ -494,7 +471,7 @@ def uniform(calls):
     return inference
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_inference_takes_the_place_of_the_softmax_in_evaluation_only(fused):
     model, x = model_and_input(fused=fused)
     plain = model(x)
@@ -541,11 +518,9 @@ def test_torchs_encoder_does_not_bypass_inference(padding, norm_first):
 
 
 def test_torchs_encoder_does_not_bypass_our_own_module_either():
-    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True)
-    calls = []
-    layer.self_attn = MultiheadAttention(
-        WIDTH, HEADS, batch_first=True, drop_ratio=0.3, inference=uniform(calls)
-    )
+    layer, calls = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True), []
+    given = {"batch_first": True, "drop_ratio": 0.3, "inference": uniform(calls)}
+    layer.self_attn = MultiheadAttention(WIDTH, HEADS, **given)
     with torch.no_grad():
         layer.eval()(torch.randn(2, 5, WIDTH))
     assert calls == [0.3]
@@ -554,7 +529,7 @@ def test_torchs_encoder_does_not_bypass_our_own_module_either():
 # --- copies, compilers, processes ---
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@each_copy
 @pytest.mark.parametrize("make", [SelfAttention, lambda: nn.MultiheadAttention(WIDTH, HEADS)])
 def test_copies_drop_the_same_and_can_be_undone(duplicate, make):
     torch.manual_seed(0)
@@ -571,16 +546,6 @@ def test_copies_drop_the_same_and_can_be_undone(duplicate, make):
     original = type(make())
     remove_dropkey(twin)
     assert type(twin) is original and isinstance(model, original)
-
-
-def test_torch_save(tmp_path):
-    model, x = model_and_input()
-    apply_dropkey(model, 0.5)
-    torch.save(model, tmp_path / "model.pt")
-    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
-    assert torch.equal(seeded(loaded, x), seeded(model, x))
-    plain = Model()
-    plain.load_state_dict(model.state_dict(), strict=True)
 
 
 @pytest.fixture
@@ -602,23 +567,17 @@ def check_compiled(model, compiled, x):
     torch.testing.assert_close(compiled(x), model(x))
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
-@pytest.mark.parametrize("fused", [True, False])
-def test_compiled_whole(compiler, fused):
+@compiles_whole
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=needs_compiler)])
+@both
+def test_compiled_whole(compiler, backend, fused):
     model, x = model_and_input(fused=fused, dropout=0.1)
     apply_dropkey(model, 0.5)
-    check_compiled(model, compiler(model, backend="eager", fullgraph=True), x)
-
-
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("fused", [True, False])
-def test_compiled_by_inductor(compiler, fused):
-    model, x = model_and_input(fused=fused)
-    apply_dropkey(model, 0.5)
-    check_compiled(model, compiler(model, fullgraph=True), x)
+    check_compiled(model, compiler(model, backend=backend, fullgraph=True), x)
 
 
 class WeightsAttention(nn.Module):
@@ -638,7 +597,7 @@ class Weights(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
+@compiles_whole
 @pytest.mark.parametrize("start", [0.0, 0.1])
 def test_a_ratio_that_changes_over_steps_is_obeyed_when_compiled(compiler, start):
     """Compiled anew once for changing numbers, and once more where it starts at 0."""
@@ -662,7 +621,7 @@ def test_compiled_attention_that_cannot_be_intercepted_is_an_error(compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [True, False])
+@both
 @pytest.mark.parametrize("inference", [None, uniform([])])
 def test_export_for_inference(fused, inference):
     model, x = model_and_input(fused=fused)
@@ -673,7 +632,7 @@ def test_export_for_inference(fused, inference):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-@pytest.mark.parametrize("fused", [True, False])
+@both
 def test_checkpointing_drops_the_same_keys_again(use_reentrant, fused):
     model, x = model_and_input(fused=fused)
     apply_dropkey(model, 0.5)

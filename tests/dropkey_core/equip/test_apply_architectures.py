@@ -5,6 +5,7 @@ Each is checked, and trained two steps.
 
 import importlib
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -25,16 +26,19 @@ def timm(name, **settings):
     return from_library(f"timm.models.{name}", num_classes=4, **settings)
 
 
-def transformers(name, implementation=None, **settings):
-    """A model with random weights. Given its name and its configuration's; fused by default."""
-    config = from_library(f"transformers.{name.partition(' ')[2]}", **settings)
-    model = from_library(f"transformers.{name.partition(' ')[0]}", config)
-    if implementation is not None:
-        model.set_attn_implementation(implementation)
+def transformers(name, **settings):
+    """A model with random weights, its attention fused. Given its name and its configuration's."""
+    model, config = name.split()
+    return from_library(f"transformers.{model}", from_library(f"transformers.{config}", **settings))
+
+
+def eager(make):
+    model = make()
+    model.set_attn_implementation("eager")
     return model
 
 
-def detr(implementation):
+def detr():
     backbone = from_library(
         "transformers.ResNetConfig",
         embedding_size=8,
@@ -48,7 +52,6 @@ def detr(implementation):
     settings |= {"encoder_layers": 2, "decoder_layers": 2, "d_model": 16, "num_queries": 5}
     return transformers(
         "DetrModel DetrConfig",
-        implementation,
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone_config=backbone,
@@ -121,11 +124,6 @@ ARCHITECTURES = {
         {"pixel_values": IMAGE},
         (2, 1),
     ),
-    "transformers ViT eager": (
-        lambda: transformers("ViTModel ViTConfig", "eager", **TINY_IMAGE),
-        {"pixel_values": IMAGE},
-        (2, 1),
-    ),
     "transformers DINOv2": (
         lambda: transformers("Dinov2Model Dinov2Config", **TINY_IMAGE),
         {"pixel_values": IMAGE},
@@ -158,11 +156,6 @@ ARCHITECTURES = {
         {"input_ids": [[1, 2, 3, 4], [5, 6, 0, 0]], "attention_mask": [[1] * 4, [1, 1, 0, 0]]},
         (2, 1),
     ),
-    "transformers BERT eager": (
-        lambda: transformers("BertModel BertConfig", "eager", **TINY, vocab_size=20),
-        {"input_ids": [[1, 2, 3, 4], [5, 6, 0, 0]], "attention_mask": [[1] * 4, [1, 1, 0, 0]]},
-        (2, 1),
-    ),
     "transformers GPT-2": (
         lambda: transformers("GPT2Model GPT2Config", n_embd=32, n_layer=2, n_head=2, vocab_size=20),
         {"input_ids": [[1, 2, 3, 4], [5, 6, 7, 8]]},
@@ -180,9 +173,11 @@ ARCHITECTURES = {
         {"input_ids": [[1, 2, 3], [4, 5, 6]], "decoder_input_ids": [[1, 2], [3, 4]]},
         (6, 2),
     ),
-    "transformers DETR": (lambda: detr(None), {"pixel_values": (2, 3, 64, 64)}, (6, 2)),
-    "transformers DETR eager": (lambda: detr("eager"), {"pixel_values": (2, 3, 64, 64)}, (6, 2)),
+    "transformers DETR": (detr, {"pixel_values": (2, 3, 64, 64)}, (6, 2)),
 }
+for name in ("transformers ViT", "transformers BERT", "transformers DETR"):
+    make, *rest = ARCHITECTURES[name]
+    ARCHITECTURES[f"{name} eager"] = (partial(eager, make), *rest)
 
 
 @pytest.fixture(params=ARCHITECTURES)

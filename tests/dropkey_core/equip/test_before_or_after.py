@@ -10,11 +10,13 @@ import timm
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dropkey_core import apply_dropkey, remove_dropkey
 from dropkey_core.equip.equipped import EquippedAttention
+from tests.dropkey_core.toys import pickled, saved
 
 BOTH = pytest.mark.parametrize("equip_first", [True, False])
 
@@ -125,39 +127,29 @@ def test_averaged_weights(equip_first):
     assert not drops(averaged.eval())
 
 
+def sharded(model):
+    for block in model.blocks:
+        fully_shard(block.attn)  # swaps the class of the attention itself
+    return fully_shard(model)
+
+
 @BOTH
-def test_distributed_data_parallel(one_process, equip_first):
-    model = wrapped(DistributedDataParallel, equip_first)
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, sharded])
+def test_data_parallel(one_process, wrap, equip_first):
+    model = wrapped(wrap, equip_first)
     assert drops(model)
     model(images()).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@BOTH
-def test_fully_sharded(one_process, equip_first):
-    from torch.distributed.fsdp import fully_shard
-
-    def shard(model):
-        for block in model.blocks:
-            fully_shard(block.attn)  # swaps the class of the attention itself
-        return fully_shard(model)
-
-    model = wrapped(shard, equip_first)
-    assert drops(model)
-    model(images()).sum().backward()
-    assert model.head.weight.grad is not None
+def prepared(model):
+    return pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(model)
 
 
 @BOTH
-def test_copies_are_equipped_too(equip_first):
-    assert drops(wrapped(copy.deepcopy, equip_first))
-
-
-@BOTH
-def test_accelerate_prepares(equip_first):
-    accelerate = pytest.importorskip("accelerate")
-    accelerator = accelerate.Accelerator(cpu=True)
-    assert drops(wrapped(accelerator.prepare, equip_first))
+@pytest.mark.parametrize("wrap", [copy.deepcopy, pickled, saved, prepared])
+def test_copies_and_accelerate(wrap, equip_first):
+    assert drops(wrapped(wrap, equip_first))
 
 
 @BOTH

@@ -1,7 +1,6 @@
 """The class of equipped modules beside what else is done to a module and its class."""
 
 import copy
-import pickle
 import types
 import warnings
 
@@ -11,37 +10,24 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from dropkey_core.attention import MultiheadAttention
 from dropkey_core.equip.apply import apply_dropkey, remove_dropkey, set_inference
 from dropkey_core.equip.equipped import EquippedAttention
+from tests.dropkey_core.toys import (
+    WIDTH,
+    ExplicitAttention,
+    FusedAttention,
+    SelfAttention,
+    drops,
+    each_copy,
+    seeded,
+)
 
-WIDTH = 8
 X = torch.randn(2, 5, WIDTH)
-
-
-class SelfAttention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).chunk(3, -1)
-        return (q @ k.mT).softmax(-1) @ v
 
 
 def doubled(self, x):
     return 2 * SelfAttention.forward(self, x)
-
-
-def seeded(run, *args, seed=3):
-    torch.manual_seed(seed)
-    return run(*args)
-
-
-def drops(run, *args):
-    """Return whether equal seeds give equal outputs, and other seeds others."""
-    first, again, other = (seeded(run, *args, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    return not torch.equal(first, other)
 
 
 # --- forward on the instance ---
@@ -63,7 +49,7 @@ def test_forward_of_the_instance_drops_and_comes_back():
     assert torch.equal(attention.train()(X), expected)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@each_copy
 def test_copies_have_a_forward_of_their_own(duplicate):
     attention = SelfAttention()
     attention.forward = types.MethodType(doubled, attention)
@@ -222,6 +208,9 @@ def test_tracers_are_refused_while_training_with_what_to_do():
     assert torch.equal(torch.fx.symbolic_trace(model.eval())(X), model(X))
 
 
+# --- softmaxes beside attention ---
+
+
 class AttentionWithPooling(nn.Module):
     """Attention over keys, after its tokens were pooled by a gate over another axis."""
 
@@ -248,3 +237,73 @@ def test_a_softmax_over_another_axis_beside_attention_is_told_once():
         warnings.simplefilter("error")
         torch.manual_seed(2)
         assert not torch.allclose(attention(x), first)
+
+
+# --- other weights between softmax and values ---
+
+
+class Halve(nn.Module):
+    """Gives key 0 half of what every other key has; a parameter says how much."""
+
+    def __init__(self):
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, weights):
+        others = weights * self.share
+        return torch.cat(((1 - self.share) + others[..., :1], others[..., 1:]), -1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [FusedAttention, ExplicitAttention])
+def test_other_weights_average_the_values(kind, training):
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    attention = kind().train(training)
+    apply_dropkey(attention, 0.0)
+    attention.reweigh = Halve().double()
+    plain = (x @ x.mT / 2).softmax(-1) @ x
+    torch.testing.assert_close(attention(x), 0.5 * plain + 0.5 * x[..., :1, :])
+
+
+@pytest.mark.parametrize("make", [MultiheadAttention, nn.MultiheadAttention])
+def test_other_weights_in_multi_head_attention(make):
+    torch.manual_seed(0)
+    attention = make(8, 2, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        attention.in_proj_bias.normal_()
+        attention.out_proj.weight.copy_(torch.eye(8))
+    plain, before = attention(x, x, x, need_weights=True, average_attn_weights=False)
+    apply_dropkey(attention, 0.0)
+    attention.reweigh = Halve()
+    output, none = attention(x, x, x, need_weights=False)
+    first_value = F.linear(x[:, :1], attention.in_proj_weight[16:], attention.in_proj_bias[16:])
+    assert none is None
+    torch.testing.assert_close(output, 0.5 * plain + 0.5 * first_value)
+    weights = attention(x, x, x, average_attn_weights=False)[1]
+    torch.testing.assert_close(weights, Halve()(before))
+
+
+def test_its_parameters_are_part_of_the_model():
+    attention = FusedAttention()
+    apply_dropkey(attention, 0.2)
+    attention.reweigh = Halve()
+    assert list(attention.state_dict()) == ["reweigh.share"]
+    attention(torch.randn(1, 2, 5, 4)).sum().backward()
+    assert attention.reweigh.share.grad.abs() > 0
+    twin = copy.deepcopy(attention)
+    assert twin.reweigh is not attention.reweigh
+    apply_dropkey(attention, 0.4)  # another ratio leaves it alone
+    assert attention.drop_ratio == 0.4 and isinstance(attention.reweigh, Halve)
+    remove_dropkey(attention)
+    assert list(attention.state_dict()) == [] and type(attention) is FusedAttention
+
+
+def test_vanilla_dropout_stays_where_no_key_is_dropped():
+    attention, seen = SelfAttention(dropout=0.5), []
+    apply_dropkey(attention, 0.0)
+    attention.reweigh = lambda weights: seen.append(weights) or weights
+    attention(X)
+    assert (seen[0] == 0).any()
+    attention.eval()(X)
+    assert not (seen[1] == 0).any()

@@ -25,8 +25,8 @@ def every_third(num_queries, num_keys, dtype=torch.float64):
     return torch.zeros(num_queries, num_keys, dtype=dtype).masked_fill(places % 3 == 0, -INF)
 
 
-def intercepted(training=True, inference=None):
-    interception = Interception(0.3, EveryThird(), training, inference)
+def intercepted():
+    interception = Interception(0.3, EveryThird(), training=True, inference=None)
     return interception, AttentionInterception(interception)
 
 
@@ -189,23 +189,6 @@ def test_two_maps_of_different_shape_each_lose_their_dropout():
         weights = [logits.softmax(-1), logits.mT.softmax(-1)]
         dropped = [F.dropout(x, 0.9) for x in weights]
     assert all(map(torch.equal, dropped, weights))
-
-
-def test_inference_takes_the_place_of_the_softmax():
-    calls = []
-
-    def inference(logits, drop_ratio):
-        calls.append((tuple(logits.shape), drop_ratio))
-        return torch.full_like(logits, 1 / logits.shape[-1])
-
-    interception = Interception(0.3, "key", False, inference)
-    tensors = qkv((2, 3))
-    with AttentionInterception(interception):
-        fused = F.scaled_dot_product_attention(*tensors)
-        weights = torch.randn(2, 4, 5).softmax(-1)
-    torch.testing.assert_close(fused, tensors[2].mean(-2, keepdim=True).expand(-1, -1, 4, -1))
-    assert (weights == 0.2).all()
-    assert calls == [((2, 3, 4, 5), 0.3), ((2, 4, 5), 0.3)]
 
 
 # --- heads that share a draw ---

@@ -49,18 +49,14 @@ def test_it_is_found_in_place_of_the_attention_around_it(recwarn):
 
 def test_ratios_are_spread_and_come_back():
     model = Model()
+    set_drop_ratio(model, 0.6)  # without apply_dropkey, too
+    assert ratios(model) == [0.6, 0.3]
     apply_dropkey(model, 0.4)
     assert ratios(model) == [0.4, 0.2]
     set_drop_ratio(model, 0.3, "constant")
     assert ratios(model) == [0.3, 0.3]
     remove_dropkey(model)
-    assert ratios(model) == [0.5, 0.5]
-
-
-def test_a_model_that_was_never_equipped_can_be_set():
-    model = Model()
-    set_drop_ratio(model, 0.4)
-    assert ratios(model) == [0.4, 0.2]
+    assert ratios(model) == [0.6, 0.3]
 
 
 def test_what_it_cannot_do_is_refused_before_anything_changes():

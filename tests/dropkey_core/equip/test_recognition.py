@@ -19,14 +19,10 @@ from dropkey_core.equip.recognition import (
     looks_like_attention,
     why_not_class,
 )
+from tests.dropkey_core.toys import FusedAttention
 
 AUDIT = Path(__file__).with_name("attention_audit.txt")
 AUDITED = {"timm": "1.0.31", "torchvision": "0.29", "transformers": "5.24"}
-
-
-class FusedAttention(nn.Module):
-    def forward(self, x):
-        return F.scaled_dot_product_attention(x, x, x)
 
 
 class Unnamed(FusedAttention):
@@ -60,15 +56,15 @@ class CallingMHSA(nn.Module):
         return helper(x)
 
 
+def attend(x):
+    return F.scaled_dot_product_attention(x, x, x)
+
+
 class CallingBlock(nn.Module):
     """Its name says nothing, nor does its code: a function of its own attends."""
 
     def forward(self, x):
         return attend(x)
-
-
-def attend(x):
-    return F.scaled_dot_product_attention(x, x, x)
 
 
 class MultiHeadBlock(nn.Module):
@@ -302,25 +298,22 @@ def modules_of(library):
     return [m.name for m in pkgutil.walk_packages(package.__path__, f"{library}.") if not m.ispkg]
 
 
+LIBRARIES = ["timm.layers", "timm.models", "torchvision.models"]
+LIBRARIES += [pytest.param("transformers.models", marks=pytest.mark.slow)]  # vision models only
+
+
 @pytest.mark.filterwarnings("ignore:Importing from timm")
-@pytest.mark.parametrize("library", ["timm.layers", "timm.models", "torchvision.models"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_every_attention_class_of_a_library_has_been_looked_at(library):
     skip_unless_audited(library.partition(".")[0])
+    expected = {name: why for name, why in audit().items() if name.startswith(library)}
+    if library == "transformers.models":
+        modules = {name.rpartition(".")[0] for name in expected}
+    else:
+        modules = modules_of(library)
     found = {
         f"{cls.__module__}.{cls.__name__}": why_not_class(cls) or "equipped"
-        for module in modules_of(library)
-        for cls in classes_of(module)
-    }
-    assert found == {name: why for name, why in audit().items() if name.startswith(library)}
-
-
-@pytest.mark.slow
-def test_the_vision_models_of_transformers_have_been_looked_at():
-    skip_unless_audited("transformers")
-    expected = {n: why for n, why in audit().items() if n.startswith("transformers")}
-    found = {
-        f"{cls.__module__}.{cls.__name__}": why_not_class(cls) or "equipped"
-        for module in sorted({name.rpartition(".")[0] for name in expected})
+        for module in modules
         for cls in classes_of(module)
     }
     assert found == expected

@@ -1,7 +1,5 @@
 """The warning about attention that the first training forward does not reach."""
 
-import copy
-import pickle
 import warnings
 
 import pytest
@@ -10,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dropkey_core.equip.apply import apply_dropkey, remove_dropkey
-
-WIDTH = 8
+from tests.dropkey_core.toys import WIDTH, each_copy
 
 
 class PartedAttention(nn.Module):
@@ -75,7 +72,7 @@ def test_many_names_are_counted():
         model(X)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@each_copy
 def test_copies_tell_of_their_own(duplicate):
     model = equipped(bypassed=(0,))
     twin = duplicate(model)
