@@ -60,13 +60,9 @@ def monte_carlo_attention(weights: Tensor, drop_ratio: float, samples: int = 200
     row gets masks of its own, which ``torch.manual_seed`` governs. Not differentiable.
 
     Args:
-        weights: as for ``expected_attention``.
+        weights: (..., N), as for ``expected_attention``, like what is returned.
         drop_ratio: probability in [0, 1) that a query loses a key.
         samples: number of masks; the paper takes 2,000 to 6,000.
-
-    Returns:
-        (..., N) in the type of ``weights``. Rows sum to 1, rows of zeros stay zeros. With
-        ``drop_ratio`` 0 ``weights`` itself.
 
     Raises:
         ValueError: a ``drop_ratio`` outside [0, 1), ``samples`` below 1, or integer ``weights``.

@@ -103,26 +103,23 @@ def flex_drop_key_attention(
 ) -> Tensor:
     """DropKey attention (Eq. 12-14) that stores no (Lq, Lk) tensor; with gradients on CUDA only.
 
-    The same as plain attention with the mask of ``BeforeSoftmax(HashedKey())``. The first call of a
-    kind compiles a kernel, which takes seconds; a new seed or ratio does not.
-
-    A query that would lose every key it may attend to loses none of them this time. One that may
-    attend to none gives zeros, and zero gradients. Neither is ever nan.
+    The same as ``drop_key_attention`` with the mask of ``BeforeSoftmax(HashedKey())``. The first
+    call of a kind compiles a kernel, which takes seconds; a new seed or ratio does not.
 
     Args:
         query: (B, H, Lq, D), float32, float16 or bfloat16.
         key: (B, H, Lk, D); or with fewer heads, a divisor of H, of which each serves as many
             successive heads of ``query``.
         value: (B, H, Lk, Dv), with as many heads as ``key``.
-        drop_ratio: probability in [0, 1) that a query loses a key.
+        drop_ratio: as in ``drop_key_attention``, like the two masks, which get no gradient, and
+            ``scale``.
         seed: 64 bits, on which alone the draw depends, see ``masks.draw_seed``; None in compiled
             code, as there.
         pattern: which keys are never dropped.
-        attn_mask: broadcasts to (B, H, Lq, Lk), and stays as small as it is; bool, True = may
-            attend, or floating, added to the logits, without a gradient.
-        key_padding_mask: (B, Lk); bool, True = ignore this key, or floating, added to the logits.
+        attn_mask: broadcasts to (B, H, Lq, Lk), and stays as small as it is.
+        key_padding_mask: (B, Lk).
         diagonal: query i may attend to the keys 0 ... i + diagonal only. None: to all.
-        scale: factor on the dot products; default 1 / sqrt(D).
+        scale: factor on the dot products.
 
     Returns:
         the output (B, H, Lq, Dv)

@@ -194,12 +194,10 @@ def drop_key_softmax(
     check_drop_ratio(drop_ratio)
     unit = find_unit(unit)
     check_logits(logits)
-    if drop_ratio == 0.0:
+    if drop_ratio == 0.0 or (not training and inference is None):
         return _softmax(logits)
-    if not training:
-        return (
-            _softmax(logits) if inference is None else _align(logits, drop_ratio, unit, inference)
-        )
+    if not training and inference is not None:
+        return _align(logits, drop_ratio, unit, inference)
     if isinstance(unit, BeforeSoftmax):
         return _softmax(unit.mask_logits(logits, drop_ratio, draw_seed(logits.device)))
     return unit.drop(_softmax(logits), drop_ratio)
@@ -278,7 +276,10 @@ def _attend_to_kept_keys(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """DropKey, by the leanest of the ways that the inputs fit."""
     query, key, value = inputs.query, inputs.key, inputs.value
-    masks = {"attn_mask": inputs.attn_mask, "key_padding_mask": inputs.key_padding_mask}
+    masks: dict[str, Any] = {
+        "attn_mask": inputs.attn_mask,
+        "key_padding_mask": inputs.key_padding_mask,
+    }
     seed = draw_seed(query.device)
     single = unit.pattern if type(unit.pattern) is Key and not unit.pattern.shared_over else None
     rest: dict[str, Any] = {"pattern": single, "diagonal": inputs.diagonal, "scale": inputs.scale}

@@ -65,8 +65,6 @@ def recomputed_attention(
 ) -> Tensor:
     """DropKey attention (Eq. 12-14) with the mask that ``random_key_mask`` makes of that seed.
 
-    A query that would lose every key it may attend to loses none of them this time.
-
     Args:
         query: (B, H, Lq, D), on a CPU.
         key: (B, H, Lk, D); or with fewer heads, a divisor of H, of which each serves as many

@@ -42,12 +42,8 @@ class Interception:
     """What one forward pass of one equipped module shall drop, and what has come of it.
 
     Attributes:
-        drop_ratio: probability in [0, 1) that a query loses a key.
-        unit: what is dropped.
-        training: whether to drop anything.
-        inference: what takes the place of the softmax when not ``training``.
-        reweigh: from the weights, after dropping, to those that average the values.
-        observe: shown the weights that average the values.
+        drop_ratio: of the module, as ``unit``, ``training``, ``inference``, ``reweigh`` and
+            ``observe``; see ``EquippedAttention``.
         name: of the module's class, for errors.
         num_heads: number of heads H of the module; None: not known.
         has_sink: whether a logit that stands for no key may be appended to the others.
@@ -92,23 +88,10 @@ class Interception:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Take the place of ``scaled_dot_product_attention``.
+        """Take the place of ``scaled_dot_product_attention``, (..., Lq, D) to (..., Lq, Dv).
 
-        ``dropout_p`` gives way to DropKey, but for a ``drop_ratio`` of 0.
-
-        Args:
-            original: called where the keys are channels.
-            query: (..., Lq, D); the rest as in ``scaled_dot_product_attention``.
-            key: (..., Lk, D).
-            value: (..., Lk, Dv).
-            attn_mask: broadcasts to (..., Lq, Lk).
-            dropout_p: vanilla dropout of the weights where nothing else is dropped.
-            is_causal: query i may attend to keys 0 ... i only.
-            scale: factor on the dot products.
-            enable_gqa: each head of keys and values serves several heads of queries.
-
-        Returns:
-            (..., Lq, Dv).
+        ``dropout_p`` gives way to DropKey, but for a ``drop_ratio`` of 0. ``original`` is called
+        where the keys are channels.
         """
         settings: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         if self._kind(key, attends_to) != KEYS:
@@ -175,14 +158,14 @@ class Interception:
         """Take the place of a softmax, if it runs over the keys.
 
         Args:
-            original: the function that was called.
+            original: the function that was called, with the arguments that follow.
             input: the logits, (..., Lq, Lk), and with a sink (..., Lq, Lk + 1).
             dim: axis that is to sum to 1.
             dtype: floating type to compute in.
-            **rest: passed on to ``original``.
+            **rest: other arguments.
 
         Returns:
-            the weights, of the shape of ``input``, or what ``original`` returns.
+            the weights, of the shape of ``input``, or what ``original`` returns
         """
         if self._kind(input, partial(runs_over, dim=dim)) != KEYS:
             return original(input, dim=dim, dtype=dtype, **rest)

@@ -111,11 +111,3 @@ def test_nothing_is_left_on_the_module():
     assert not attention._forward_hooks and attention.observe is None
     assert set(vars(attention)) == before
     copy.deepcopy(attention)
-
-
-def test_a_model_without_equipped_attention_is_refused():
-    with (
-        pytest.raises(ValueError, match="Linear has no equipped attention"),
-        captured_attention(nn.Linear(2, 2)),
-    ):
-        pass

@@ -190,13 +190,6 @@ def test_key_dropping_renormalises_and_weight_dropping_rescales(qkv):
         torch.testing.assert_close(weights, expected)
 
 
-def test_weight_unit_is_torchs_own_dropout(qkv):
-    torch.manual_seed(1)
-    out = drop_key_attention(*qkv, 0.4, unit="weight")
-    torch.manual_seed(1)
-    assert torch.equal(out, F.scaled_dot_product_attention(*qkv, dropout_p=0.4))
-
-
 def test_manual_seed_governs_the_mask(qkv):
     def run(seed):
         torch.manual_seed(seed)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from dropkey_core.analysis.capture import captured_attention
 from dropkey_core.attention.alignment import Expected
 from dropkey_core.attention.masks import draw_seed, random_key_mask
 from dropkey_core.attention.modules import MultiheadAttention
@@ -24,6 +25,8 @@ from dropkey_core.equip.apply import (
     set_drop_ratio,
     set_inference,
 )
+from dropkey_core.equip.check import check_dropkey
+from dropkey_core.variants import self_attention
 from tests.dropkey_core.toys import HEADS, WIDTH, SelfAttention, each_copy, pickled, seeded
 
 ROOT = Path(__file__).parents[3]
@@ -315,9 +318,21 @@ def test_a_model_without_attention_is_refused_with_what_was_looked_for():
         apply_dropkey(nn.Sequential(ChannelAttention(), ChannelAttention()), 0.3)
     with pytest.raises(ValueError, match=r"^select returned False .* blocks.0.attn .* 2 more$"):
         apply_dropkey(Model(), 0.3, select=lambda name, module: False)
-    for function in (lambda m: set_drop_ratio(m, 0.3), lambda m: set_inference(m, None)):
-        with pytest.raises(ValueError, match="Model has no equipped attention: call apply_dropkey"):
-            function(Model())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: set_drop_ratio(model, 0.3),
+        lambda model: set_inference(model, None),
+        lambda model: check_dropkey(model, torch.randn(2, 5, WIDTH)),
+        lambda model: captured_attention(model).__enter__(),
+        self_attention,
+    ],
+)
+def test_a_model_that_was_not_equipped_is_refused(use):
+    with pytest.raises(ValueError, match="Model has no equipped attention: call apply_dropkey"):
+        use(Model())
 
 
 def attend(x):

@@ -162,8 +162,3 @@ def test_the_table():
         "Attention that drops no keys: 1",
         "  second.softmax  Softmax  softmax  (4, 2, 40, 40)  2x",
     ]
-
-
-def test_a_model_that_was_not_equipped_is_refused(model):
-    with pytest.raises(ValueError, match="Model has no equipped attention: call apply_dropkey"):
-        check_dropkey(model, inputs())

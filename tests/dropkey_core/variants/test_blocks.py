@@ -28,8 +28,6 @@ def test_errors(volo, make_vit):
         self_attention(volo, lambda name, _: name.startswith("post_network"))
     with pytest.raises(ValueError, match="no self-attention to act on"):
         self_attention(make_vit(), lambda *_: False)
-    with pytest.raises(ValueError, match="call apply_dropkey first"):
-        self_attention(nn.TransformerEncoderLayer(8, 2))
 
 
 def test_the_block_is_the_element_of_the_innermost_container():
