@@ -29,7 +29,7 @@ from projects.paper.regimes.measures import MEASURES, Trial
 from projects.paper.regimes.plan import BASELINE, Augmentation, Plan, Run
 
 FINETUNING_RATE, FINETUNING_PART = 1e-5, 6  # the paper's 50 epochs are a sixth of 300
-MASK_STREAM = 2**32  # masks are seeded apart from weights
+MASK_SEEDS = 2**31  # masks are seeded apart from weights; the generator takes 32 bits
 
 
 class Batches(NamedTuple):
@@ -122,7 +122,7 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         model = self.build(run)
-        torch.manual_seed(MASK_STREAM + run.seed)
+        torch.manual_seed(MASK_SEEDS + run.seed)
         fit(model, run.steps, schedule)
         test = self.split(run.network, "test")
         on_train, on_test = judge(model.network, train), judge(model.network, test)
