@@ -32,8 +32,7 @@ def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
 def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer; like detectron2, give the model to what makes its parameter groups."""
     groups = instantiate(section.params, "optimizer.params", model=model)
-    rest = OmegaConf.masked_copy(section, [str(key) for key in section if key != "params"])
-    return instantiate(rest, "optimizer", params=groups)
+    return instantiate(section, "optimizer", params=groups)
 
 
 def build_evaluation(config: DictConfig) -> tuple[Iterable[list[dict[str, Any]]], Evaluator]:
@@ -94,21 +93,23 @@ def instantiate(node: Any, key: str, **injected: Any) -> Any:
     Args:
         node: the section; its lists and mappings reach the callables as plain ones.
         key: its name in the config, for errors.
-        injected: arguments that no YAML can hold, such as the model; passed on as they are.
+        injected: arguments that no YAML can hold, such as the model; passed on as they are, in
+            place of the section's.
 
     Raises:
         UserError: if a callable refuses a value (ValueError) or finds no file, with its words.
     """
-    import hydra.utils
-    from hydra.errors import InstantiationException
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+    def made(value: Any, /, **more: Any) -> Any:
+        if isinstance(value, list):
+            return [made(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        rest = {name: made(part) for name, part in value.items() if name not in ("_target_", *more)}
+        return locate(value["_target_"], key)(**rest, **more) if "_target_" in value else rest
 
     try:
-        # Objects given to hydra as keyword arguments would be copied; a deferred call keeps them.
-        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        return make(**injected)
-    except (InstantiationException, ValueError, FileNotFoundError) as error:
-        wrapped = isinstance(error, InstantiationException)
-        cause = error.__cause__ if wrapped and error.__cause__ else error
-        if isinstance(cause, ValueError | FileNotFoundError):
-            raise UserError(f"{key}: {first_line(cause)}") from cause
-        raise cause from None
+        return made(plain, **injected)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"{key}: {first_line(error)}") from error

@@ -25,15 +25,12 @@ from dropkey_core.engine.build import locate
 from dropkey_core.engine.errors import UserError, first_line, unknown_key
 from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
 
-SECTIONS = ("dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train")
 REQUIRED_SECTIONS = ("model", "optimizer", "lr_multiplier", "dataloader", "train")
+SECTIONS = ("dataset", *REQUIRED_SECTIONS)
 LOADERS = ("train", "test", "evaluator")
 
 # Arguments that the engine passes itself, as detectron2 does: `cfg.optimizer.params.model = model`.
 INJECTED = {"optimizer.params": {"model"}}
-
-# Hydra would act on these and detectron2 would not: the same file must mean the same to both.
-FOREIGN_KEYS = {"_partial_", "_convert_", "_recursive_", "_args_", "defaults"}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -74,7 +71,8 @@ def apply_override(config: DictConfig, override: str) -> None:
     if not equals or not key:
         raise UserError(f"an override reads key=value, got {override!r}")
     try:
-        if is_plain_text(value) and takes_text(config, key):
+        is_yaml = value in ("", "null", "~") or value[0] in "'\""  # nothing, and text in quotes
+        if not is_yaml and takes_text(config, key):
             OmegaConf.update(config, key, value)
         else:
             config.merge_with_dotlist([override])
@@ -82,11 +80,6 @@ def apply_override(config: DictConfig, override: str) -> None:
         raise unknown_config_key(error) from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError) as error:
         raise UserError(f"cannot apply the override {override!r}: {first_line(error)}") from error
-
-
-def is_plain_text(value: str) -> bool:
-    """Whether it is neither YAML's nothing nor in quotes."""
-    return value not in ("", "null", "~") and value[0] not in "'\""
 
 
 def takes_text(config: DictConfig, key: str) -> bool:
@@ -100,30 +93,28 @@ def takes_text(config: DictConfig, key: str) -> bool:
         section = section.get(part) if isinstance(section, dict) else None
     if not isinstance(section, dict):
         return False
-    hints = text_hints(section, parents)
+    hints = text_hints(TrainSettings if parents == ["train"] else section.get("_target_"))
     value = section.get(name)
     return hints.get(name, isinstance(value, str) and not value.startswith(("${", "???")))
 
 
-def text_hints(section: dict[str, Any], parents: list[str]) -> dict[str, bool]:
-    """Whether each setting of ``train``, or argument of a ``_target_``, can only be text."""
-    if parents == ["train"]:
-        hints = type_hints(TrainSettings)
-    else:
-        try:
-            hints = type_hints(locate(section.get("_target_"), "_target_"))
-        except UserError:  # which is told later
-            return {}
-
-    def is_text(hint: Any) -> bool:
-        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint)]
-        return all(
-            isinstance(kind, type) and issubclass(kind, str | os.PathLike | types.NoneType)
-            for kind in (kinds if is_union else [hint])
-        )
-
+def text_hints(target: Any) -> dict[str, bool]:
+    """Whether each argument of a class, or of what a ``_target_`` names, can only be text."""
+    try:
+        hints = type_hints(target if isinstance(target, type) else locate(target, "_target_"))
+    except UserError:  # which is told later
+        return {}
     return {name: is_text(hint) for name, hint in hints.items()}
+
+
+def is_text(hint: Any) -> bool:
+    """Whether an annotation is that of texts and paths alone, with or without None."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint)]
+    return all(
+        isinstance(kind, type) and issubclass(kind, str | os.PathLike | types.NoneType)
+        for kind in (kinds if is_union else [hint])
+    )
 
 
 def unknown_config_key(error: OmegaConfBaseException) -> UserError:
@@ -134,8 +125,6 @@ def unknown_config_key(error: OmegaConfBaseException) -> UserError:
 def check_sections(config: DictConfig) -> None:
     """Check the names of the sections, the two levels of the file that are fixed."""
     for name in config:
-        if name in FOREIGN_KEYS:
-            raise foreign_key(str(name))
         if name not in SECTIONS:
             raise unknown_key(str(name), SECTIONS)
     for name in REQUIRED_SECTIONS:
@@ -156,8 +145,8 @@ def merge_train_settings(train: DictConfig) -> DictConfig:
     if train.get("max_epochs"):
         settings.train.max_iter = 1  # until the size of the training set is known
     written: Any = OmegaConf.to_container(train)
-    for name, is_text in text_hints({}, ["train"]).items():
-        if is_text and isinstance(value := written.get(name), bool | int | float):
+    for name, only_text in text_hints(TrainSettings).items():
+        if only_text and isinstance(value := written.get(name), bool | int | float):
             raise UserError(f"train.{name} must be text, YAML reads {value!r} here: quote it")
     try:
         merged = typing.cast("DictConfig", OmegaConf.merge(settings, {"train": train}).train)
@@ -200,19 +189,12 @@ def check_call(call: dict[str, Any], key: str) -> None:
     """Compare one ``{_target_: ..., argument: value}`` with the signature of its target."""
     target = locate(call["_target_"], f"{key}._target_")
     arguments = {name: value for name, value in call.items() if name != "_target_"}
-    for name in FOREIGN_KEYS & arguments.keys():
-        raise foreign_key(f"{key}.{name}")
     check_argument_names(arguments, INJECTED.get(key, set()), target, key)
     hints = type_hints(target)
     for name, value in arguments.items():
         if name in hints and not fits(value, hints[name]):
             wanted = inspect.formatannotation(hints[name]).replace("collections.abc.", "")
             raise UserError(f"{key}.{name} must be {wanted}, got {value!r}")
-
-
-def foreign_key(key: str) -> UserError:
-    """Return the error about one of ``FOREIGN_KEYS``."""
-    return UserError(f"{key} is not used here: detectron2 would not read it the same way")
 
 
 def check_argument_names(

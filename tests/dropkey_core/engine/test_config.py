@@ -114,7 +114,7 @@ def test_config_is_found_below_the_project_root(toy_folder):
         ("model._target_=torch.version.cuda.x", "cannot import 'torch.version.cuda.x'"),
         ("model._target_=toy_experiment.__name__", "is a str, not something to call"),
         ("model._target_=torch", "must be a dotted name such as projects.detr.build_model"),
-        ("model._partial_=true", "model._partial_ is not used here"),
+        ("model._partial_=true", "unknown key 'model._partial_'"),
         ("model", "an override reads key=value, got 'model'"),
         ("model.width=[1", "cannot apply the override"),
         ("lr_multiplier.milestones.a=1", "milestones.a=1': invalid literal for int"),
@@ -136,7 +136,7 @@ def test_mistake_is_named_with_the_nearest_key(toy_folder, override, message):
         ("    total_batch_size: 4\n", "", "dataloader.train.total_batch_size is missing"),
         ("${optimizer.lr}", "${optimiser.lr}", "optimizer.params.base_lr: .*optimiser"),
         ("  width: 8", "  width: [8", "toy.yaml cannot be read as YAML: .*line"),
-        ("model:", "defaults: [x]\nmodel:", "defaults is not used here"),
+        ("model:", "defaults: [x]\nmodel:", "unknown key 'defaults'"),
         ("train:\n  output_dir", "train: 3\nx:\n  output_dir", "unknown key 'x'"),
     ],
 )
@@ -195,8 +195,8 @@ def section(target, **arguments):
 def test_instantiate_passes_plain_values_and_injected_objects():
     given = object()
     inner = section(keep, numbers=[1, 2])
-    made = instantiate(section(keep, inner=inner, table={"a": [1]}), "key", model=given)
-    assert made["model"] is given
+    made = instantiate(section(keep, inner=inner, table={"a": [1]}, model=3), "key", model=given)
+    assert made["model"] is given  # in place of the config's
     assert made["inner"] == {"numbers": [1, 2]}
     for value in (made["inner"]["numbers"], made["table"], made["table"]["a"]):
         assert not isinstance(value, DictConfig | ListConfig)

@@ -13,11 +13,14 @@ from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights
 
 
+def records(size):
+    return [{"file_name": f"{n}.png"} for n in range(size)]
+
+
 @pytest.fixture
 def config():
     model = {"_target_": "builtins.dict"}
-    records = [{"file_name": f"{n}.png"} for n in range(10)]
-    test = {"dataset": {"_target_": "builtins.list", "_args_": [records]}}
+    test = {"dataset": {"_target_": f"{__name__}.records", "size": 10}}
     return OmegaConf.create(
         {"model": model, "dataloader": {"test": test}, "train": {"device": "cpu"}}
     )
