@@ -90,13 +90,13 @@ def drop_key_attention(
     -inf *before* the softmax, so that the weights of a query still sum to 1. The other units are
     what it is compared with:
 
-    ============ ===================================================================================
-    "key"        DropKey
-    "weight"     vanilla dropout: a dropped weight gets 0 *after* the softmax and the others grow by
-                 1 / (1 - ``drop_ratio``)
-    "element"    DropAttention(e): the others share what the dropped weights had
-    "column"     DropAttention(c): the same, and all queries of a head lose the same keys
-    ============ ===================================================================================
+    | unit        |                                                                       |
+    |-------------|-----------------------------------------------------------------------|
+    | `"key"`     | DropKey                                                               |
+    | `"weight"`  | vanilla dropout: a dropped weight gets 0 *after* the softmax, and the |
+    |             | others grow by 1 / (1 - ``drop_ratio``)                               |
+    | `"element"` | DropAttention(e): the others share what the dropped weights had       |
+    | `"column"`  | DropAttention(c): the same, for all queries of a head alike           |
 
     These names are short for two choices. *What falls together* is a pattern: ``Key()``,
     ``Key(shared_over=...)``, ``Window(length)``, ``Block(size)``, ``Cross(size)``. *Where it acts*

@@ -60,16 +60,14 @@ def drop_ratios(
     With l = 0 ... L - 1 the layer, L = ``num_layers``, r = ``drop_ratio`` and x = l / (L - 1),
     layer l gets
 
-    ==================== ============================================= =========== ==========
-    schedule             ratio of layer l                              first layer last layer
-    ==================== ============================================= =========== ==========
-    "constant"           r                                             r           r
-    "linear_decreasing"  r * (1 - l / L)                               r           r / L
-    "linear_increasing"  r * (l + 1) / L                               r / L       r
-    "cosine"             r * (1/L + (1 - 1/L) * (1 + cos(pi * x)) / 2) r           r / L
-    "exponential"        r * L^-x                                      r           r / L
-    a callable           r * schedule(l, L)
-    ==================== ============================================= =========== ==========
+    | schedule              | ratio of layer l                              | first | last  |
+    |-----------------------|-----------------------------------------------|-------|-------|
+    | `"constant"`          | r                                             | r     | r     |
+    | `"linear_decreasing"` | r * (1 - l / L)                               | r     | r / L |
+    | `"linear_increasing"` | r * (l + 1) / L                               | r / L | r     |
+    | `"cosine"`            | r * (1/L + (1 - 1/L) * (1 + cos(pi * x)) / 2) | r     | r / L |
+    | `"exponential"`       | r * L^-x                                      | r     | r / L |
+    | a callable            | r * schedule(l, L)                            |       |       |
 
     The first three are the rows "Constant", "Scheduled (down)" and "Scheduled (up)" of the paper's
     Table 1, where arrows stand for down and up. The paper says where the decreasing ratio starts,
