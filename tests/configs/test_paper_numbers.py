@@ -4,7 +4,7 @@ import pytest
 
 from dropkey_core.engine.paths import PROJECT_ROOT
 from projects.paper.tables import Plan, read_table
-from projects.paper.tables.summary import summarise
+from projects.paper.tables.report import summarise
 
 FOLDER = PROJECT_ROOT / "configs/paper"
 TOP1 = "cls/top1"
