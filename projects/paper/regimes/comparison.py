@@ -76,7 +76,7 @@ def paired_difference(differences: Sequence[float]) -> Difference:
 
 
 def compare(rows: Iterable[Finished]) -> list[Comparison]:
-    """All comparisons that finished runs allow, regime by regime."""
+    """All comparisons that finished runs allow, those of one figure's panel together."""
     cells: dict[Any, dict[int, Finished]] = defaultdict(dict)
     for row in rows:
         cells[row.run.regime, row.run.treatment][row.run.seed] = row
@@ -96,7 +96,7 @@ def compare(rows: Iterable[Finished]) -> list[Comparison]:
             name: paired_difference(values[name][1] - values[name][0]) for name in METRICS
         }
         found.append(Comparison(regime, treatment, len(seeds), before, after, differences))
-    return found
+    return sorted(found, key=lambda c: (*c.regime[:2], *c.regime[3:], c.treatment[2], c.regime[2]))
 
 
 def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Difference | None:

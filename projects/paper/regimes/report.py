@@ -27,6 +27,7 @@ from projects.paper.regimes.results import Finished, Results
 LABELS = {"test_top1": "top-1, points", "test_loss": "cross entropy"}
 LABELS |= {"test_ece": "calibration error, points"}
 DIGITS = {"test_top1": 1, "test_loss": 3, "test_ece": 1}
+NAMES = {"dropkey": "DropKey"}
 COLOURS = {"dropout": "#D55E00", "dropkey": "#0072B2"}  # Okabe and Ito's
 SCHEDULES = {"linear_decreasing": "falling", "linear_increasing": "rising"}
 HEAD = ["network", "augmentation", "steps", "images a class", "method", "ratio", "schedule"]
@@ -69,7 +70,7 @@ def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
         found = [str(ours.seeds), ours.text(2), verdict(claim, ours)] if ours else ["0", "-", "-"]
         lines.append([claim.text, claim.metric, claim.paper, *found])
     head = ["claim", "metric", "paper", "seeds", "ours, difference", "verdict"]
-    return [f"## The paper's claims: {plan.title}", markdown(head, lines)] if lines else []
+    return [f"## Verdicts: {plan.title}", markdown(head, lines)] if lines else []
 
 
 def differences(num_runs: int, comparisons: Sequence[Comparison]) -> list[str]:
@@ -94,7 +95,7 @@ def cells_of(comparison: Comparison) -> list[str]:
     _, network, per_class, augmentation, steps = comparison.regime
     method, ratio, schedule = comparison.treatment
     return [
-        *map(str, (network, augmentation, steps, per_class, method, ratio)),
+        *map(str, (network, augmentation, steps, per_class, NAMES.get(method, method), ratio)),
         SCHEDULES.get(schedule, schedule),
         str(comparison.seeds),
         f"{comparison.without['train_top1']:.1f}",
@@ -115,7 +116,7 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
     rows = -(-len(panels) // columns)
     size = (2.0 + 3.4 * columns, 0.4 + 2.8 * rows)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     treatments = sorted({comparison.treatment[:2] for comparison in comparisons})
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -125,14 +126,19 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
         axes.set_xlabel("training images a class", fontsize=8)
     for axes in grid[:, 0]:
         axes.set_ylabel(f"{LABELS[metric]}: with - without", fontsize=8)
+    sizes = sorted({comparison.regime[2] for comparison in comparisons})
+    grid[0, 0].set_xticks(sizes, [str(size) for size in sizes])
+    grid[0, 0].minorticks_off()
     handles = {
         label: handle
         for axes in grid.flat
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
+    labels = sorted(handles)
     figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", fontsize=8, frameon=False
-    )
+        [handles[label] for label in labels], labels,
+        loc="outside right center", fontsize=8, frameon=False,
+    )  # fmt: skip
     return figure
 
 
@@ -142,9 +148,6 @@ def draw_panel(
     """One line with intervals for each method and ratio, moved apart a little."""
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xscale("log")
-    sizes = sorted({comparison.regime[2] for comparison in comparisons})
-    axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
-    axes.minorticks_off()
     for place, (method, ratio) in enumerate(treatments):
         inside = [c for c in comparisons if c.treatment[:2] == (method, ratio)]
         if not inside:
@@ -160,7 +163,7 @@ def draw_panel(
             marker="o",
             markersize=3,
             linewidth=1,
-            label=f"{method} {ratio}",
+            label=f"{NAMES.get(method, method)} {ratio}",
         )
 
 

@@ -101,7 +101,7 @@ def test_writes_table_and_figure(plan, rows, tmp_path):
         assert path.stat().st_size
     text = (tmp_path / "report/table.md").read_text()
     assert "5 runs, 1 x 3 = 3 comparisons. 1 intervals exclude 0" in text
-    assert "| t2t | usual | 3 | 2 | dropkey | 0.5 | constant | 2 |" in text
+    assert "| t2t | usual | 3 | 2 | DropKey | 0.5 | constant | 2 |" in text
     assert "| +2.0 [+1.0, +3.0] |" in text
     assert "| keys beat weights | test_top1 | more | 2 | +2.00 [+1.00, +3.00] | agrees |" in text
     assert (tmp_path / "report/differences.png").read_bytes().startswith(b"\x89PNG")
