@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 TOY = Path(__file__).parent / "toy"
 ROOT = Path(__file__).parents[1]
+SMALL_MANNEQUIN = {"sizes": (1000, 300, 200), "cell": 0.0105, "rounds": 3}
 
 # The same examples every time, unless --hypothesis-profile=fuzz looks for new ones.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
@@ -40,6 +41,14 @@ def load_script():
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def small_mannequin():
+    """The mannequin with fewer vertices; four seconds."""
+    from mannequin import make_mannequin
+
+    return make_mannequin(**SMALL_MANNEQUIN)
 
 
 @pytest.fixture

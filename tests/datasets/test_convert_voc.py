@@ -130,38 +130,21 @@ def test_a_bad_annotation_ends_with_one_line_that_names_it(
     assert not (folder / "train.json").exists()  # all is read before anything is written
 
 
-def no_image(folder):
-    (folder / "JPEGImages/a.jpg").unlink()
-
-
-def no_annotation(folder):
-    (folder / "Annotations/a.xml").unlink()
-
-
-def outside(folder):
-    (folder / "ImageSets/Main/val.txt").write_text("../../secret\n")
-
-
-def twice(folder):
-    (folder / "ImageSets/Main/val.txt").write_text("a\na\n")
-
-
-def empty(folder):
-    (folder / "ImageSets/Main/val.txt").write_text("\n")
+VAL = "ImageSets/Main/val.txt"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("name", "content", "message"),
     [
-        (no_image, "no image '?a'? in .*JPEGImages"),
-        (no_annotation, r"Annotations/a\.xml cannot be read: No such file"),
-        (outside, r"secret\.xml leads to .*, which is neither in"),
-        (twice, r"val\.txt names '?a'? more than once"),
-        (empty, r"val\.txt names no image"),
+        ("JPEGImages/a.jpg", None, "no image '?a'? in .*JPEGImages"),
+        ("Annotations/a.xml", None, r"Annotations/a\.xml cannot be read: No such file"),
+        (VAL, "../../secret\n", r"secret\.xml leads to .*, which is neither in"),
+        (VAL, "a\na\n", r"val\.txt names '?a'? more than once"),
+        (VAL, "\n", r"val\.txt names no image"),
     ],
 )
-def test_a_set_that_does_not_fit_together(convert_voc, folder, capsys, spoil, message):
-    spoil(folder)
+def test_a_set_that_does_not_fit_together(convert_voc, folder, capsys, name, content, message):
+    (folder / name).unlink() if content is None else (folder / name).write_text(content)
     assert convert_voc.main([str(folder)]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said), said

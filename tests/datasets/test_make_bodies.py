@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mannequin import make_mannequin
 
 from dropkey_core.engine import UserError
 from projects.metro import MetroMapper, load_humbi
@@ -28,9 +27,8 @@ def make_bodies(load_script):
 
 
 @pytest.fixture(scope="module")
-def body():
-    """A coarse mannequin."""
-    return make_mannequin((1200, 400, 120), cell=0.01, rounds=1)
+def body(small_mannequin):
+    return small_mannequin
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import pytest
-from mannequin import make_mannequin
 
 from projects.classification import cifar
 from tests.projects.classification.image_files import (
@@ -10,7 +9,7 @@ from tests.projects.classification.image_files import (
 
 
 @pytest.fixture(scope="session")
-def dataset_root(tmp_path_factory, load_script):
+def dataset_root(tmp_path_factory, load_script, small_mannequin):
     """A dataset root with a few images for every project."""
     root = tmp_path_factory.mktemp("datasets")
     settings = ["--num-train", "6", "--num-val", "3", "--image-size", "96"]
@@ -19,7 +18,7 @@ def dataset_root(tmp_path_factory, load_script):
         assert script.main(["--output", str(root / made), *settings]) == 0
     script = load_script("datasets/make_bodies")
     few = script.PeopleSettings(num_train=1, num_val=1, num_frames=2, num_cameras=2, image_size=64)
-    script.make_bodies(root / "bodies", few, make_mannequin((1200, 400, 120), 0.01, 1))
+    script.make_bodies(root / "bodies", few, small_mannequin)
     write_image_folder(root / "imagenet", count=2)
     write_packed(root / "packed.npz", count=1)
     return root

@@ -3,7 +3,7 @@ import pytest
 from mannequin import make_mannequin
 from mannequin.anatomy import person
 
-from tests.datasets.mannequin.conftest import SMALL
+from tests.conftest import SMALL_MANNEQUIN
 from tests.datasets.mannequin.meshes import angles, assert_closed, volume
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ def coarse_meshes(body, sizes):
 def test_the_meshes_are_closed_and_nested(small_mannequin):
     body = small_mannequin
     assert_closed(body.faces, 1000)
-    for kept, faces, size in coarse_meshes(body, (300, 100)):
+    for kept, faces, size in coarse_meshes(body, (300, 200)):
         assert len(set(kept.tolist())) == size
         assert_closed(faces, size)
         assert volume(body.template[kept], faces) > 0.6 * volume(body.template, body.faces)
@@ -34,7 +34,7 @@ def test_it_has_a_persons_size_and_stands_on_the_floor(small_mannequin):
 
 
 def test_the_same_arguments_give_the_same_body(small_mannequin):
-    again = vars(make_mannequin(**SMALL))
+    again = vars(make_mannequin(**SMALL_MANNEQUIN))
     for name, array in vars(small_mannequin).items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
 
