@@ -25,7 +25,7 @@ Not collected by pytest: it takes a minute or two for each project and number of
 import argparse
 import atexit
 import contextlib
-import csv
+import importlib
 import logging
 import os
 import random
@@ -44,13 +44,25 @@ from threading import Thread, Timer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes are forked: no threads before
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+# All that every process needs is imported here, once: it takes seconds.
+import lightning.fabric  # noqa: E402, F401
+import numpy as np  # noqa: E402
+import tensorboard.compat.proto.event_pb2  # noqa: E402
+import tensorboard.summary.writer.record_writer  # noqa: E402, F401
+import torch  # noqa: E402
+import train_net  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from torch.utils._pytree import tree_flatten  # noqa: E402
+
+from dropkey_core.engine import read_checkpoint  # noqa: E402
+from tests.dropkey_core.engine.toy_run import TIMING, curve  # noqa: E402
 
 SETTINGS = [
     "train.max_iter=48", "train.checkpointer.period=3", "train.checkpointer.max_to_keep=2",
     "train.eval_period=8", "train.log_period=1", "dataloader.train.total_batch_size=4",
 ]  # fmt: skip
-TIMING = {"images_per_second", "memory_mb"}
 PATIENCE_S = 900
 # What a kill may wait for: an audit event, and a pattern that its file's name must match.
 WRITINGS = [
@@ -175,7 +187,7 @@ def be_the_tool(arguments: list[str], output: int, trigger: Trigger | None, numb
         os.dup2(output, 2)
         if trigger and trigger.event not in ("line", "start"):
             sys.addaudithook(hear)
-        code = TOOL.main(arguments)
+        code = train_net.main(arguments)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -194,12 +206,6 @@ def checkpoints_load(folder: Path) -> int | None:
         if path.name == "last.pth":
             step = content["step"]
     return step
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    """Return metrics.csv without what tells of time and memory."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in r.items() if k not in TIMING} for r in csv.DictReader(file)]
 
 
 def assert_equal(ours: object, theirs: object, name: str) -> None:
@@ -225,7 +231,7 @@ def scalars_of(folder: Path) -> dict[str, dict[int, float]]:
 
 def assert_same_run(folder: Path, whole: Path) -> None:
     """Compare all that two runs have left."""
-    rows, expected = rows_of(folder), rows_of(whole)
+    rows, expected = curve(folder), curve(whole)
     for row, other in zip(rows, expected, strict=True):
         assert row == other, (row, other)
     assert all(int(b["step"]) == int(a["step"]) + 1 for a, b in pairwise(rows))
@@ -313,7 +319,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides when (default: 0)")
     parser.add_argument("--output", type=Path, help="folder for the runs; else a temporary one")
     arguments = parser.parse_args()
-    prepare_imports(arguments.projects)
+    for project in arguments.projects:
+        importlib.import_module(f"projects.{project}")
+    torch.set_num_threads(1)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purged step
     number = signal.Signals[f"SIG{arguments.signal}"]
     failed = False
     work = (arguments.output or Path(tempfile.mkdtemp())).absolute()
@@ -330,30 +339,6 @@ def main() -> int:
     if not arguments.output:
         shutil.rmtree(work)
     return int(failed)
-
-
-def prepare_imports(projects: list[str]) -> None:
-    """Import here what every process needs, once: it takes seconds."""
-    global EventAccumulator, TOOL, np, read_checkpoint, torch, tree_flatten
-    import importlib.util
-
-    import lightning.fabric  # noqa: F401
-    import numpy as np
-    import tensorboard.compat.proto.event_pb2
-    import tensorboard.summary.writer.record_writer  # noqa: F401
-    import torch
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from torch.utils._pytree import tree_flatten
-
-    from dropkey_core.engine import read_checkpoint
-
-    for project in projects:
-        importlib.import_module(f"projects.{project}")
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools" / "train_net.py")
-    TOOL = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(TOOL)
-    torch.set_num_threads(1)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purged step
 
 
 if __name__ == "__main__":
