@@ -9,8 +9,10 @@ datasets/prepare_humbi.py's code. The same settings give the same set, and askin
 that is there does nothing.
 """
 
+import io
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -287,7 +289,8 @@ def make_bodies(output: Path, settings: PeopleSettings, body: Body | None = None
         subjects = [*train, *test]
         for _ in tqdm(workers.map(write, subjects), "people", len(subjects), disable=None):
             pass
-    prepare(output, train, test, num_vertices=len(body.template), say=lambda line: None)
+    with redirect_stdout(io.StringIO()):
+        prepare(output, train, test, num_vertices=len(body.template))
     return True
 
 

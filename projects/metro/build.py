@@ -81,10 +81,10 @@ def build_model(
     """
     check_sizes(embed_dims, token_dims, num_heads, level_weights)
     arrays = read_body(body)
-    eyes = Backbone(backbone, pretrained_backbone, backbone_stages)
-    if image_size < eyes.stride or image_size % eyes.stride:
+    network = Backbone(backbone, pretrained_backbone, backbone_stages)
+    if image_size < network.stride or image_size % network.stride:
         raise UserError(
-            f"image_size must be a multiple of the backbone's stride {eyes.stride}, "
+            f"image_size must be a multiple of the backbone's stride {network.stride}, "
             f"got {image_size}"
         )
     ratios = iter(drop_ratios(num_layers * len(embed_dims), drop_ratio, drop_schedule))
@@ -96,7 +96,7 @@ def build_model(
         )
         return PostNormLayer(attention, ffn_dim, dropout)
 
-    widths = [eyes.num_channels + COORDINATES, *token_dims, COORDINATES]
+    widths = [network.num_channels + COORDINATES, *token_dims, COORDINATES]
     blocks = [
         EncoderBlock(
             width, next_width, num_tokens, [layer(embed_dim) for _ in range(num_layers)], dropout
@@ -104,7 +104,7 @@ def build_model(
         for width, next_width, embed_dim in zip(widths[:-1], widths[1:], embed_dims, strict=True)
     ]
     model = Metro(
-        eyes,
+        network,
         blocks,
         TokenMasking(len(JOINTS), max_masked),
         arrays,

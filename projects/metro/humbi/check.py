@@ -1,7 +1,6 @@
 """Whether a set's files agree with each other and with the body model: what its index rests on."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,9 +48,8 @@ def check_meshes(
     body: str | os.PathLike[str],
     count: int,
     seed: int = 0,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Compare a sample of frames with the body model and tell how well they agree.
+    """Compare a sample of frames with the body model and print how well they agree.
 
     Args:
         source: the set's folder.
@@ -59,7 +57,6 @@ def check_meshes(
         body: the body model's .npz.
         count: how many frames to look at, or all if there are fewer, drawn with ``seed``.
         seed: see ``count``.
-        say: takes the lines.
 
     Raises:
         UserError: in a frame that was looked at scale * SMPL + translation is not the mesh of the
@@ -71,18 +68,18 @@ def check_meshes(
     found = [agreement(source, index, row, arrays, model) for row in sorted(rows.tolist())]
     failed = [one for one in found if one.mesh_error > LARGEST_ERROR]
     worst = max(found, key=lambda one: one.mesh_error)
-    say(
+    print(
         f"checked {len(found)} of {len(index.frame_numbers):,} frames: scale * SMPL + translation "
         f"is the mesh to {worst.mesh_error:.3g} mm"
     )
     distances = np.concatenate([one.joint_distances for one in found])
     if len(distances):
-        say(f"keypoints and the mesh's joints: {np.median(distances):.0f} mm apart (median)")
+        print(f"keypoints and the mesh's joints: {np.median(distances):.0f} mm apart (median)")
     pixel_errors = [one.pixel_error for one in found if np.isfinite(one.pixel_error)]
     if pixel_errors:
-        say(f"project.txt and K R [I | -C]: {max(pixel_errors):.2g} pixels apart at most")
+        print(f"project.txt and K R [I | -C]: {max(pixel_errors):.2g} pixels apart at most")
     for one in failed:
-        say(f"not the body's: {one.path}, off by {one.mesh_error:.3g} mm")
+        print(f"not the body's: {one.path}, off by {one.mesh_error:.3g} mm")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(found)} meshes are not those of {body}, worst: {worst.path}, "

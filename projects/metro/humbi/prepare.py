@@ -8,7 +8,7 @@ was left out are written when all parts are there.
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children
 from pathlib import Path
@@ -40,9 +40,8 @@ def prepare(
     num_vertices: int = NUM_VERTICES,
     num_workers: int = 0,
     seed: int = 0,
-    say: Callable[[str], None] = print,
 ) -> HumbiIndex:
-    """Check a set and write its index and its lists of subjects into its folder.
+    """Check a set, write its index and its lists of subjects into its folder, and print a summary.
 
     Args:
         source: folder of the bundles (``Body_1_80`` and so on).
@@ -54,7 +53,6 @@ def prepare(
         num_vertices: rows of a mesh.
         num_workers: processes; 0 works in this one.
         seed: of the drawn split.
-        say: takes the lines of the summary.
 
     Returns:
         The index, as it is in ``source / INDEX``.
@@ -67,21 +65,21 @@ def prepare(
     # Before the work, which takes hours; what it finds decides only how long the lists become.
     split([session.subject for session in sessions], train_subjects, test_subjects, seed)
     parts = []
-    for part in indexed(source, sessions, num_vertices, num_workers, say):
+    for part in indexed(source, sessions, num_vertices, num_workers):
         problems += part.problems
         parts.append(part.index)
     shutil.rmtree(source / PARTS, ignore_errors=True)  # next time files may have been mended
-    tell_problems(source, problems, say)
+    tell_problems(source, problems)
     parts = [part for part in parts if len(part)]
     if not parts:
         raise UserError(f"nothing in {source} can be used; {source / LEFT_OUT} says why")
     index = joined(sorted(parts, key=lambda part: int(part.subject_ids[0])))
     chosen = split(index.subject_ids.tolist(), train_subjects, test_subjects, seed)
     if train_subjects is None and test_subjects is None:
-        say(about_draw(len(index.subject_ids), chosen, seed))
-    write_lists(source, index, chosen, say)
+        print(about_draw(len(index.subject_ids), chosen, seed))
+    write_lists(source, index, chosen)
     write_index(source / INDEX, index)
-    say(
+    print(
         f"{source / INDEX}: {len(index.subject_ids):,} subjects, {len(index.camera_ids):,} cameras,"
         f" {len(index.frame_numbers):,} frames, {len(index):,} views, "
         f"{(source / INDEX).stat().st_size / 1e6:,.1f} MB"
@@ -117,7 +115,7 @@ def find_sessions(source: Path) -> tuple[list[Session], list[Problem]]:
     return [found[subject] for subject in sorted(found)], problems
 
 
-def tell_problems(source: Path, problems: list[Problem], say: Callable[[str], None]) -> None:
+def tell_problems(source: Path, problems: list[Problem]) -> None:
     """Write the list of what is left out, and say how much of what kind it is."""
     path = source / LEFT_OUT
     lines = sorted(problem.line() for problem in problems)
@@ -125,8 +123,8 @@ def tell_problems(source: Path, problems: list[Problem], say: Callable[[str], No
     counts = Counter(problem.kind for problem in problems)
     first = {problem.kind: problem.path for problem in reversed(problems)}
     for kind, count in counts.most_common():
-        say(f"left out: {count:,} x {kind} (first: {first[kind]})")
-    say(f"{path}: {len(problems):,} lines" if problems else "nothing was left out")
+        print(f"left out: {count:,} x {kind} (first: {first[kind]})")
+    print(f"{path}: {len(problems):,} lines" if problems else "nothing was left out")
 
 
 def split(
@@ -170,12 +168,7 @@ def about_draw(total: int, chosen: tuple[list[int], list[int]], seed: int) -> st
     )
 
 
-def write_lists(
-    source: Path,
-    index: HumbiIndex,
-    chosen: tuple[list[int], list[int]],
-    say: Callable[[str], None],
-) -> None:
+def write_lists(source: Path, index: HumbiIndex, chosen: tuple[list[int], list[int]]) -> None:
     """Write the lists of subjects to train and to test on, without those that have no view.
 
     Raises:
@@ -191,7 +184,7 @@ def write_lists(
         write_subjects(path, subjects)
         less = len(wanted) - len(subjects)
         more = f"; {less:,} more have no view" if less else ""
-        say(f"{path}: {len(subjects):,} subjects{more}")
+        print(f"{path}: {len(subjects):,} subjects{more}")
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -203,7 +196,6 @@ def indexed(
     sessions: list[Session],
     num_vertices: int,
     num_workers: int,
-    say: Callable[[str], None],
 ) -> Iterator[Part]:
     """The parts of all sessions, in any order; those that are there already are only read."""
     wanted = {session: source / PARTS / f"{session.subject}.npz" for session in sessions}
@@ -216,7 +208,7 @@ def indexed(
             yield part
     total, done = len(sessions), len(sessions) - len(missing)
     if done:
-        say(f"{done}/{total} subjects were done before")
+        print(f"{done}/{total} subjects were done before")
     for path in tqdm(made(missing, num_workers), "subjects", total, initial=done, disable=None):
         part = read_part(path)
         assert part is not None, path

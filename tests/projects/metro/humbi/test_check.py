@@ -13,8 +13,8 @@ from tests.projects.metro.humbi_set import SCALE, write_subject
 
 
 @pytest.fixture
-def checked(tmp_path, toy_body, toy_body_file):
-    """Prepares a set of two subjects and checks it; returns the lines that the check says."""
+def checked(tmp_path, toy_body, toy_body_file, capsys):
+    """Prepares a set of two subjects and checks it; returns the lines that the check prints."""
     model = BodyModel(toy_body)
 
     def mesh(fit):
@@ -25,12 +25,12 @@ def checked(tmp_path, toy_body, toy_body_file):
 
     for subject in (1, 2):
         write_subject(tmp_path / "Body_1_8", subject, [1, 2, 3], 60, mesh)
-    index = prepare(tmp_path, num_vertices=60, say=lambda text: None)
+    index = prepare(tmp_path, num_vertices=60)
 
     def check(count=100):
-        said = []
-        check_meshes(tmp_path, index, toy_body_file, count, say=said.append)
-        return said
+        capsys.readouterr()
+        check_meshes(tmp_path, index, toy_body_file, count)
+        return capsys.readouterr().out.splitlines()
 
     return check
 

@@ -1,5 +1,7 @@
+import io
 import re
 import shutil
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -46,12 +48,14 @@ def body_of(source, subject):
 
 def run(source, **settings):
     """Prepare the set; returns its views as (subject, frame, camera), and what was said."""
-    said = []
-    prepare(source, num_vertices=V, say=said.append, **settings)
+    with redirect_stdout(io.StringIO()) as said:
+        prepare(source, num_vertices=V, **settings)
     index = read_index(source / INDEX)
     (source / "all.txt").write_text("\n".join(map(str, index.subject_ids)))
     records = load_humbi(source / INDEX, source / "all.txt")
-    return [(one["subject"], one["frame"], one["camera"]) for one in records], said
+    return [
+        (one["subject"], one["frame"], one["camera"]) for one in records
+    ], said.getvalue().splitlines()
 
 
 ALL = [(s, f, c) for s in sorted(FRAMES) for f in FRAMES[s] for c in sorted(CAMERAS)]
@@ -214,7 +218,7 @@ def test_nothing_left_is_an_error_and_mended_files_are_looked_at_again(source):
     for subject in FRAMES:
         (body_of(source, subject) / "intrinsic.txt").rename(body_of(source, subject) / "saved")
     with pytest.raises(UserError, match=f"nothing in {source} can be used; .*{LEFT_OUT} says why"):
-        prepare(source, num_vertices=V, say=lambda text: None)
+        prepare(source, num_vertices=V)
     assert len(left_out(source)) == 3
     assert not (source / INDEX).exists()
     for subject in FRAMES:
