@@ -148,12 +148,13 @@ def folder_page(folder: Path) -> str:
 
 def notebook_page(path: Path) -> str:
     """Make a page of a notebook with its outputs; pictures are written beside it."""
-    parts = [f"*A notebook: open `{path}` in Jupyter to run it.*"]
+    parts = []
     for number, cell in enumerate(json.loads((ROOT / path).read_text())["cells"]):
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         for output in cell.get("outputs", []):
             parts.append(_output(output, PAGES / path.with_suffix(""), number))
+    parts.insert(1, f"*This is a notebook: `{path}`, to be run in Jupyter.*")
     return "\n\n".join(parts) + "\n"
 
 
