@@ -4,7 +4,7 @@ The strongest interactions of an image are kept; those that overlap one of the g
 positives; average precision is PASCAL VOC's of 2007, over eleven recalls.
 
 Shapes: Q pairs of subject and object, V verbs, C object classes; P predictions, N interactions of
-the ground truth, K pairs of one of each.
+the ground truth.
 """
 
 import numpy as np
@@ -45,54 +45,37 @@ def find_true_positives(
     truth_boxes: np.ndarray,
     first_copy: np.ndarray,
 ) -> np.ndarray:
-    """Tell true from false positives.
+    """Tell true from false positives on an image.
 
-    A prediction is right if an interaction of the same image and triplet has a subject box and an
-    object box that overlap its own by at least 0.5. Of several such interactions only the one with
-    the largest smaller overlap counts, the first of equals; every interaction can be found once,
-    by the strongest prediction, and who comes later gets no second choice.
+    A prediction is right if an interaction of the same triplet has a subject box and an object box
+    that overlap its own by at least 0.5. Of several such interactions only the one with the largest
+    smaller overlap counts, the first of equals; every interaction can be found once, by the
+    strongest prediction, and who comes later gets no second choice.
 
     Args:
-        keys: (P,) int64, equal for equal image and triplet. Predictions of an image stand in order
-            of falling score.
+        keys: (P,) int64, equal for equal triplets, by falling score.
         boxes: (P, 8) boxes of subject and object, xyxy in pixels.
         truth_keys: (N,) the same for the ground truth.
         truth_boxes: (N, 8).
         first_copy: (N,) index of the interaction that is found in the place of this one: its own,
-            unless an image lists the same interaction again.
+            unless the image lists the same interaction again.
 
     Returns:
         (P,) bool, True for true positives.
     """
-    prediction, truth = pairs_of_equal_keys(keys, truth_keys)
-    found_boxes, true_boxes = boxes[prediction], truth_boxes[truth]
-    overlap = np.minimum(
-        overlaps(found_boxes[:, :4], true_boxes[:, :4]),
-        overlaps(found_boxes[:, 4:], true_boxes[:, 4:]),
-    )
-    matches = overlap >= MIN_OVERLAP
-    prediction, truth, overlap = prediction[matches], truth[matches], overlap[matches]
-
-    order = np.lexsort((truth, -overlap, prediction))
-    prediction, best = np.unique(prediction[order], return_index=True)
-    found = first_copy[truth[order][best]]
-    _, earliest = np.unique(found, return_index=True)
-
     right = np.zeros(len(keys), bool)
-    right[prediction[earliest]] = True
-    return right
-
-
-def pairs_of_equal_keys(keys: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (K,) into ``keys`` (P,) and into ``others`` (N,) of all pairs with equal values."""
-    order = np.argsort(others, kind="stable")
-    values, starts, counts = np.unique(others[order], return_index=True, return_counts=True)
-    place = np.searchsorted(values, keys)
-    place[place == len(values)] = 0
-    known = np.flatnonzero(values[place] == keys) if len(values) else np.zeros(0, np.int64)
-    starts, counts = starts[place[known]], counts[place[known]]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(known, counts), order[np.repeat(starts, counts) + within]
+    if not len(truth_keys):
+        return right
+    boxes = boxes[:, None]  # (P, 1, 8)
+    overlap = np.minimum(
+        overlaps(boxes[..., :4], truth_boxes[:, :4]), overlaps(boxes[..., 4:], truth_boxes[:, 4:])
+    )  # (P, N)
+    matches = (overlap >= MIN_OVERLAP) & (keys[:, None] == truth_keys)
+    best = np.where(matches, overlap, 0).argmax(axis=1)
+    found = np.where(matches.any(axis=1), first_copy[best], -1)
+    _, earliest = np.unique(found, return_index=True)
+    right[earliest] = True
+    return right & (found >= 0)
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -102,24 +85,25 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     A box without width or height therefore does not even overlap itself.
 
     Args:
-        boxes: (K, 4) xyxy in pixels.
-        others: (K, 4), each compared with the box in the same place.
+        boxes: (..., 4) xyxy in pixels.
+        others: (..., 4), which broadcasts against them.
 
     Returns:
-        (K,) in [0, 1], in the dtype of the boxes; NaN for boxes that are not finite.
+        (...) in [0, 1], in the dtype of the boxes; NaN for boxes that are not finite.
     """
-    left, top = np.maximum(boxes[:, :2], others[:, :2]).T
-    right, bottom = np.minimum(boxes[:, 2:], others[:, 2:]).T
-    apart = (left >= right) | (top >= bottom)
+    top_left = np.maximum(boxes[..., :2], others[..., :2])
+    bottom_right = np.minimum(boxes[..., 2:], others[..., 2:])
+    apart = (top_left >= bottom_right).any(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):  # boxes inside out or not finite
-        shared = (right - left + 1) * (bottom - top + 1)
-        union = areas(boxes) + areas(others) - shared
-        return np.where(apart, 0, shared / union)
-
-
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """Pixels (K,) in boxes (K, 4) xyxy, the last row and column included."""
-    return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+        shared, *areas = (
+            (high - low + 1).prod(axis=-1)
+            for low, high in (
+                (top_left, bottom_right),
+                (boxes[..., :2], boxes[..., 2:]),
+                (others[..., :2], others[..., 2:]),
+            )
+        )
+        return np.where(apart, 0, shared / (areas[0] + areas[1] - shared))
 
 
 def eleven_point_ap(right: np.ndarray, num_truths: int) -> float:

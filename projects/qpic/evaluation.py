@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from projects.qpic.average_precision import (
     strongest_interactions,
 )
 from projects.qpic.classes import read_classes
-from projects.qpic.ground_truth import NO_OBJECT, GroundTruth, Triplet, distinct
+from projects.qpic.ground_truth import NO_OBJECT, Triplet, distinct, image_truth
 from projects.qpic.interaction_file import read_interactions
 from projects.qpic.picture import Pair, draw_pairs
 
@@ -64,11 +65,12 @@ def build_evaluator(
 
 
 class Kept(NamedTuple):
-    """What is kept of an image's predictions, K of them by falling score."""
+    """What is kept of an image's predictions that count, K of them by falling score."""
 
-    cell: np.ndarray  # (K,) class of the object and verb, as indices into the C * V
+    row: np.ndarray  # (K,) of the triplet, by its first appearance in the ground truth
     score: np.ndarray  # (K,)
-    boxes: np.ndarray  # (K, 8) boxes of subject and object, xyxy in pixels
+    right: np.ndarray  # (K,) bool, True for true positives
+    known: np.ndarray  # (K,) bool, True = counts in the Known Object setting
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class HicoDetEvaluator(ImageEvaluator):
 
     - **Default**: a triplet's predictions on all images count.
     - **Known Object**: only those on images that contain the triplet's object category, see
-      ``GroundTruth``.
+      ``ImageTruth``.
 
     The Default numbers are those of QPIC's evaluator, also where it differs from the definitions:
 
@@ -125,7 +127,7 @@ class HicoDetEvaluator(ImageEvaluator):
 
     Args:
         ground_truth: by image id ``boxes_xyxy`` (n, 4) in pixels, ``labels`` (n,), ``hois`` (m, 3)
-            of subject, object and verb, see ``GroundTruth``. Images count in this order.
+            of subject, object and verb, see ``image_truth``. Images count in this order.
         validity: (V, C) bool or 0 and 1, which verb goes with which object class.
         rare_triplets: (subject label, object label, verb) of the rare ones.
         non_rare_triplets: the others. A triplet in neither list counts in the full mean alone.
@@ -150,16 +152,21 @@ class HicoDetEvaluator(ImageEvaluator):
         self.possible = np.ascontiguousarray(np.asarray(validity).astype(bool).T)  # (C, V)
         self.num_classes, self.num_verbs = self.possible.shape
         self.annotations = ground_truth
-        self.truth = GroundTruth(ground_truth, self.num_classes, self.num_verbs)
+        self.truth = {image_id: image_truth(known) for image_id, known in ground_truth.items()}
+        # How many interactions of each triplet are asked for, by first appearance.
+        self.num_truths = Counter(row for truth in self.truth.values() for row in truth.triplets)
         self.rare = distinct(rare_triplets)
         self.non_rare = distinct(non_rare_triplets)
         self.subject_label = subject_label
         self.object_names = object_names or range(self.num_classes)
         self.verb_names = verb_names or range(self.num_verbs)
-        self._index_of = {image_id: index for index, image_id in enumerate(self.truth.image_ids)}
-        self._triplet_of_cell = self._triplets_of_cells()
+        self._rows = {triplet: row for row, triplet in enumerate(self.num_truths)}
+        self._row_of_cell = np.full((self.num_classes, self.num_verbs), -1)  # -1: nothing to find
+        for (subject, obj, verb), row in self._rows.items():
+            if subject == subject_label:
+                self._row_of_cell[obj, verb] = row
         self._say_what_is_odd()
-        super().__init__(output_dir, self._index_of)
+        super().__init__(output_dir, self.truth)
 
     @property
     def classes(self) -> dict[str, list[str]]:
@@ -168,7 +175,7 @@ class HicoDetEvaluator(ImageEvaluator):
         return {kind: [str(name) for name in of_kind] for kind, of_kind in names.items()}
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> Kept:
-        """Keep the strongest interactions of an image.
+        """Keep the strongest interactions of an image, and which of them are right.
 
         Args:
             sample: with ``image_id``.
@@ -180,7 +187,7 @@ class HicoDetEvaluator(ImageEvaluator):
             UserError: an unknown label, another number of verbs, a score or a box that is not
                 finite; with the image.
         """
-        image_id = sample["image_id"]
+        image_id = int(sample["image_id"])
         scores = as_array(output["verb_scores"])
         labels = as_array(output["obj_labels"])
         boxes = np.hstack([as_array(output[name]) for name in ("sub_boxes", "obj_boxes")])
@@ -200,7 +207,12 @@ class HicoDetEvaluator(ImageEvaluator):
 
         cells, scores = strongest_interactions(scores, labels, self.possible, MAX_PREDICTIONS)
         pairs, verbs = np.divmod(cells, self.num_verbs)
-        return Kept((labels[pairs] * self.num_verbs + verbs).astype(np.int32), scores, boxes[pairs])
+        rows, truth = self._row_of_cell[labels[pairs], verbs], self.truth[image_id]
+        counts = (rows >= 0) & truth.has_boxes
+        rows, scores, pairs = rows[counts], scores[counts], pairs[counts]
+        wanted = np.array([self._rows[triplet] for triplet in truth.triplets], np.int64)
+        right = find_true_positives(rows, boxes[pairs], wanted, truth.boxes, truth.first_copy)
+        return Kept(rows, scores, right, np.isin(labels[pairs], truth.objects))
 
     def measure(self, kept: dict[int, Kept]) -> dict[str, dict[str, float]]:
         """Measure predictions by image id, and print a table in per cent.
@@ -281,59 +293,28 @@ class HicoDetEvaluator(ImageEvaluator):
         }
 
     def results_of(self, kept: dict[int, Kept]) -> list[TripletResult]:
-        """The result of every triplet, in the order of ``ground_truth.triplets``."""
-        truth = self.truth
-        image, triplet, score, boxes = self._that_count(kept)
-        num_triplets = len(truth.triplets)
-        right = find_true_positives(
-            image * num_triplets + triplet,
-            boxes,
-            truth.image * num_triplets + truth.triplet,
-            truth.boxes,
-            truth.first_copy,
-        )
-        contains = truth.contains[image, truth.triplets[triplet, 1]]
-        num_truths = np.bincount(truth.triplet, minlength=num_triplets)
-        by_triplet = np.argsort(triplet, kind="stable")
-        ends = np.cumsum(np.bincount(triplet, minlength=num_triplets))
+        """The result of every triplet, by first appearance."""
+        nothing = Kept(np.zeros(0, np.int64), np.zeros(0, np.float32), *np.zeros((2, 0), bool))
+        parts = [kept[image_id] for image_id in self.truth if image_id in kept]
+        rows, score, right, known = map(np.concatenate, zip(nothing, *parts, strict=True))
+        by_triplet = np.argsort(rows, kind="stable")
+        ends = np.cumsum(np.bincount(rows, minlength=len(self.num_truths)))
         results = []
-        for row, places in enumerate(np.split(by_triplet, ends[:-1])[:num_triplets]):
+        for (triplet, num_truths), places in zip(
+            self.num_truths.items(), np.split(by_triplet, ends[:-1]), strict=False
+        ):
             places = places[np.argsort(-score[places])]  # as in QPIC's, not stable
             results.append(
                 TripletResult(
-                    triplet=tuple(truth.triplets[row].tolist()),
-                    num_truths=int(num_truths[row]),
+                    triplet=triplet,
+                    num_truths=num_truths,
                     scores=score[places],
                     right=right[places],
-                    ap=eleven_point_ap(right[places], num_truths[row]),
-                    ap_known_object=eleven_point_ap(
-                        right[places[contains[places]]], num_truths[row]
-                    ),
+                    ap=eleven_point_ap(right[places], num_truths),
+                    ap_known_object=eleven_point_ap(right[places[known[places]]], num_truths),
                 )
             )
         return results
-
-    def _triplets_of_cells(self) -> np.ndarray:
-        """Row of the ground truth's triplets by object label and verb, (C, V); -1 for none."""
-        rows = np.full((self.num_classes, self.num_verbs), -1, np.int32)
-        subject, obj, verb = self.truth.triplets.T
-        can_be_predicted = np.flatnonzero(subject == self.subject_label)
-        rows[obj[can_be_predicted], verb[can_be_predicted]] = can_be_predicted
-        return rows
-
-    def _that_count(self, kept: dict[int, Kept]) -> list[np.ndarray]:
-        """Index of the image, triplet, score and boxes of the predictions that count.
-
-        They are in the order of the images, and within an image of falling score.
-        """
-        indices = np.array(sorted(self._index_of[image_id] for image_id in kept), np.int64)
-        parts = [kept[self.truth.image_ids[index]] for index in indices]
-        nothing = Kept(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros((0, 8), np.float32))
-        cell, score, boxes = map(np.concatenate, zip(nothing, *parts, strict=True))
-        image = np.repeat(indices, [len(part.score) for part in parts])
-        triplet = self._triplet_of_cell.take(cell)
-        counts = (triplet >= 0) & self.truth.has_boxes[image]
-        return [column[counts] for column in (image, triplet, score, boxes)]
 
     def _as_plain_values(self, result: TripletResult) -> dict[str, Any]:
         subject, obj, verb = result.triplet
@@ -351,15 +332,24 @@ class HicoDetEvaluator(ImageEvaluator):
         }
 
     def _say_what_is_odd(self) -> None:
-        if self.truth.num_without_object:
+        alone = sum(
+            hoi[1] == NO_OBJECT for known in self.annotations.values() for hoi in known["hois"]
+        )
+        if alone:
             logger.info(
-                f"left out {self.truth.num_without_object} interactions without an object, which "
-                "HICO-DET's protocol does not know"
+                f"left out {alone} interactions without an object, which HICO-DET's protocol does "
+                "not know"
             )
-        if self.truth.not_finite:
+        odd = [
+            f"image {image_id}, box {number}"
+            for image_id, known in self.annotations.items()
+            for number, box in enumerate(known["boxes_xyxy"])
+            if not np.isfinite(box).all()
+        ]
+        if odd:
             logger.warning(
-                f"{len(self.truth.not_finite)} boxes of the ground truth are not finite and cannot "
-                f"be found; the first is {self.truth.not_finite[0]}"
+                f"{len(odd)} boxes of the ground truth are not finite and cannot be found; the "
+                f"first is {odd[0]}"
             )
 
 

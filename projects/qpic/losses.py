@@ -123,9 +123,7 @@ class InteractionLoss(nn.Module):
             ``loss_obj_bbox``, ``loss_sub_giou``, ``loss_obj_giou`` of the last layer, and the same
             names with ``_0``, ``_1``, ... of the earlier ones. The subjects' box losses are divided
             by the number of pairs, at least 1, those of the objects by the number of matched pairs
-            that have one, plus 1e-4; both counted over the batches of all processes. (The official
-            code divides by the mean number of pairs over the processes, at least 1, and counts
-            the objects of each process for itself.)
+            that have one, plus 1e-4; both counted over the batches of all processes.
         """
         predicted = {name: outputs[name].float() for name in PREDICTIONS}  # (N, B, Q, ...)
         true = {name: torch.cat([target[name] for target in targets]) for name in TARGETS}

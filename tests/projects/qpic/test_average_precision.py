@@ -89,7 +89,7 @@ def test_half_is_enough_and_less_is_not():
     assert find([(1, [0, 0, 9, 20], box)], [(1, box, box)]) == [False]
 
 
-def test_image_and_triplet_must_be_the_same():
+def test_the_triplet_must_be_the_same():
     box = [0, 0, 9, 9]
     assert find([(1, box, box), (2, box, box), (3, box, box)], [(2, box, box)]) == [0, 1, 0]
 
