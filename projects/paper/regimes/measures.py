@@ -47,7 +47,7 @@ def occlusion(trial: Trial) -> dict[str, float]:
     """
     network, (_, labels) = trial.model.network, trial.test
     clean = judge(network, trial.test).top1
-    found = {}
+    found: dict[str, float] = {}
     for part in MISSING:
         order = PatchOrder(trial.seed)
         right = 0
@@ -66,7 +66,7 @@ def alignment(trial: Trial) -> dict[str, float]:
     By 200 masks, exactly, and after the second stage with nothing dropped. Of a network that was
     trained without DropKey only the latter is there, the others are nan.
     """
-    found = {}
+    found: dict[str, float] = {}
     ways: dict[str, Inference] = {"monte_carlo": MonteCarlo(NUM_MASKS), "expected": Expected()}
     for name, inference in ways.items():
         found |= {f"{name}_top1": NAN, f"{name}_loss": NAN}

@@ -7,15 +7,9 @@ from torchvision.transforms.functional import crop, hflip, pad
 
 from dropkey_core.engine import UserError
 from projects.paper.regimes import Trainer
+from projects.paper.regimes.judging import Images
 from projects.paper.regimes.plan import Augmentation
-from projects.paper.regimes.training import (
-    Batches,
-    Images,
-    augmented,
-    calibration_error,
-    draw_batches,
-    draw_subset,
-)
+from projects.paper.regimes.training import Batches, augmented, draw_batches, draw_subset
 
 
 class Watched(Trainer):
@@ -109,12 +103,3 @@ def test_subset_has_so_many_of_each_class():
     assert labels[subset.pixels[:, 0]].tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match="per_class must be at most 3, got 4"):
         draw_subset(images, 4, torch.Generator())
-
-
-def test_calibration_error_by_hand():
-    # Two images of confidence 0.9, one of them right; one of 0.6, right: other bins.
-    confident, unsure = [0.9, 0.1], [0.4, 0.6]
-    logits = torch.tensor([confident, confident, unsure]).log()
-    right = torch.tensor([True, False, True])
-    expected = (abs(0.5 - 0.9) * 2 + abs(1 - 0.6)) / 3
-    assert calibration_error(logits, right) == pytest.approx(100 * expected, abs=1e-4)
