@@ -2,24 +2,23 @@ import numpy as np
 import pytest
 
 from projects.metro.body.model import read_body, read_origin
-from tests.projects.metro import smpl_like
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def script(load_script, monkeypatch):
+def script(load_script, monkeypatch, small_mannequin):
     """The script, with a body that takes no time."""
     module = load_script("datasets/make_body_model")
-    monkeypatch.setattr(module, "make_mannequin", smpl_like.body)
+    monkeypatch.setattr(module, "make_mannequin", lambda: small_mannequin)
     return module
 
 
-def test_the_body_is_written_once(script, tmp_path, capsys, monkeypatch):
+def test_the_body_is_written_once(script, small_mannequin, tmp_path, capsys, monkeypatch):
     output = tmp_path / "made" / "body.npz"
     assert script.main(["--output", str(output)]) == 0
     assert capsys.readouterr().out == f"{output}: written\n"
-    np.testing.assert_array_equal(read_body(output).template, smpl_like.body().template)
+    np.testing.assert_array_equal(read_body(output).template, small_mannequin.template)
     assert read_origin(output) == script.ORIGIN
     before = output.stat().st_mtime_ns
     assert script.main(["--output", str(output)]) == 0
