@@ -13,8 +13,7 @@ Point = tuple[float, float, float]
 
 MOST_NEIGHBOURS = 10
 # A collapse must leave no face that is turned by more than about 70 degrees from what its corners
-# face, or flatter than this share of an equilateral one. Where no such edge is left, the demands
-# are halved.
+# face, or flatter than this share of an equilateral one.
 LEAST_COSINE = 0.35
 LEAST_SHAPE = 0.25
 
@@ -43,12 +42,7 @@ def decimate(
         ValueError: no edge can be collapsed any more.
     """
     mesh = Decimation(points, faces, normals, fineness)
-    strictness = 1.0
-    while len(mesh.alive) > count:
-        if not mesh.collapse_down_to(count, strictness):
-            strictness /= 2
-            if strictness < 0.01:
-                raise ValueError(f"cannot take the mesh below {len(mesh.alive)} vertices")
+    mesh.collapse_down_to(count)
     kept = np.array(sorted(mesh.alive))
     remaining = np.array(sorted(mesh.faces.values()))
     return kept, np.searchsorted(kept, remaining).astype(np.int32)
@@ -84,43 +78,39 @@ class Decimation:
         along = minus(self.points[a], self.points[b])
         return dot(along, along) ** 0.5 / wanted
 
-    def collapse_down_to(self, count: int, strictness: float) -> bool:
-        """Collapse edges until ``count`` vertices are left or no edge will do; was there any?"""
-        refused = []
-        before = len(self.alive)
-        while self.heap and len(self.alive) > count:
-            entry = heapq.heappop(self.heap)
-            _, a, b = entry
+    def collapse_down_to(self, count: int) -> None:
+        """Collapse edges until ``count`` vertices are left.
+
+        Raises:
+            ValueError: no edge can be collapsed any more.
+        """
+        while len(self.alive) > count:
+            if not self.heap:
+                raise ValueError(f"cannot take the mesh below {len(self.alive)} vertices")
+            _, a, b = heapq.heappop(self.heap)
             if a not in self.alive or b not in self.alive:
                 continue
-            choices = [0.0, 0.0]
-            if len(self.neighbours(a) & self.neighbours(b)) == 2:
-                choices = [self.outcome(a, b, strictness), self.outcome(b, a, strictness)]
-            if max(choices) <= 0:
-                refused.append(entry)
-            elif choices[0] == max(choices):
-                self.collapse(a, b)
-            else:
-                self.collapse(b, a)
-        for entry in refused:
-            heapq.heappush(self.heap, entry)
-        return len(self.alive) < before
+            if len(self.neighbours(a) & self.neighbours(b)) != 2:
+                continue
+            of_a, of_b = self.outcome(a, b), self.outcome(b, a)
+            if max(of_a, of_b) > 0:
+                self.collapse(*((a, b) if of_a >= of_b else (b, a)))
 
     def neighbours(self, vertex: int) -> set[int]:
         """Vertices that share a face with one."""
         return {other for face in self.faces_of[vertex] for other in self.faces[face]} - {vertex}
 
-    def outcome(self, gone: int, kept: int, strictness: float) -> float:
+    def outcome(self, gone: int, kept: int) -> float:
         """The worst shape of a face if ``gone`` moves onto ``kept``; 0 if that must not be."""
         changed = self.faces_of[gone] - self.faces_of[kept]
-        if len(changed) + len(self.faces_of[kept]) - 2 > MOST_NEIGHBOURS / strictness:
+        if len(changed) + len(self.faces_of[kept]) - 2 > MOST_NEIGHBOURS:
             return 0.0
         worst = 1.0
         for number in changed:
             corners = [kept if vertex == gone else vertex for vertex in self.faces[number]]
             facing, size, shape = triangle(*(self.points[vertex] for vertex in corners))
-            least = LEAST_COSINE * strictness * size
-            if shape < LEAST_SHAPE * strictness or any(
+            least = LEAST_COSINE * size
+            if shape < LEAST_SHAPE or any(
                 dot(facing, self.normals[vertex]) < least for vertex in corners
             ):
                 return 0.0
