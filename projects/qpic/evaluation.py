@@ -154,7 +154,7 @@ class HicoDetEvaluator(ImageEvaluator):
         self.annotations = ground_truth
         self.truth = {image_id: image_truth(known) for image_id, known in ground_truth.items()}
         # How many interactions of each triplet are asked for, by first appearance.
-        self.num_truths = Counter(row for truth in self.truth.values() for row in truth.triplets)
+        self.num_truths = Counter(t for truth in self.truth.values() for t in truth.triplets)
         self.rare = distinct(rare_triplets)
         self.non_rare = distinct(non_rare_triplets)
         self.subject_label = subject_label

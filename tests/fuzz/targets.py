@@ -421,10 +421,10 @@ def mesh_file() -> bytes:
 
 def read_meshes(path: Path) -> None:
     with small_smpl:
-        chosen, faces = smpl_release.read_coarse_meshes(path, SMPL["f"])
-    assert [len(vertices) for vertices in chosen] == [4, 2]
-    assert all(((vertices >= 0) & (vertices < V)).all() for vertices in chosen)
-    for triangles, count in zip(faces, (4, 2), strict=True):
+        meshes = smpl_release.read_coarse_meshes(path, SMPL["f"])
+    for (vertices, triangles), count in zip(meshes, (4, 2), strict=True):
+        assert len(vertices) == count
+        assert ((vertices >= 0) & (vertices < V)).all()
         assert triangles.shape == (len(triangles), 3)
         assert triangles.dtype.kind in "iu"
         assert ((triangles >= 0) & (triangles < count)).all()
