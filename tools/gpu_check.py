@@ -57,11 +57,8 @@ def parts(device: str, reference: str | None, folder: Path) -> list[Part]:
     attention += ["vit", "--repeats", "1"] if quick else ["detr", "detr-large", "long"]
     step = ["tools/benchmark/model.py", "--config", "projects/detr/dropkey.yaml"]
     step += ["--device", device, "--autocast", "bfloat16"]
-    step += (
-        ["--repeats", "1", "--batch", "1", "32", "64"]
-        if quick
-        else ["--compile", "--autocast", "float16"]
-    )
+    full = ["--compile", "--autocast", "float16"]
+    step += ["--repeats", "1", "--batch", "1", "32", "64"] if quick else full
     step += ["--reference", reference] if reference else []
     step += SMALL_MODEL if quick and not reference else []  # the official one has its own sizes
     shapes = ["datasets/make_shapes.py", *(["--num-train=8", "--num-val=4"] if quick else [])]
