@@ -66,7 +66,7 @@ def read_inputs(source: Any, on_error: Callable[[UserError], Any] | None = None)
         source: what :func:`read_input` takes, a list, tuple or iterator of that, a folder, a video
             file, or the number of a camera.
         on_error: is given the error about a file that cannot be read; the others go on. None
-            raises it.
+            warns of one that was found in a folder, and raises that of another.
 
     Raises:
         UserError: a picture cannot be read, a folder has none.
@@ -81,9 +81,14 @@ def read_inputs(source: Any, on_error: Callable[[UserError], Any] | None = None)
             try:
                 yield from read_place(place)
             except UserError as error:
-                if on_error is None:
+                if not (on_error or inside):
                     raise
-                on_error(error)
+                (on_error or warn_of)(error)
+
+
+def warn_of(error: UserError) -> None:
+    """Say that a file is left out, and why."""
+    print(f"warning: left out: {error.one_line()}")
 
 
 def read_place(place: Any) -> Iterator[Input]:

@@ -136,7 +136,7 @@ def test_what_yields_many_pictures(file):
     assert not any(map(is_many, [file, "http://x/y.mp4", RGB, WANTED, [RGB], Image.open(file)]))
 
 
-def test_a_bad_file_among_many_is_given_to_whom_it_concerns(file, tmp_path):
+def test_a_bad_file_among_many_is_told_and_left_out(file, tmp_path, capsys):
     (tmp_path / "b.png").write_text("no picture")
     cv2.imwrite(str(tmp_path / "c.png"), RGB)
     told = []
@@ -145,8 +145,11 @@ def test_a_bad_file_among_many_is_given_to_whom_it_concerns(file, tmp_path):
     ]
     assert found == [str(file), str(tmp_path / "c.png"), ""]
     assert ["b.png cannot be read" in str(told[0]), "no.png cannot" in str(told[1])] == [True, True]
-    with pytest.raises(UserError, match=r"b\.png cannot be read"):
-        list(read_inputs(tmp_path))
+    assert [each.file_name for each in read_inputs(tmp_path)] == found[:2]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"warning: left out: {tmp_path}/b.png cannot be read")
+    with pytest.raises(UserError, match=r"b\.png cannot be read"):  # named, not found
+        list(read_inputs(iter([tmp_path / "b.png"])))
 
 
 def test_pictures_are_read_when_they_are_asked_for():
