@@ -249,11 +249,11 @@ def convert(
     }
     occurring = {item.name for split in splits.values() for image in split.values()
                  for item in image.objects}  # fmt: skip
+    if not occurring:
+        raise UserError(f"{folder} has no object on any image")
     classes = classes or sorted(occurring)
     if unknown := sorted(occurring - set(classes)):
         raise UserError(f"{folder} has classes that were not named: {listed(unknown)}")
-    if not classes:
-        raise UserError(f"{folder} has no object on any image")
     for split, images in splits.items():
         document, left_out = coco_document(images, classes, is_devkit)
         write_json(output / f"{split}.json", document)

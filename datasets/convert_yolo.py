@@ -2,9 +2,10 @@
 
     python datasets/convert_yolo.py mine/images mine/labels mine/data.yaml mine/train.json
 
-An image's labels are the text file of its name, if there is one, of lines "class x y width height",
-centre and sides in fractions of the image, or "class x1 y1 x2 y2 ...", an outline, whose box is
-taken. Names of classes are those of the YAML file, or the lines of a text file.
+An image's labels are the text file of its name, of lines "class x y width height", centre and sides
+in fractions of the image, or "class x1 y1 x2 y2 ...", an outline, whose box is taken. An image
+without such a file has no boxes; labels that belong to none of the images are refused. Names of
+classes are those of the YAML file, or the lines of a text file.
 """
 
 import argparse
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from generated_set import write_json
 
+from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.files.images import find_images, read_header
 from dropkey_core.engine.files.outside import MEGABYTE, read_text, reading
@@ -33,7 +35,7 @@ def read_names(path: Path) -> list[str]:
 
 def read_boxes(path: Path, num_classes: int, sides: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO's annotations of an image (width, height), without ids; UserError for other lines."""
-    lines = read_text(path, 16 * MEGABYTE).splitlines() if path.exists() else []
+    lines = read_text(path, 16 * MEGABYTE).splitlines()
     annotations = []
     for number, line in enumerate(filter(str.strip, lines), 1):
         with reading(f"{path}, line {number}", f"a box of one of {num_classes} classes"):
@@ -54,15 +56,27 @@ def convert(images: Path, labels: Path, names: Path, output: Path) -> None:
     classes = read_names(names)
     document: dict[str, Any] = {"images": [], "annotations": []}
     document["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes)]
-    for number, path in enumerate(find_images([str(images)]), 1):
+    paths = find_images([str(images)])
+    files = {path: file for path in paths if (file := labels / f"{path.stem}.txt").exists()}
+    if not files:
+        raise UserError(
+            f"{labels} has labels of none of the {len(paths)} images in {images}, such "
+            f"as {paths[0].stem}.txt: name the folder that has them"
+        )
+    for number, path in enumerate(paths, 1):
         height, width = read_header(path).upright
         entry = {"id": number, "file_name": path.name, "height": height, "width": width}
         document["images"].append(entry)
-        for box in read_boxes(labels / f"{path.stem}.txt", len(classes), (width, height)):
+        boxes = read_boxes(files[path], len(classes), (width, height)) if path in files else []
+        for box in boxes:
             box |= {"id": len(document["annotations"]) + 1, "image_id": number}
             document["annotations"].append(box)
     write_json(output, document)
-    print(f"{output}: {len(document['images'])} images, {len(document['annotations'])} boxes")
+    without = len(paths) - len(files)
+    print(
+        f"{output}: {len(paths)} images, {without} of them without a file of labels, "
+        f"{len(document['annotations'])} boxes"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

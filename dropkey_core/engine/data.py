@@ -185,15 +185,23 @@ def build_train_loader(
     Args:
         dataset: the records, as a list or as a sequence that makes each when asked for it.
         mapper: makes a sample of a record; all its randomness comes from the global generators of
-            torch, numpy and Python, which are seeded for the sample's place in the stream.
+            torch, numpy and Python, which are seeded for the sample's place in the stream. With a
+            method ``teaches(record)``, whether there is something to learn, one record has to.
         total_batch_size: samples per step over all processes.
         num_workers: loader processes of each training process; the samples do not depend on it.
         seed: decides order and augmentation.
 
     Raises:
-        UserError: no records, or a batch that cannot be shared evenly among processes.
+        UserError: no records, none that teaches, or a batch that cannot be shared evenly among
+            processes.
     """
     sampler = TrainBatchSampler(len(dataset), total_batch_size, seed)
+    teaches = getattr(mapper, "teaches", None)
+    if teaches is not None and not any(map(teaches, dataset)):
+        raise UserError(
+            f"dataloader.train.dataset: nothing is left to learn from on any of its {len(dataset)} "
+            f"images (first: {_name(dataset[0])})"
+        )
     return SampleLoader(dataset, mapper, sampler, num_workers)
 
 
@@ -229,14 +237,17 @@ class SampleLoader(DataLoader[Any]):
     """A loader of mapped records whose worker processes hear neither Ctrl-C nor SIGTERM.
 
     Both reach the whole process group, and the engine still needs its workers to finish its step.
+
+    Attributes:
+        classes: names by index, where the records have them.
     """
 
     def __init__(
         self, records: Sequence[Record], mapper: Mapper, sampler: Sampler[Any], num_workers: int
     ) -> None:
-        mapped = MappedRecords(records, mapper)
+        self.classes = getattr(records, "classes", None)
         super().__init__(
-            mapped,
+            MappedRecords(records, mapper),
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=list,

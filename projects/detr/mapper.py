@@ -1,6 +1,6 @@
 """From a record (detectron2's dataset dict) to a sample: image read, augmented, boxes with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ class DetrMapper:
             flips.append(v2.RandomVerticalFlip(vertical_flip_probability))
         crop = maybe_cropped(crop_probability, crop_min_sizes, crop_range)
         self.transform = resized_after([*flips, crop], training, min_sizes, max_size)
+
+    def teaches(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has an object that is no crowd region."""
+        return any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.

@@ -3,7 +3,7 @@
 Shapes: p pairs (subject, object), C object classes, V verbs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ class QpicMapper:
         jitter = v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter)
         crop = maybe_cropped(crop_probability, crop_min_sizes, crop_range)
         self.transform = resized_after([flip, jitter, crop], training, min_sizes, max_size)
+
+    def teaches(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has an interaction."""
+        return bool(record["hois"])
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make the sample of one record.

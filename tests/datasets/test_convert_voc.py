@@ -88,6 +88,14 @@ def test_classes_may_be_put_in_order(convert_voc, folder, capsys):
     assert "has classes that were not named: cell" in capsys.readouterr().err
 
 
+def test_a_set_without_objects_is_refused(convert_voc, folder, capsys):
+    for path in (folder / "Annotations").iterdir():
+        path.write_text(voc())
+    for named in ([], ["--classes", "dog"]):
+        assert convert_voc.main([str(folder), *named]) == 2
+        assert f"error: {folder} has no object on any image" in capsys.readouterr().err
+
+
 def test_without_lists_all_annotations_are_one_split(convert_voc, folder):
     for path in (folder / "ImageSets/Main").iterdir():
         path.unlink()

@@ -55,6 +55,28 @@ def test_other_lines_are_refused_with_their_place(convert, tmp_path, line):
     assert not (tmp_path / "out.json").exists()
 
 
+def test_labels_of_other_images_are_refused(convert, tmp_path):
+    (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "c.jpg")
+    status, error = convert("1 0.5 0.5 0.25 0.5\n")
+    wanted = (
+        f"{tmp_path}/labels has labels of none of the 2 images in {tmp_path}/images, such as b.txt"
+    )
+    assert (status, wanted in error) == (2, True)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_images_without_labels_are_counted(load_script, tmp_path, capsys):
+    script = load_script("datasets/convert_yolo")
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (40, 20)).save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "names.yaml").write_text("names: [cat]")
+    paths = [str(tmp_path / name) for name in ("", "", "names.yaml", "out.json")]
+    assert script.main(paths) == 0
+    said = "out.json: 2 images, 1 of them without a file of labels, 1 boxes\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
 def test_a_file_without_names_is_refused(convert, tmp_path):
     status, error = convert("", "path: x")
     assert (status, f"{tmp_path}/data.yaml cannot be read as names of classes" in error) == (

@@ -224,6 +224,21 @@ def test_test_parts_cover_everything_once(as_rank, size, world_size):
     assert max(lengths) - min(lengths) <= 1
 
 
+def test_records_that_teach_nothing_are_refused(as_rank):
+    class Mapper:
+        def teaches(self, record):
+            return record["image_id"] > 1
+
+        def __call__(self, record):
+            return record
+
+    records = [{"image_id": number} for number in range(3)]
+    assert len(build_train_loader(records, Mapper(), 2, 0).dataset) == 3
+    told = r"dataloader\.train\.dataset: nothing is left to learn from on any of its 2 images"
+    with pytest.raises(UserError, match=rf"{told} \(first: image_id 0\)"):
+        build_train_loader(records[:2], Mapper(), 2, 0)
+
+
 def test_bad_sizes_are_refused(as_rank):
     with pytest.raises(UserError, match="no records"):
         TrainBatchSampler(0, 4, seed=0)
