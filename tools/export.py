@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting thr
 
 from dropkey_core.engine.command import exit_code
 from dropkey_core.engine.export import EXPORTERS, export
+from dropkey_core.engine.files.atomic_write import output_file
 from projects.predictors import load_predictor
 
 
@@ -51,10 +52,11 @@ def size_of(text: str) -> tuple[int, int]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says."""
+    output = output_file(arguments.output)
     predictor = load_predictor(arguments.model, arguments.config, arguments.overrides, "cpu")
     project = type(predictor).__module__.rpartition(".")[0]
     model = importlib.import_module(f"{project}.export").exportable(predictor)
-    differences = export(model, arguments.output, arguments.format, arguments.size)
+    differences = export(model, output, arguments.format, arguments.size)
     for name, difference in differences.items():
         print(f"{name}: differs from the model by {difference:.2g} at most")
     print(f"written: {arguments.output}")

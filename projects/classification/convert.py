@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.checkpoint import load_state, read_checkpoint, write_checkpoint
+from dropkey_core.engine.checkpoint import load_state
 from projects.classification.network import T2T_SIZES
 from projects.classification.t2t import T2TViT
 
@@ -22,34 +21,16 @@ AVERAGED = "the averaged weights took the network's place"
 T2T_MARK = "tokens_to_token.project.weight"
 
 
-def convert_classifier(source: str | Path, target: Path) -> list[str]:
-    """Write weights of a classifier as those of ``ClassificationModel``.
-
-    Args:
-        source: file or URL: a checkpoint of the official T2T-ViT (``.pth.tar``; its averaged
-            weights if there are some), VOLO or DeiT, or of timm; or an older one of ours that holds
-            averaged weights inside the model, which take the place of the others.
-        target: where to write ``{"model": weights}``; what is there is replaced at once.
-
-    Returns:
-        what was done, a line each.
-
-    Raises:
-        UserError: a source that cannot be read or is of something else, or a target that cannot be
-            written.
-    """
-    if Path(source).expanduser().absolute() == target.expanduser().absolute():
-        raise UserError(f"{target} would replace the checkpoint that is converted: name another")
-    converted, said = classifier_weights(read_checkpoint(source, "INPUT"))
-    write_checkpoint(target.expanduser(), {"model": converted})
-    return said
-
-
 def classifier_weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of ``ClassificationModel`` in a checkpoint, and what was done, a line each.
 
     Args:
-        content: of the checkpoint; see ``convert_classifier``, also for errors.
+        content: of a checkpoint of the official T2T-ViT (its averaged weights if there are some),
+            VOLO or DeiT, or of timm; or of an older one of ours that holds averaged weights inside
+            the model, which take the place of the others.
+
+    Raises:
+        UserError: it is of something else.
     """
     place, state = weights_of(content)
     network, said = network_weights(state)

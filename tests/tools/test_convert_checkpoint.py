@@ -7,6 +7,7 @@ import torchvision
 
 from dropkey_core.engine import UserError
 from projects.classification.t2t import T2TViT
+from projects.detr import Detector
 from projects.detr.build import build_model
 from tests.projects.metro import plain_metro
 
@@ -89,7 +90,7 @@ def test_errors_in_one_line(main, detr_file, tmp_path, capsys):
     output = tmp_path / "start.pth"
     assert "no checkpoint at" in fail(main, capsys, tmp_path / "none.pth", output)
     assert "would replace the checkpoint" in fail(main, capsys, detr_file, detr_file)
-    assert "cannot write" in fail(main, capsys, detr_file, tmp_path / "none" / "start.pth")
+    assert "it is a folder" in fail(main, capsys, tmp_path / "none.pth", tmp_path)  # told first
     assert "num_verb_classes" not in fail(main, capsys, output, output)
     assert main(["qpic", str(detr_file), str(output)]) == 0
     capsys.readouterr()
@@ -164,8 +165,8 @@ def convert_checkpoint(load_script):
 def test_converted_weights_are_written_alone(convert_checkpoint, tmp_path):
     torch.save({"model": {"a": torch.ones(2)}, "optimizer": {"x": 1}}, tmp_path / "w.pth")
 
-    def convert(state):
-        return {"b": state["a"] + 1}, ["a is b now"]
+    def convert(content):
+        return {"b": content["model"]["a"] + 1}, ["a is b now"]
 
     assert convert_checkpoint(tmp_path / "w.pth", tmp_path / "c.pth", convert) == ["a is b now"]
     content = torch.load(tmp_path / "c.pth", weights_only=True)
@@ -177,7 +178,7 @@ def test_a_failed_conversion_leaves_the_old_file(convert_checkpoint, tmp_path):
     torch.save({"model": {}}, tmp_path / "w.pth")
     (tmp_path / "c.pth").write_text("old")
 
-    def convert(state):
+    def convert(content):
         raise UserError("not the weights that were expected")
 
     with pytest.raises(UserError, match="not the weights"):
@@ -201,5 +202,7 @@ def test_a_detr_goes_to_hugging_face_and_comes_back(main, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "of a DETR of 3 classes: class 0, class 1, class 2" in printed
     assert "model.backbone=resnet18 model.dilation=False" in printed
-    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
-    torch.testing.assert_close(again, dict(state), rtol=0, atol=0)
+    again = torch.load(tmp_path / "back.pth", weights_only=True)
+    torch.testing.assert_close(again["model"], dict(state), rtol=0, atol=0)
+    detector = Detector.from_pretrained(tmp_path / "back.pth", device="cpu")  # needs no YAML
+    assert detector.names == ["class 0", "class 1", "class 2"]

@@ -42,7 +42,8 @@ def test_says_how_much_differs_and_writes(main, checkpoint, tmp_path, capsys):
     ("more", "message"),
     [
         (["--size", "16x8"], "error: this model takes 8 x 8 pixels alone"),
-        (["--model", "nowhere.pth"], "error: no model 'nowhere.pth'"),
+        (["--model", "nowhere.pth"], "error: no checkpoint at nowhere.pth"),
+        (["--model", "nowhere.pth", "--output", "/"], "error: cannot write /: it is a folder"),
         (["model.num_classes=7"], "error: the weights of "),
     ],
 )

@@ -5,6 +5,7 @@ step. A killed process can only leave the file beside it, ``.NAME.unfinished``: 
 that, and the next start of a run in its folder removes it.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,24 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             unfinished.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def output_file(path: Path) -> Path:
+    """Return where a command is going to write a file; its folder is made, and writing is tried.
+
+    So a path that is no good is told before the work rather than after it.
+
+    Raises:
+        WriteError: if the system refuses, or ``path`` is a folder.
+    """
+    path = path.expanduser()
+    make_folder(path.parent)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        _beside(path).touch()
+        _beside(path).unlink()
+    return path
 
 
 def link_file(path: Path, other: Path) -> None:

@@ -9,6 +9,7 @@ from dropkey_core.engine import UserError, read_checkpoint, write_checkpoint
 from dropkey_core.engine.files.atomic_write import (
     WriteError,
     link_file,
+    output_file,
     remove_unfinished,
     whole_file,
 )
@@ -54,6 +55,17 @@ def test_full_disk_is_told_as_the_system_tells_it(tmp_path, size):
     assert str(told.value) == f"cannot write {path}: File too large"
     assert read_checkpoint(path) == {"step": 1}
     assert files(tmp_path) == ["w.pth"]
+
+
+def test_where_a_command_writes_is_tried_before(tmp_path):
+    file = tmp_path / "a" / "b.pth"
+    assert output_file(file) == file and list(file.parent.iterdir()) == []
+    file.write_text("old")
+    assert output_file(file).read_text() == "old"
+    with pytest.raises(WriteError, match=rf"cannot write {file.parent}: it is a folder"):
+        output_file(file.parent)
+    with pytest.raises(WriteError, match=rf"cannot write {file}: "):
+        output_file(file / "c.pth")
 
 
 def test_missing_folder_is_told(tmp_path):
