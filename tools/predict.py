@@ -16,7 +16,6 @@ cannot be read is told and left out, and the exit code is 1.
 """
 
 import argparse
-import inspect
 import os
 import sys
 import time
@@ -34,7 +33,7 @@ from tqdm import tqdm
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.files.atomic_write import make_folder, whole_file
+from dropkey_core.engine.files.atomic_write import output_file, whole_file
 from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.files.inputs import find_inputs, is_address, is_video, read_inputs
 from dropkey_core.engine.files.video import USUAL_RATE, video_rate, video_writer
@@ -56,11 +55,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--input", nargs="+", required=True, metavar="FILE|FOLDER|URL|0", help="pictures, videos")
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--json-only", action="store_true", help="write no pictures and no videos")
-    add("--score-threshold", type=float, metavar="S", help="least score of detections (0.5) and "
-        "interactions (0.3); 0 for COCO's evaluation")  # fmt: skip
+    add("--score-threshold", type=float, metavar="S", help="least score of detections (0.5), "
+        "interactions (0.3), and of the people that METRO's --detector finds (0.5); 0 for COCO's "
+        "evaluation")  # fmt: skip
     add("--batch-size", type=int, default=1, metavar="N", help="pictures at once")
-    add("--detector", metavar="NAME|RUN|FILE", help="METRO: finds the people; without it there is "
-        "one, on the whole picture")  # fmt: skip
+    add("--detector", metavar="NAME|RUN|FILE", help="METRO: finds the people (detr-r50); none: one "
+        "person, on the whole picture")  # fmt: skip
     add("--device", metavar="NAME", help="cuda, mps or cpu instead of the YAML's")
     arguments = parser.parse_intermixed_args(argv)
     overrides = [word for word in arguments.input if is_override(word)]
@@ -147,17 +147,19 @@ def options_of(predictor: Predictor[Any], score_threshold: float | None) -> dict
     """What ``predict`` is given; UserError for a threshold that the model has no use for."""
     if score_threshold is None:
         return {}
-    if "score_threshold" not in inspect.signature(predictor.predict).parameters:
-        raise UserError(f"--score-threshold is not for {predictor.kind}")
+    if predictor.score_threshold is None:
+        raise UserError(
+            f"--score-threshold is not for {predictor.kind}, but for DETR, QPIC, and METRO with "
+            "--detector"
+        )
     return {"score_threshold": score_threshold}
 
 
 def found_words(count: int, predictor: Predictor[Any], options: Mapping[str, Any]) -> str:
     """How much was found, and where ``predict`` has a threshold which one."""
-    option = inspect.signature(predictor.predict).parameters.get("score_threshold")
-    if option is None:
+    least = options.get("score_threshold", predictor.score_threshold)
+    if least is None:
         return f"{predictor.things}: {count}"
-    least = options.get("score_threshold", option.default)
     return f"{predictor.things} with a score of {least:g} or more (--score-threshold): {count}"
 
 
@@ -172,12 +174,12 @@ def run(arguments: argparse.Namespace, left_out: list[UserError]) -> None:
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     places = Places.of(arguments.input)
+    folder = output_file(arguments.output / "images.json").parent
     finder = {} if arguments.detector is None else {"detector": arguments.detector}
     predictor = load_predictor(
         arguments.model, arguments.config, arguments.overrides, arguments.device, **finder
     )
     options = options_of(predictor, arguments.score_threshold)
-    folder = make_folder(arguments.output)
     for name in {kind.results_file for kind in PREDICTORS} - {predictor.results_file}:
         if (folder / name).exists():
             raise UserError(f"{folder} has the {name} of another model: name another --output")

@@ -4,6 +4,9 @@
 tools/train_net.py --config projects/detr/dropkey.yaml train.max_iter=1000 optimizer.lr=1e-4
 tools/train_net.py --config projects/detr/dropkey.yaml --eval-only --weights output/best.pth
 tools/train_net.py --config output/config.yaml --replay output/failed_step_0000123.pth
+
+Weights are a published name of the model's project (docs/weights.md), the folder of a run, or a
+checkpoint.
 """
 
 import argparse
@@ -25,7 +28,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument("--resume", action="store_true", help="go on from last.pth")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir")
-    parser.add_argument("--weights", metavar="FILE", help="same as train.init_checkpoint=FILE")
+    parser.add_argument(
+        "--weights", metavar="NAME|RUN|FILE|URL", help="same as train.init_checkpoint=..."
+    )
     parser.add_argument("--replay", metavar="FILE", help="do a failed step again, change nothing")
     parser.add_argument("--print-config", action="store_true", help="show the resolved YAML, stop")
     parser.add_argument("--num-gpus", type=int, metavar="N", help="processes on each machine")

@@ -6,7 +6,7 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from dropkey_core.engine.errors import UserError, first_line, suggestion
 from dropkey_core.engine.evaluation import Evaluator
+from dropkey_core.engine.published import PublishedWeights
 
 
 def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
@@ -27,6 +28,12 @@ def build_model(config: DictConfig, weights_follow: bool) -> nn.Module:
     return instantiate(
         config.model, "model", **({"pretrained_backbone": False} if replaced else {})
     )
+
+
+def published_weights(model: DictConfig) -> Mapping[str, PublishedWeights]:
+    """The weights by name of the project that a model is from: of its module ``published``."""
+    project = str(model._target_).rpartition(".")[0]
+    return getattr(import_if_present(f"{project}.published", "model"), "PUBLISHED", {})
 
 
 def build_optimizer(section: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -11,51 +11,80 @@ import platform
 import re
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dropkey_core.engine.errors import UserError, listed, shown
+from dropkey_core.engine.errors import UserError, listed, shown, suggestion
 from dropkey_core.engine.files.atomic_write import whole_file
 from dropkey_core.engine.files.checkpoints import read_content
 from dropkey_core.engine.files.yaml_file import check_structure
-from dropkey_core.engine.run_folder import numbered_checkpoints
+from dropkey_core.engine.run_folder import checkpoint_in, numbered_checkpoints
+
+if TYPE_CHECKING:
+    from dropkey_core.engine.published import PublishedWeights
 
 # The beginning of its SHA-256, which many publishers put into a file's name.
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
-def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[str, Any]:
-    """Return the content of a checkpoint, tensors on the CPU.
+def find_weights(
+    path: str | Path, setting: str, published: "Mapping[str, PublishedWeights] | None" = None
+) -> tuple[Path, dict[str, Any]]:
+    """Find a checkpoint by whatever names it, and read it, tensors on the CPU.
 
     Args:
-        path: a file or an http(s) URL; what a URL names is downloaded once and kept.
+        path: a name of ``published``, or see ``find_checkpoint``.
         setting: where the path comes from, for the error.
+        published: weights by name.
+
+    Returns:
+        its file and its content; that of published weights has our model's under ``model``.
 
     Raises:
         UserError: it is missing, unreadable, holds code, or is not a dict.
     """
-    return read_content(find_checkpoint(path, setting), f"the checkpoint {path} (from {setting})")
+    if (weights := (published or {}).get(str(path))) is not None:
+        return weights.fetch(), weights.read()
+    file = find_checkpoint(path, setting, known=published or ())
+    return file, read_content(file, f"the checkpoint {path} (from {setting})")
 
 
-def find_checkpoint(path: str | Path, setting: str, sha256: str = "") -> Path:
-    """Return where a checkpoint lies; what a URL names is fetched once. For the rest see above.
+def read_checkpoint(path: str | Path, setting: str = "the checkpoint") -> dict[str, Any]:
+    """Return the content of a checkpoint, see ``find_weights``."""
+    return find_weights(path, setting)[1]
+
+
+def find_checkpoint(
+    path: str | Path, setting: str, sha256: str = "", known: Collection[str] = ()
+) -> Path:
+    """Return where a checkpoint lies.
 
     Args:
-        path: see :func:`read_checkpoint`.
-        setting: see there.
+        path: a file, the folder of a run, which stands for its best checkpoint or else its last, or
+            an http(s) URL; what that names is fetched once and kept.
+        setting: where the path comes from, for the error.
         sha256: how the hash of what a URL names begins; else its name may say it.
+        known: names that it could have been.
+
+    Raises:
+        UserError: there is none, or it is out of reach.
     """
     if str(path).startswith(("http://", "https://")):
         return _fetched(str(path), f"the checkpoint {path} (from {setting})", sha256)
     file = Path(path).expanduser()
+    if file.is_dir():
+        return checkpoint_in(file)
     if not file.exists():
-        raise UserError(f"no checkpoint at {path} (from {setting})")
+        what = "neither a file, nor the folder of a run, nor a published name"
+        raise UserError(
+            f"no checkpoint at {path} (from {setting}): {what}{suggestion(str(path), known)}"
+        )
     return file
 
 
@@ -90,7 +119,7 @@ def load_weights(
     model: nn.Module,
     path: str | Path,
     setting: str = "--weights",
-    content: Mapping[str, Any] | None = None,
+    published: "Mapping[str, PublishedWeights] | None" = None,
 ) -> str:
     """Load the weights of a checkpoint into ``model``, by name and strictly.
 
@@ -99,9 +128,9 @@ def load_weights(
             that depend on the data: where only their shapes differ they keep their fresh values;
             and a method ``checkpoint_problem(file, content)``, which returns why a file is not for
             this model although names and shapes may fit, or None.
-        path: file or URL of a state dict, bare or under ``model`` as detectron2 has it.
+        path: see ``find_weights``; the state dict is bare or under ``model`` as detectron2 has it.
         setting: where the path comes from, for errors.
-        content: what :func:`read_checkpoint` returned of it, if it was read before.
+        published: weights by name.
 
     Returns:
         One line that says what was loaded and what was not.
@@ -109,10 +138,12 @@ def load_weights(
     Raises:
         UserError: missing, unexpected or mis-shaped keys, or the model refuses it.
     """
-    content = read_checkpoint(path, setting) if content is None else content
-    source = f"{path} (from {setting})"
+    file, content = find_weights(path, setting, published)
+    weights = (published or {}).get(str(path))
+    made_for = f", made for {weights.config} {' '.join(weights.overrides)}" if weights else ""
+    source = f"{path} (from {setting}{made_for.rstrip()})"
     judge: Any = getattr(model, "checkpoint_problem", None)
-    if judge is not None and (problem := judge(find_checkpoint(path, setting), content)):
+    if judge is not None and (problem := judge(file, content)):
         raise UserError(f"{source} {problem}")
     return load_state(model, content.get("model", content), source)
 

@@ -315,7 +315,8 @@ class TrainSettings:
         patience: stop after so many evaluations without a better ``best_metric``; 0 for never.
         accumulate: micro-batches of a step, or ``auto``: as many as memory asks for.
         ema: see ``EmaSettings``.
-        init_checkpoint: weights to start from or to evaluate, a path or URL; empty for none.
+        init_checkpoint: weights to start from or to evaluate: a published name, the folder of a
+            run, a checkpoint (path or URL); empty for none.
         eval_period: steps between evaluations; 0 evaluates at the end only.
         log_period: steps between lines in the log.
         loggers: some of ``csv``, ``tensorboard``, ``wandb``, ``mlflow``; see ``loggers.py``.

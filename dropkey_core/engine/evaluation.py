@@ -23,7 +23,10 @@ Results = Mapping[str, Any]
 
 
 class Evaluator(Protocol):
-    """Sees every input and output of a test set once and sums them up; detectron2's contract."""
+    """Sees every input and output of a test set once and sums them up; detectron2's contract.
+
+    With ``classes``, names in plain lists and dicts, these go into the checkpoints.
+    """
 
     def reset(self) -> None:
         """Forget everything seen so far."""

@@ -3,31 +3,33 @@
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dropkey_core.engine.build import build_model, import_if_present, instantiate
 from dropkey_core.engine.checkpoint import (
-    find_checkpoint,
+    find_weights,
     kept_settings,
     load_state,
-    read_checkpoint,
     weights_by_name,
 )
 from dropkey_core.engine.config import apply_override, check_calls, load_config, resolve
-from dropkey_core.engine.errors import UserError, shown, suggestion
+from dropkey_core.engine.errors import UserError, shown
 from dropkey_core.engine.files.images import find_images, spread
-from dropkey_core.engine.files.inputs import is_address
 from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.launch import DEVICES, available_device
 from dropkey_core.engine.paths import PROJECT_ROOT
-from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
-from dropkey_core.engine.run_folder import BEST, CONFIG, LAST
+from dropkey_core.engine.published import PublishedWeights
+from dropkey_core.engine.run_folder import CONFIG, checkpoint_in
+
+T = TypeVar("T")
 
 
 def find_run_files(
@@ -53,10 +55,8 @@ def find_run_files(
     folder = run.expanduser().absolute()
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no folder of a run: it has no {CONFIG}")
-    present = [str(folder / name) for name in (BEST, LAST) if (folder / name).is_file()]
-    if not (weights or present):
-        raise UserError(f"{folder} has no checkpoint yet, neither {BEST} nor {LAST}")
-    return config or str(folder / CONFIG), weights or present[0], output or folder / "pictures"
+    weights = weights or str(checkpoint_in(folder))
+    return config or str(folder / CONFIG), weights, output or folder / "pictures"
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,23 @@ class Trained:
         content: of the checkpoint.
         source: where that is from.
         file: that it was read from; None: not from one that a model may refuse.
-        names: of the classes by index, where the source says them.
     """
 
     config: DictConfig
     content: Mapping[str, Any]
     source: str
     file: Path | None = None
-    names: Sequence[str] | None = None
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """The weights by name."""
         return weights_by_name(self.content.get("model", self.content), self.source)
+
+    def classes(self, kind: type[T]) -> T | None:
+        """The classes that the checkpoint names, if they are of a ``kind`` that msgspec knows."""
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(self.content.get("classes"), kind)
+        return None
 
     def tensor(self, kind: str, key: str) -> Tensor:
         """Return a tensor that all models of a ``kind`` have; UserError where it is not."""
@@ -134,24 +138,12 @@ def find_trained(
         UserError: there is no such model, it needs a config, or something cannot be read.
     """
     place = str(source)
-    file: Path | None
+    file, content = find_weights(place, "--model", published)
+    if config is None and (own := Path(place).expanduser() / CONFIG).is_file():
+        config = own
     if place in published:
-        weights = published[place]
-        file, content = fetch_published(weights), read_published(weights)
-        config = PROJECT_ROOT / weights.config if config is None else config
-        overrides = [*weights.overrides, *overrides]
-    else:
-        checkpoint = place
-        if not is_address(place) and Path(place).expanduser().is_dir():
-            own, checkpoint, _ = find_run_files(Path(place), None, None, None)
-            config = own if config is None else config
-        elif not is_address(place) and not Path(place).expanduser().is_file():
-            raise UserError(
-                f"no model {place!r}: neither a published name, nor the folder of a run, nor a "
-                f"checkpoint{suggestion(place, published)}"
-            )
-        file = find_checkpoint(checkpoint, "--model")
-        content = read_checkpoint(checkpoint, "--model")
+        config = PROJECT_ROOT / published[place].config if config is None else config
+        overrides = [*published[place].overrides, *overrides]
     if config is None:
         chosen = own_config(content, place, overrides)
     elif isinstance(config, DictConfig):

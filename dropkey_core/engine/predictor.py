@@ -111,6 +111,7 @@ class Predictor(ABC, Generic[R]):
     published: ClassVar[Mapping[str, PublishedWeights]]  # by name
     results_file: ClassVar[str]  # of the command, JSON
     things: ClassVar[str]  # what it finds, to be counted
+    score_threshold: float | None = None  # the usual one of ``predict``; None: it takes none
 
     def __repr__(self) -> str:
         """What it is; its network would fill the screen."""
@@ -178,10 +179,10 @@ class Predictor(ABC, Generic[R]):
 
         Returns:
             the result of one picture; a list for a list; for the others an iterator, which reads
-            and forgets as it goes.
+            and forgets as it goes. Of a folder, a file that cannot be read is told and left out.
 
         Raises:
-            UserError: something cannot be read.
+            UserError: something else cannot be read.
         """
         results = self.stream(read_inputs(source), batch_size, **options)
         if is_many(source):

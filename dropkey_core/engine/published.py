@@ -40,37 +40,35 @@ class PublishedWeights:
     notes: str = ""
     convert: Callable[[Mapping[str, Any]], Mapping[str, Tensor]] | None = None
 
+    def fetch(self) -> Path:
+        """Return the file, fetched once into torch's hub folder and kept.
 
-def fetch_published(weights: PublishedWeights) -> Path:
-    """Return the file of published weights, fetched once into torch's hub folder and kept.
+        Raises:
+            UserError: no address is known, the network is out of reach (then where to put the file
+                by hand is told), or the file is not the published one.
+        """
+        if not self.url:
+            raise UserError(f"these weights have no address to fetch them from: {self.notes}")
+        try:
+            file = find_checkpoint(self.url, self.source, self.sha256)
+        except UserError as error:
+            raise UserError(f"{error}; {self.notes}" if self.notes else str(error)) from error
+        found = sha256_of(file) if self.sha256 else ""
+        if not found.startswith(self.sha256):
+            raise UserError(
+                f"{file} is not the file of {self.url}: its SHA-256 begins "
+                f"{found[: len(self.sha256)]}, not {self.sha256}; delete it to fetch it anew"
+            )
+        return file
 
-    Raises:
-        UserError: no address is known, the network is out of reach (then where to put the file by
-            hand is told), or the file is not the published one.
-    """
-    if not weights.url:
-        raise UserError(f"these weights have no address to fetch them from: {weights.notes}")
-    try:
-        file = find_checkpoint(weights.url, weights.source, weights.sha256)
-    except UserError as error:
-        raise UserError(f"{error}; {weights.notes}" if weights.notes else str(error)) from error
-    found = sha256_of(file) if weights.sha256 else ""
-    if not found.startswith(weights.sha256):
-        raise UserError(
-            f"{file} is not the file of {weights.url}: its SHA-256 begins "
-            f"{found[: len(weights.sha256)]}, not {weights.sha256}; delete it to fetch it anew"
-        )
-    return file
+    def read(self) -> dict[str, Any]:
+        """Return the content, with our model's ``state_dict`` under ``model``.
 
-
-def read_published(weights: PublishedWeights) -> dict[str, Any]:
-    """Return the content of published weights, with our model's ``state_dict`` under ``model``.
-
-    Raises:
-        UserError: see ``fetch_published`` and ``read_checkpoint``; or it cannot be converted.
-    """
-    file = fetch_published(weights)
-    content = read_content(file, f"the checkpoint {file} (from {weights.url})")
-    if weights.convert is None:
-        return {**content, "model": weights_by_name(content.get("model", content), file)}
-    return {"model": dict(weights.convert(content))}
+        Raises:
+            UserError: see ``fetch`` and ``find_weights``; or it cannot be converted.
+        """
+        file = self.fetch()
+        content = read_content(file, f"the checkpoint {file} (from {self.url})")
+        if self.convert is None:
+            return {**content, "model": weights_by_name(content.get("model", content), file)}
+        return {"model": dict(self.convert(content))}

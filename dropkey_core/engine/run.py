@@ -8,7 +8,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dropkey_core.engine.accumulation import Accumulation
-from dropkey_core.engine.build import build_evaluation, build_model, build_optimizer, instantiate
+from dropkey_core.engine.build import (
+    build_evaluation,
+    build_model,
+    build_optimizer,
+    instantiate,
+    published_weights,
+)
 from dropkey_core.engine.checkpoint import (
     changes,
     load_weights,
@@ -161,8 +167,14 @@ class Run:
             "model": self.model.state_dict(),
             "step": self.step,
             "config": OmegaConf.to_yaml(self.config),
+            "classes": self.classes(),
             "versions": versions(),
         }
+
+    def classes(self) -> Any:
+        """Return the names of the classes as the evaluator or the test loader has them, or None."""
+        owners = (self.evaluator, self.test_loader)
+        return next((found for each in owners if (found := getattr(each, "classes", None))), None)
 
     def averages(self) -> dict[str, Any]:
         """Return the averages as ``model``, what is evaluated, and the weights beside them."""
@@ -178,8 +190,9 @@ class Run:
                 path.unlink()
 
     def start_from(self, path: str) -> None:
-        """Begin with the weights of a checkpoint, of which the averages if it has some."""
-        self.say(load_weights(self.model, path, "train.init_checkpoint"))
+        """Begin with published weights or those of a checkpoint, the averages if it has some."""
+        published = published_weights(self.config.model)
+        self.say(load_weights(self.model, path, "train.init_checkpoint", published))
         if self.average is not None:
             self.average.load(self.model.state_dict())
 

@@ -71,6 +71,14 @@ def write_config(folder: Path, config: DictConfig) -> None:
         file.write(OmegaConf.to_yaml(config))
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """Return a run's best checkpoint, or else its last; UserError if it has neither."""
+    for name in (BEST, LAST):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no checkpoint yet, neither {BEST} nor {LAST}")
+
+
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """Return a run's numbered checkpoints, the oldest first."""
     return sorted(folder.glob(NUMBERED))

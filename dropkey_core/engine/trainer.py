@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dropkey_core.engine.accumulation import add_losses
-from dropkey_core.engine.build import build_evaluation, build_model
+from dropkey_core.engine.build import build_evaluation, build_model, published_weights
 from dropkey_core.engine.checkpoint import load_weights
 from dropkey_core.engine.config import check_train_settings
 from dropkey_core.engine.data import seed_step, start_at
@@ -92,7 +92,9 @@ def evaluate(
         if resume:
             path, setting = Path(config.train.output_dir) / LAST, "train.output_dir"
         model = build_model(config, weights_follow=bool(path)).to(fabric.device)
-        said = load_weights(model, path, setting) if path else "no weights given: as initialised"
+        said = "no weights given: as initialised"
+        if path:
+            said = load_weights(model, path, setting, published_weights(config.model))
         loader, evaluator = build_evaluation(config)
         say = Progress(0, 0, quiet=not fabric.is_global_zero).say
         say(said)

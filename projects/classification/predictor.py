@@ -11,8 +11,9 @@ from torchvision.models import ResNet50_Weights
 
 from dropkey_core.engine import UserError, instantiate
 from dropkey_core.engine.files.inputs import Input
+from dropkey_core.engine.files.json_file import Text
 from dropkey_core.engine.inference import Trained
-from dropkey_core.engine.predictor import Predictor, Result
+from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.classification.classifier import ClassificationModel
 from projects.classification.mapper import ClassificationMapper
 from projects.classification.published import PUBLISHED
@@ -86,7 +87,10 @@ class Classifier(Predictor[Classification]):
             )
         model = trained.build()
         mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
-        return cls(model, mapper, class_names(model.num_classes, trained.config))
+        names = trained.classes(list[Text]) or ()
+        if len(names) != model.num_classes:
+            names = class_names(model.num_classes, trained.config)
+        return cls(model, mapper, names)
 
     def predict(self, inputs: Sequence[Input], top: int = 5) -> list[Classification]:
         """Classify a batch of pictures.
@@ -118,4 +122,5 @@ def class_names(num_classes: int, config: DictConfig) -> list[str]:
         return list(classes)
     if num_classes == 1000:
         return ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
+    warn_of_numbers(None, "class 0, class 1, ...")
     return [f"class {index}" for index in range(num_classes)]

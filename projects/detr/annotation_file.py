@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from dropkey_core.engine import UserError, dataset_path
 from dropkey_core.engine.errors import listed
-from dropkey_core.engine.files.json_file import read_json
+from dropkey_core.engine.files.json_file import Text, read_json
 from dropkey_core.engine.paths import DATASETS_VARIABLE, datasets_root
 
 T = TypeVar("T")
@@ -24,8 +24,6 @@ T = TypeVar("T")
 Integer = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Pixels = Annotated[int, Meta(ge=0, le=2**53)]  # 0 is what some tools write for "not known"
 Box = Annotated[list[Integer | float], Meta(min_length=4, max_length=4)]  # as the file writes it
-# Neither NUL nor halves of characters: a text that can be printed, and be the name of a file.
-Text = Annotated[str, Meta(pattern=r"^[^\0\ud800-\udfff]*$")]
 # COCO's 0 and 1; some tools write them as false and true or as 0.0 and 1.0.
 Flag = bool | Annotated[float, Meta(ge=0, le=1, multiple_of=1)]
 

@@ -50,10 +50,9 @@ class CategoryMap:
         indices = ids if is_coco else range(len(ids))
         self._index_of = dict(zip(ids, indices, strict=True))
         self._category_id_of = dict(zip(indices, ids, strict=True))
-        self.class_names = [  # by class index
-            self.names.get(self._category_id_of.get(index), "unused")
-            for index in range(self.num_classes)
-        ]
+        numbers = [self._category_id_of.get(index, index) for index in range(self.num_classes)]
+        self.classes = [Category(number, self.names.get(number, "unused")) for number in numbers]
+        self.class_names = [each.name for each in self.classes]
 
     def class_index(self, category_id: int) -> int:
         """Class index of a category id of the file."""

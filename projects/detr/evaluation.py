@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from hotcoco import COCO, COCOeval
 from torch import Tensor
@@ -102,6 +103,11 @@ class CocoEvaluator(ImageEvaluator):
         )
         warn_of_many_objects(document.annotations, max_detections, source)
         super().__init__(output_dir, self.image_numbers, source)
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes by index, as COCO's ``categories``."""
+        return msgspec.to_builtins(self.category_map.classes)
 
     def keep(self, sample: dict[str, Any], output: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep the predictions of an image, see ``detections``; Q may be 0.

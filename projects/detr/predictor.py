@@ -16,6 +16,7 @@ from dropkey_core.engine import UserError, dataset_path, instantiate
 from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
+from projects.detr.annotation_file import Category
 from projects.detr.box_picture import Box, markings_of
 from projects.detr.coco import CategoryMap, read_categories
 from projects.detr.detr import Detr
@@ -26,7 +27,6 @@ from projects.figure import as_image
 
 COCO_CLASSES = 91  # of a head whose class index is COCO's category id
 IDENTIFIER = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")  # on Hugging Face's hub
-NUMBERED = "class {}"  # what a class without a name is called
 UNUSED = ("unused", "N/A", "__background__")  # names of indices that are no class
 
 
@@ -88,6 +88,7 @@ class Detector(Predictor[Detections]):
     published = PUBLISHED
     results_file = "detections.json"
     things = "objects"
+    score_threshold = 0.5
 
     model: Detr
     mapper: DetrMapper
@@ -113,13 +114,14 @@ class Detector(Predictor[Detections]):
         num_classes = len(trained.tensor(cls.kind, cls.key)) - 1  # one row is "no object"
         model = trained.build({"num_classes": num_classes})
         mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
-        names, category_ids = known_classes(num_classes, categories_of(trained.config))
-        if not trained.names and names[0] == NUMBERED.format(0):
-            file = OmegaConf.select(trained.config, "dataset.test.annotations")
-            warn_of_numbers(file, "class 0, class 1, ..., and category ids are 0, 1, ...")
-        return cls(model, mapper, trained.names or names, category_ids)
+        classes = trained.classes(list[Category]) or ()
+        if len(classes) != num_classes:
+            classes = known_classes(num_classes, trained.config)
+        return cls(model, mapper, [each.name for each in classes], [each.id for each in classes])
 
-    def predict(self, inputs: Sequence[Input], score_threshold: float = 0.5) -> list[Detections]:
+    def predict(
+        self, inputs: Sequence[Input], score_threshold: float = score_threshold
+    ) -> list[Detections]:
         """Detect objects on a batch of pictures.
 
         Args:
@@ -165,18 +167,18 @@ def categories_of(config: DictConfig) -> CategoryMap | None:
     return read_categories(test, same_categories_as=train)
 
 
-def known_classes(
-    num_classes: int, categories: CategoryMap | None
-) -> tuple[Sequence[str], list[int]]:
-    """Names and category ids by class index: the set's if it has as many, COCO's, or numbers."""
-    if categories is not None and len(categories.class_names) == num_classes:
-        ids = [categories.category_id(index) for index in range(num_classes)]
-        return categories.class_names, [n if id_ is None else id_ for n, id_ in enumerate(ids)]
+def known_classes(num_classes: int, config: DictConfig) -> list[Category]:
+    """Classes by index: those of the config's set if it has as many, COCO's, or numbers."""
+    categories = categories_of(config)
+    if categories is not None and len(categories.classes) == num_classes:
+        return categories.classes
     if num_classes == COCO_CLASSES:
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     else:
-        names = [NUMBERED.format(index) for index in range(num_classes)]
-    return names, list(range(num_classes))
+        file = OmegaConf.select(config, "dataset.test.annotations")
+        warn_of_numbers(file, "class 0, class 1, ..., and category ids are 0, 1, ...")
+        names = [f"class {index}" for index in range(num_classes)]
+    return [Category(index, name) for index, name in enumerate(names)]
 
 
 def is_hugging_face(source: str | Path) -> bool:
@@ -202,4 +204,6 @@ def from_hugging_face(source: str | Path, device: str | None) -> Trained:
         "dataloader": {"test": {"mapper": {"_target_": "projects.detr.DetrMapper", **mapper}}},
         "train": {"device": device or "cuda"},
     }
-    return Trained(OmegaConf.create(config), {"model": state}, str(source), names=names)
+    classes = [{"id": index, "name": name} for index, name in enumerate(names)]
+    content = {"model": state, "classes": classes}
+    return Trained(OmegaConf.create(config), content, str(source))

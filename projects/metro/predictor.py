@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from projects.metro.published import PUBLISHED
 
 LAST_LINEAR = "upsampling.steps.1.weight"  # a row for each vertex of the full mesh
 PERSON = "person"  # as detectors call one
+DETECTOR = (
+    "detr-r50"  # finds the people unless something else is named; needs no loading until then
+)
 ROOM = 1.2  # side of the square around a person's box, relative to its longer side; as in training
 AT_ONCE = 16  # people that go through the network together
 Square = tuple[float, float, float]  # x and y of the upper left corner and the side, in pixels
@@ -57,12 +60,19 @@ class Bodies(Result):
     def placed(self) -> dict[int, np.ndarray]:
         """Each person's vertices (V, 3) before one camera for the whole picture.
 
-        Without those whose own camera sees nothing.
+        Without those whose own camera sees nothing, of which a warning tells.
         """
         size = self.image.shape[1:]
         people = zip(self.vertices, self.cameras, self.squares, strict=True)
         placed = {n: in_one_camera(*map(np.asarray, each), size) for n, each in enumerate(people)}
-        return {n: vertices for n, vertices in placed.items() if vertices is not None}
+        seen = {n: vertices for n, vertices in placed.items() if vertices is not None}
+        if len(seen) < len(placed):
+            place = self.file_name or "a picture"
+            warn(
+                f"{len(placed) - len(seen)} of {len(placed)} people on {place} are not drawn: "
+                "their cameras see nothing"
+            )
+        return seen
 
     def draw(self) -> Image.Image:
         """The picture with all meshes over it, the nearer before the farther; UserError if one is
@@ -104,6 +114,12 @@ class Bodies(Result):
         return fields
 
 
+@cache  # of a video once
+def warn(text: str) -> None:
+    """Print a warning, unless it was printed before."""
+    print(f"warning: {text}")
+
+
 @dataclass(frozen=True, repr=False)
 class BodyEstimator(Predictor[Bodies]):
     """A trained METRO in eval mode with all that it takes to use it.
@@ -112,7 +128,8 @@ class BodyEstimator(Predictor[Bodies]):
         model: the network.
         body: whose mesh it recovers.
         config: of the model and of the test set.
-        detector: finds the people on a picture; None: one, on the whole picture.
+        detector: finds the people on a picture, or what it is loaded from once it is needed; None:
+            one, on the whole picture.
     """
 
     kind = "METRO"
@@ -124,18 +141,18 @@ class BodyEstimator(Predictor[Bodies]):
     model: Metro
     body: Body
     config: DictConfig
-    detector: Predictor[Any] | None = None
+    detector: Predictor[Any] | str | None = DETECTOR
 
     @classmethod
     def from_trained(
-        cls, trained: Trained, detector: "Predictor[Any] | str | None" = None
+        cls, trained: Trained, detector: "Predictor[Any] | str | None" = DETECTOR
     ) -> "BodyEstimator":
         """Build the config's model and load its weights.
 
         Args:
             trained: config and checkpoint.
-            detector: finds the people: a ``Detector``, or what one is loaded from, such as
-                ``detr-r50``.
+            detector: finds the people: a ``Detector``, or what one is loaded from; None (or
+                ``none``): there is one, on the whole picture.
 
         Raises:
             UserError: the checkpoint is of another model, or of another body; or the detector
@@ -151,7 +168,8 @@ class BodyEstimator(Predictor[Bodies]):
                 f"{trained.source} is for a body of {found} vertices, but {body_file} has "
                 f"{len(body.template)}; give the one it was trained with as dataset.body=FILE"
             )
-        return cls(trained.build(), body, trained.config, person_detector(detector))
+        finder = detector if detector == DETECTOR else person_detector(detector)
+        return cls(trained.build(), body, trained.config, finder)
 
     @cached_property
     def mapper(self) -> MetroMapper:
@@ -173,8 +191,25 @@ class BodyEstimator(Predictor[Bodies]):
         picture = read_input(record["file_name"])
         return {**cropped(picture, square, self.model.image_size), "has_mesh": False}
 
+    @cached_property
+    def finder(self) -> Predictor[Any] | None:
+        """The detector, loaded."""
+        try:
+            return person_detector(self.detector)
+        except UserError as error:
+            how = "detector=None (--detector none) takes the whole picture for one person"
+            raise UserError(f"{error}; {how}") from error
+
+    @property
+    def score_threshold(self) -> float | None:
+        """The detector's."""
+        return None if self.finder is None else self.finder.score_threshold
+
     def predict(
-        self, inputs: Sequence[Input], squares: Sequence[Square] | None = None
+        self,
+        inputs: Sequence[Input],
+        squares: Sequence[Square] | None = None,
+        score_threshold: float | None = None,
     ) -> list[Bodies]:
         """Recover the meshes of the people on a batch of pictures.
 
@@ -182,16 +217,21 @@ class BodyEstimator(Predictor[Bodies]):
             inputs: the pictures.
             squares: around the people, the same on every picture; by default what the detector
                 finds, and without one the whole picture.
+            score_threshold: people that the detector is less sure of are left out; by default its
+                own.
 
         Raises:
-            UserError: a square outside of a picture.
+            UserError: a square outside of a picture, or a threshold that no detector is there for.
         """
+        least = {} if score_threshold is None else {"score_threshold": score_threshold}
+        if least and (squares is not None or self.finder is None):
+            raise UserError("score_threshold is for the people that a detector finds: none is used")
         if squares is not None:
             places = [list(squares) for _ in inputs]
-        elif self.detector is None:
+        elif self.finder is None:
             places = [[whole(each)] for each in inputs]
         else:
-            places = [people_on(result) for result in self.detector.predict(inputs)]
+            places = [people_on(result) for result in self.finder.predict(inputs, **least)]
         samples = [
             cropped(each, square, self.model.image_size)
             for each, around in zip(inputs, places, strict=True)
@@ -224,6 +264,8 @@ class BodyEstimator(Predictor[Bodies]):
 
 def person_detector(detector: "Predictor[Any] | str | None") -> Predictor[Any] | None:
     """Load a detector where only its source is given; UserError if it knows no persons."""
+    if detector == "none":
+        return None
     if isinstance(detector, str | Path):
         from projects.predictors import load_predictor
 

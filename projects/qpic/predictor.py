@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchvision.ops import box_convert
 
 from dropkey_core.engine import UserError, dataset_path, instantiate
 from dropkey_core.engine.files.inputs import Input
+from dropkey_core.engine.files.json_file import Text
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.detr.picture import Picture, as_array, draw_picture
@@ -22,6 +24,13 @@ from projects.qpic.published import PUBLISHED
 from projects.qpic.qpic import Qpic
 
 Names = Sequence[str]  # by class index
+
+
+class ClassNames(Struct, frozen=True):
+    """The classes as checkpoints name them."""
+
+    objects: Sequence[Text]
+    verbs: Sequence[Text]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,6 +106,7 @@ class InteractionDetector(Predictor[Interactions]):
     published = PUBLISHED
     results_file = "interactions.json"
     things = "interactions"
+    score_threshold = 0.3
 
     model: Qpic
     mapper: QpicMapper
@@ -116,10 +126,15 @@ class InteractionDetector(Predictor[Interactions]):
         num_objects = len(trained.tensor(cls.kind, "obj_class_embed.weight")) - 1  # "no object"
         model = trained.build({"num_object_classes": num_objects, "num_verb_classes": num_verbs})
         mapper = instantiate(trained.config.dataloader.test.mapper, "dataloader.test.mapper")
-        classes = OmegaConf.select(trained.config, "dataset.classes")
-        return cls(model, mapper, *class_names(classes, num_objects, num_verbs))
+        own = trained.classes(ClassNames)
+        counts = num_objects, num_verbs
+        if own is None or (len(own.objects), len(own.verbs)) != counts:
+            own = known_classes(OmegaConf.select(trained.config, "dataset.classes"), *counts)
+        return cls(model, mapper, own.objects, own.verbs)
 
-    def predict(self, inputs: Sequence[Input], score_threshold: float = 0.3) -> list[Interactions]:
+    def predict(
+        self, inputs: Sequence[Input], score_threshold: float = score_threshold
+    ) -> list[Interactions]:
         """Find interactions on a batch of pictures.
 
         Args:
@@ -157,13 +172,14 @@ class InteractionDetector(Predictor[Interactions]):
         )
 
 
-def class_names(classes: str | None, num_objects: int, num_verbs: int) -> tuple[Names, Names]:
+def known_classes(classes: str | None, num_objects: int, num_verbs: int) -> ClassNames:
     """Names of objects and verbs: the dataset's if it is there and fits, HICO-DET's, or numbers."""
     if isinstance(classes, str) and dataset_path(classes).is_file():
         known = read_classes(classes)
         if (len(known.object_names), len(known.verb_names)) == (num_objects, num_verbs):
-            return known.object_names, known.verb_names
+            return ClassNames(known.object_names, known.verb_names)
     if (num_objects, num_verbs) == (len(OBJECT_NAMES), len(VERB_NAMES)):
-        return OBJECT_NAMES, VERB_NAMES
+        return ClassNames(OBJECT_NAMES, VERB_NAMES)
     warn_of_numbers(classes, "object 0, object 1, ... and verb 0, verb 1, ...")
-    return [f"object {n}" for n in range(num_objects)], [f"verb {n}" for n in range(num_verbs)]
+    counts = {"object": num_objects, "verb": num_verbs}
+    return ClassNames(*([f"{kind} {n}" for n in range(count)] for kind, count in counts.items()))

@@ -9,12 +9,14 @@ import torch
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError
+from dropkey_core.engine.paths import PROJECT_ROOT
 from projects.detr import Detector
 from projects.detr.build import build_model as build_detr
 from projects.predictors import load_predictor
 from projects.qpic import InteractionDetector
 from projects.qpic.build import build_model as build_qpic
 from tests.projects.detr.conftest import SMALL_BODY
+from tests.projects.small_runs import small_overrides
 
 DETR = (Detector, "projects.detr", "DetrMapper", build_detr, {"num_classes": 3})
 SMALL_SET = {"query_boxes": True, "focal": True, "select_queries": True, "query_groups": 2}
@@ -103,3 +105,37 @@ def test_a_batch_finds_what_single_pictures_do(trained):
     for picture, result in zip(pictures, together, strict=True):
         alone = detector(picture, score_threshold=0)
         torch.testing.assert_close(result.scores, alone.scores, rtol=1e-3, atol=1e-4)
+
+
+def test_names_that_do_not_fit_are_not_used(trained, capsys):
+    """More than the head has, or of another kind."""
+    predictor, config, weights, _ = trained
+    many = [{"id": n, "name": f"thing {n}"} for n in range(7)]
+    several = [{"objects": list("abcdefg"), "verbs": list("abcdefg")}, {"objects": 3}]
+    for classes in (many, *several, ["a", "b", "c"], [{"id": 1, "name": 2}] * 3, "abc"):
+        torch.save({**torch.load(weights), "classes": classes}, weights)
+        predictor.from_pretrained(weights, config=config)
+        assert "warning: no " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["detr", "qpic", "classification"])
+def test_a_checkpoint_alone_knows_its_classes(
+    project, load_script, small_sets, capsys, monkeypatch
+):
+    path = PROJECT_ROOT / "projects" / project / "demo.yaml"
+    train_net = load_script("tools/train_net").main
+    command = ["--config", str(path), *small_overrides(path), "train.output_dir=run"]
+    assert train_net([*command, "train.max_iter=1"]) == 0
+    monkeypatch.setenv("DROPKEY_DATASETS", "elsewhere")
+    for name in ("best.pth", "last.pth"):
+        predictor = load_predictor(f"run/{name}")
+        assert "warning" not in capsys.readouterr().out
+        found = predictor(np.zeros((32, 32, 3), np.uint8))
+        if project == "detr":
+            assert [each["id"] for each in predictor.categories()] == [1, 3, 7]
+            assert predictor.names == ["circle", "square", "triangle"]
+        elif project == "qpic":
+            assert (predictor.object_names[0], predictor.verb_names[0]) == ("person", "hold")
+        else:
+            assert set(found.names) <= set("0123456789")

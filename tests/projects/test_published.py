@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dropkey_core.engine import instantiate, load_config
+from dropkey_core.engine.build import published_weights
 from dropkey_core.engine.paths import PROJECT_ROOT
-from dropkey_core.engine.published import read_published
 from projects.classification.t2t import T2TViT
 
 PROJECTS = ("detr", "qpic", "metro", "classification")
@@ -28,7 +28,8 @@ def test_an_entry_is_complete_and_its_config_valid(name, entry):
     assert entry.url.startswith("https://") or "https://" in entry.notes
     assert entry.sha256 in entry.url
     assert entry.licence and entry.metric and entry.source
-    load_config(entry.config, entry.overrides)
+    config = load_config(entry.config, entry.overrides)
+    assert published_weights(config.model)[name] is entry  # for train.init_checkpoint
 
 
 def test_official_detrs():
@@ -68,7 +69,7 @@ def test_an_official_file_becomes_a_classifier(tmp_path, monkeypatch):
         torch.save({"state_dict": {}, "state_dict_ema": averaged}, file)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    content = read_published(REGISTRIES["classification"]["t2t-vit-7"])
+    content = REGISTRIES["classification"]["t2t-vit-7"].read()
     expected = {f"network.{name}": tensor for name, tensor in state.items()}
     torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
 

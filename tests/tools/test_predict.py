@@ -133,18 +133,19 @@ def test_classes_with_scores(main, models, workplace, capsys):
     assert len(first["scores"]) == len(first["names"]) == 5
 
 
-def test_people_are_found_by_a_detector(main, workplace, toy_body_file, small_metro):  # noqa: F811
+def test_people_are_found_by_a_detector(main, workplace, request, capsys):
     """Five of them: each query of this DETR is sure of a person, COCO's class 1."""
     settings = [*OF_DETR, "model.num_classes=91", "model.num_queries=5"]
     write_checkpoint(workplace / "detr.pth", "projects/detr/demo.yaml", [*SMALL, *settings])
     content = torch.load(workplace / "detr.pth")
     content["model"]["class_embed.weight"].zero_()
-    content["model"]["class_embed.bias"].copy_(20 * (torch.arange(92) == 1))
+    content["model"]["class_embed.bias"].copy_(5 * (torch.arange(92) == 1))
     torch.save(content, workplace / "detr.pth")
-    overrides = [f"dataset.body={toy_body_file}"]
+    body_file, metro = map(request.getfixturevalue, ("toy_body_file", "small_metro"))
+    overrides = [f"dataset.body={body_file}"]
     overrides += [f"model.{name}={value}" for name, value in SMALL_METRO.items()]
     config = OmegaConf.to_yaml(load_config("projects/metro/dropkey.yaml", overrides))
-    torch.save({"model": small_metro().state_dict(), "config": config}, workplace / "metro.pth")
+    torch.save({"model": metro().state_dict(), "config": config}, workplace / "metro.pth")
     command = ["--model", "metro.pth", "--input", "photos", "--output", "out"]
     assert main([*command, "--detector", "detr.pth", "--batch-size", "2"]) == 0
     found = read(workplace / "out" / "bodies.json")
@@ -152,7 +153,12 @@ def test_people_are_found_by_a_detector(main, workplace, toy_body_file, small_me
     assert len(found[0]["vertices"][0]) == 60 and len(found[0]["joints_3d"][0]) == 14
     assert len(found[0]["cameras"][0]) == len(found[0]["squares"][0]) == 3
     assert cv2.imread("out/000012_found.png").shape == (480, 800, 3)
-    assert main(command) == 0
+    sure = [*command, "--detector", "detr.pth", "--json-only", "--score-threshold"]
+    assert main([*sure, "0.9"]) == 0
+    assert [one["vertices"] for one in read(workplace / "out" / "bodies.json")] == [[], []]
+    said = "people with a score of 0.9 or more (--score-threshold): 0"
+    assert said in capsys.readouterr().out
+    assert main([*command, "--detector", "none"]) == 0
     found = read(workplace / "out" / "bodies.json")
     assert [one["squares"] for one in found] == [[[-10, 0, 50]], [[0, -10, 50]]]
 
@@ -178,12 +184,15 @@ def test_bad_files_are_told_and_left_out(main, models, workplace, capsys):
         (["--input", "mine.png", "--score-threshold", "7"], "score_threshold must be in [0, 1]"),
         (["--input", "mine.png", "--device", "gpu"],
          "device must be one of cuda, mps, cpu, got 'gpu'"),
-        (["--input", "mine.png", "--model", "detr-r5"], "no model 'detr-r5': neither"),
+        (["--input", "mine.png", "--model", "detr-r5"],
+         "no checkpoint at detr-r5 (from --model): neither"),
         (["--input", "mine.png", "--model", "bare.pth"], "bare.pth does not say which model"),
         (["--input", "mine.png", "--detector", "x"], "detector is not for DETR"),
         (["--input", "mine.png", "model.widht=3"], "unknown key 'model.widht'"),
         (["--input", "mine.png", "--model", "{models}/digits.pth", "--score-threshold", "0.5"],
-         "--score-threshold is not for a classifier"),
+         "--score-threshold is not for a classifier, but for DETR, QPIC, and METRO with "),
+        (["--input", "mine.png", "--output", "mine.png", "--model", "none"],
+         "cannot write mine.png: File exists"),
     ],
 )  # fmt: skip
 def test_user_error_is_one_line_and_exit_2(main, models, workplace, capsys, arguments, message):

@@ -26,7 +26,8 @@ def main(load_script):
         (["model.widht=5"], "error: unknown key 'model.widht'; nearest is 'model.width'\n"),
         (["train.device=tpu"], "error: train.device must be cuda, mps or cpu, got 'tpu'\n"),
         (["--eval-only", "--weights", "w.pth"],
-         "error: no checkpoint at w.pth (from train.init_checkpoint)\n"),
+         "error: no checkpoint at w.pth (from train.init_checkpoint): neither a file, nor the "
+         "folder of a run, nor a published name\n"),
         (["dataloader.train.mapper.refuse=3", "dataloader.train.num_workers=1"],
          "error: /nowhere/3.jpg: the image is truncated\n"),
         (["--num-gpus", "0"], "error: --num-gpus must be at least 1, got 0\n"),
@@ -44,7 +45,7 @@ def test_second_run_in_a_folder(main, toy_folder, capsys):
     assert "error: train.output_dir output already holds a run" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
     assert main([*command, "--resume"]) == 0
-    assert main([*command, "--eval-only", "--weights", "output/last.pth"]) == 0
+    assert main([*command, "--eval-only", "--weights", "output"]) == 0
     assert "bbox/AP" in capsys.readouterr().out
 
 

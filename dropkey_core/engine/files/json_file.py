@@ -5,10 +5,10 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from dropkey_core.engine.errors import UserError, listed, shown
 from dropkey_core.engine.files.outside import read_text, reading
@@ -16,6 +16,8 @@ from dropkey_core.engine.files.outside import read_text, reading
 logger = logging.getLogger(__name__)
 
 LARGEST_FILE = 2**33  # bytes; the largest sets of annotations have a few gigabytes
+# Neither NUL nor halves of characters: a text that can be printed, and be the name of a file.
+Text = Annotated[str, Meta(pattern=r"^[^\0\ud800-\udfff]*$")]
 NUMBER = re.compile(r"\s*[+-]?\d{1,17}(\.\d{0,17})?([eE][+-]?\d{1,2})?\s*", re.ASCII)
 
 

@@ -19,6 +19,7 @@ from dropkey_core.engine import (
 )
 from dropkey_core.engine import run as saving
 from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.published import PublishedWeights
 from tests.dropkey_core.engine.toy_run import Crash, after_calls, assert_same_run, crash, run
 
 
@@ -73,8 +74,34 @@ def test_a_model_may_refuse_a_checkpoint_whose_weights_fit(tmp_path):
     assert model.asked == path
     assert torch.equal(model.body.weight, fresh)
     content = {"model": Net().state_dict(), "epoch": 3}
-    assert load_weights(model, path, content=content).startswith("loaded 4 of 4 tensors from ")
+    torch.save(content, path)
+    assert load_weights(model, path).startswith("loaded 4 of 4 tensors from ")
     assert torch.equal(model.body.weight, content["model"]["body.weight"])
+
+
+def test_a_folder_of_a_run_stands_for_its_best_checkpoint(tmp_path):
+    for name in ("last", "best"):
+        torch.save({name: torch.ones(1)}, tmp_path / f"{name}.pth")
+    assert read_checkpoint(tmp_path).keys() == {"best"}
+    (tmp_path / "best.pth").unlink()
+    assert read_checkpoint(str(tmp_path)).keys() == {"last"}
+    (tmp_path / "last.pth").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint yet, neither best\.pth nor last\.pth"):
+        read_checkpoint(tmp_path)
+
+
+def test_published_weights_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(Net(width=5).state_dict(), tmp_path / "hub" / "checkpoints" / "w.pth")
+    settings = {"url": "https://x.org/w.pth", "config": "a.yaml", "overrides": ("model.width=5",)}
+    known = {"wide": PublishedWeights(**settings, licence="", metric="", source="")}
+    said = "from wide (from --weights, made for a.yaml model.width=5)"
+    assert load_weights(Net(width=5), "wide", published=known) == f"loaded 4 of 4 tensors {said}"
+    with pytest.raises(UserError, match=r"wide \(from .* model\.width=5\) do not fit the model"):
+        load_weights(Net(), "wide", published=known)
+    with pytest.raises(UserError, match=r"no checkpoint at wid \(.* nearest is 'wide'"):
+        load_weights(Net(), "wid", published=known)
 
 
 def test_another_architecture_lists_what_differs(tmp_path):

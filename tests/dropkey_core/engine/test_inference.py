@@ -217,7 +217,7 @@ def test_a_published_name(fetched):
     trained = find_trained("small", {"small": published}, overrides=["model.num_classes=5"])
     assert (trained.config.model.num_classes, trained.config.model.drop_ratio) == (5, 0)
     assert trained.state.keys() == {"renamed"}
-    with pytest.raises(UserError, match=r"no model 'smal': neither.*nearest is 'small'"):
+    with pytest.raises(UserError, match=r"no checkpoint at smal .*: neither.*nearest is 'small'"):
         find_trained("smal", {"small": published})
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from dropkey_core.engine.published import PublishedWeights, fetch_published, read_published
+from dropkey_core.engine.published import PublishedWeights
 
 STATE = {"weight": torch.arange(6.0).view(2, 3)}
 
@@ -30,23 +30,23 @@ def published(**settings):
 
 
 def test_fetched_once_and_kept(hub, tmp_path):
-    file = fetch_published(published())
+    file = published().fetch()
     assert file == tmp_path / "hub" / "checkpoints" / "w.pth"
-    assert fetch_published(published()) == file
+    assert published().fetch() == file
     assert hub == [("https://x.org/w.pth", None)]
 
 
 def test_what_is_kept_is_checked(hub, tmp_path):
-    file = fetch_published(published())
+    file = published().fetch()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert fetch_published(published(sha256=digest[:8])) == file
-    assert fetch_published(published(sha256=digest)) == file
+    assert published(sha256=digest[:8]).fetch() == file
+    assert published(sha256=digest).fetch() == file
     other = "0" * 8
     message = rf"w\.pth is not the file of https://x\.org/w\.pth: its SHA-256 begins {digest[:8]},"
     with pytest.raises(UserError, match=f"{message} not {other}; delete it"):
-        fetch_published(published(sha256=other))
+        published(sha256=other).fetch()
     file.unlink()
-    fetch_published(published(sha256=digest))
+    published(sha256=digest).fetch()
     assert hub[-1] == ("https://x.org/w.pth", digest)
 
 
@@ -58,20 +58,20 @@ def test_offline_says_where_the_file_belongs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(UserError) as told:
-        fetch_published(published(notes="ask them"))
+        published(notes="ask them").fetch()
     assert str(told.value) == (
         "cannot fetch the checkpoint https://x.org/w.pth (from a page): <urlopen error no route>; "
         f"fetched elsewhere it belongs at {tmp_path}/hub/checkpoints/w.pth; ask them"
     )
     with pytest.raises(UserError, match="no address to fetch them from: ask them"):
-        fetch_published(published(url="", notes="ask them"))
+        published(url="", notes="ask them").fetch()
 
 
 def test_what_others_wrote_is_converted(hub):
-    torch.testing.assert_close(read_published(published())["model"], STATE)
+    torch.testing.assert_close(published().read()["model"], STATE)
 
     def convert(content):
         return {"ours": content["model"]["weight"] + 1}
 
     expected = {"model": {"ours": STATE["weight"] + 1}}
-    torch.testing.assert_close(read_published(published(convert=convert)), expected)
+    torch.testing.assert_close(published(convert=convert).read(), expected)

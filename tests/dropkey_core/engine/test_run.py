@@ -1,6 +1,11 @@
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from dropkey_core.engine import read_checkpoint, write_checkpoint
+from dropkey_core.engine import evaluate, load_config, read_checkpoint, write_checkpoint
+from dropkey_core.engine.published import PublishedWeights
 from tests.dropkey_core.engine.toy_run import (
     Crash,
     after_calls,
@@ -58,6 +63,21 @@ def test_best_is_the_highest_or_the_lowest(mode, best, toy_folder):
     assert kept["metrics"]["bbox/AP"] == best(values)
 
 
+@pytest.mark.parametrize("owner", ["evaluator", "records"])
+def test_names_of_classes_are_in_the_checkpoints(toy_folder, monkeypatch, owner):
+    class Records(list):
+        classes = ("dark", "light")
+
+    if owner == "evaluator":
+        monkeypatch.setattr(toy("ToyEvaluator"), "classes", ["dark", "light"], raising=False)
+    else:
+        records = toy("records")
+        monkeypatch.setattr("toy_experiment.records", lambda size: Records(records(size)))
+    run("train.max_iter=1")
+    for name in ("best.pth", "last.pth"):
+        assert list(read_checkpoint(toy_folder / "output" / name)["classes"]) == ["dark", "light"]
+
+
 def test_unknown_best_metric_is_said_and_loses_nothing(toy_folder, capsys):
     run("train.best_metric=bbox/AP55", "train.max_iter=1")
     said = capsys.readouterr().out
@@ -69,3 +89,17 @@ def test_init_checkpoint_starts_training(toy_folder, capsys):
     run("train.max_iter=6")
     run("train.max_iter=1", "train.init_checkpoint=output/last.pth", output="tuned")
     assert "loaded 4 of 4 tensors from output/last.pth" in capsys.readouterr().out
+
+
+def test_published_weights_start_training_by_name(toy_folder, capsys, monkeypatch):
+    run("train.max_iter=1")
+    settings = {"config": "toy.yaml", "licence": "", "metric": "", "source": "a page"}
+    named = PublishedWeights(url="https://x.org/toy.pth", **settings)
+    monkeypatch.setattr(PublishedWeights, "fetch", lambda self: Path("output/last.pth"))
+    published = SimpleNamespace(PUBLISHED={"toy-1": named})
+    monkeypatch.setitem(sys.modules, "toy_experiment.published", published)
+    run("train.max_iter=1", "train.init_checkpoint=toy-1", output="tuned")
+    config = load_config("toy.yaml", ["train.init_checkpoint=toy-1"])
+    assert evaluate(config)["bbox/images"] == 10
+    said = "loaded 4 of 4 tensors from toy-1 (from train.init_checkpoint, made for toy.yaml)"
+    assert capsys.readouterr().out.count(said) == 2

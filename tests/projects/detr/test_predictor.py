@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 
 from dropkey_core.engine.files.inputs import Input
+from projects.detr.annotation_file import Category
 from projects.detr.hugging_face import save_hugging_face
 from projects.detr.mapper import DetrMapper
 from projects.detr.predictor import Detector, categories_of, is_hugging_face, known_classes
@@ -78,20 +79,24 @@ def test_nothing_found_is_a_picture_all_the_same(detector):
 def test_names_and_ids_of_classes(write_coco):
     annotations = str(write_coco()[1])
     config = OmegaConf.create({"dataset": {"test": {"annotations": annotations}}})
-    categories = categories_of(config)
-    assert known_classes(2, categories) == (["tree", "ship"], [2, 7])
-    assert known_classes(3, categories) == (["class 0", "class 1", "class 2"], [0, 1, 2])
-    assert categories_of(OmegaConf.create({"dataset": {}})) is None
-    names, ids = known_classes(91, None)
-    assert (len(names), names[1], names[90], ids[90]) == (91, "person", "toothbrush", 90)
+    assert known_classes(2, config) == [Category(2, "tree"), Category(7, "ship")]
+    assert known_classes(3, config) == [Category(n, f"class {n}") for n in range(3)]
+    empty = OmegaConf.create({"dataset": {}})
+    assert categories_of(empty) is None
+    classes = known_classes(91, empty)
+    assert (len(classes), classes[1].name, classes[90]) == (
+        91,
+        "person",
+        Category(90, "toothbrush"),
+    )
 
 
 def test_classes_of_a_test_set_that_has_a_part_of_them(write_coco, tmp_path):
     part = tmp_path / "part.json"
     part.write_text(json.dumps({"categories": [{"id": 7, "name": "ship"}], "images": []}))
     sets = {"test": {"annotations": str(part)}, "train": {"annotations": str(write_coco()[1])}}
-    categories = categories_of(OmegaConf.create({"dataset": sets}))
-    assert known_classes(2, categories) == (["tree", "ship"], [2, 7])
+    classes = known_classes(2, OmegaConf.create({"dataset": sets}))
+    assert classes == [Category(2, "tree"), Category(7, "ship")]
 
 
 def test_a_folder_of_hugging_face(small_detr, tmp_path):

@@ -32,7 +32,7 @@ def weights(small_metro, tmp_path):
 
 @pytest.fixture
 def estimator(config, weights):
-    return BodyEstimator.from_pretrained(weights, config=config)
+    return BodyEstimator.from_pretrained(weights, config=config, detector=None)
 
 
 # ---- models --------------------------------------------------------------------------------------
@@ -109,14 +109,17 @@ class PersonDetector(Predictor):
     """Finds two persons and a dog on pictures that are not black, and nothing on others."""
 
     names = ("person", "dog")
+    score_threshold = 0.5
 
     @classmethod
     def from_trained(cls, trained):
         return cls()
 
-    def predict(self, inputs):
+    def predict(self, inputs, score_threshold=0.5):
         boxes = torch.tensor([[0.0, 0, 30, 40], [50, 0, 100, 40], [10, 10, 20, 20]])
         found = [(["person", "person", "dog"], boxes), ([], boxes[:0])]
+        if score_threshold > 0.7:  # the second is less sure
+            found[0] = (["person", "dog"], boxes[::2])
         return [
             SimpleNamespace(image=each.image, names=names, boxes_xyxy=corners)
             for each in inputs
@@ -143,6 +146,44 @@ def test_two_people_give_two_meshes(crowd, picture):
     torch.testing.assert_close(again.vertices, two.vertices)
     alone = crowd(picture, squares=[(41, -4, 48)])
     torch.testing.assert_close(two.vertices[1:], alone.vertices, rtol=1e-4, atol=1e-5)
+
+
+def test_an_official_detr_finds_people_unless_told_otherwise(config, weights, picture, monkeypatch):
+    asked = []
+    monkeypatch.setattr("projects.predictors.load_predictor", asked.append)
+    estimator = BodyEstimator.from_pretrained(weights, config=config)
+    assert asked == []  # nothing is fetched before it is needed
+    monkeypatch.setattr(
+        "projects.predictors.load_predictor", lambda name: asked.append(name) or PersonDetector()
+    )
+    assert [len(estimator(picture)), len(estimator(picture)), asked] == [2, 2, ["detr-r50"]]
+    alone = BodyEstimator.from_pretrained(weights, config=config, detector="none")
+    assert alone(picture).squares.tolist() == [[0, -20, 80]]
+
+    def fails(name):
+        raise UserError("out of reach")
+
+    monkeypatch.setattr("projects.predictors.load_predictor", fails)
+    with pytest.raises(UserError, match=r"out of reach; .*--detector none"):
+        BodyEstimator.from_pretrained(weights, config=config)(picture)
+
+
+def test_the_least_score_is_the_detectors(crowd, estimator, picture):
+    assert (crowd.score_threshold, estimator.score_threshold) == (0.5, None)
+    assert len(crowd(picture, score_threshold=0.8)) == 1
+    for other, more in ((estimator, {}), (crowd, {"squares": [(0, 0, 9)]})):
+        with pytest.raises(UserError, match=r"score_threshold is for .* none is used"):
+            other(picture, score_threshold=0.8, **more)
+
+
+def test_people_that_no_camera_sees_are_told(crowd, picture, capsys):
+    crowd.model.camera_head.output.bias.data[0] = -1
+    found = crowd(picture)
+    capsys.readouterr()
+    for _ in range(2):  # told once
+        found.draw()
+    told = f"2 of 2 people on {picture.file_name} are not drawn: their cameras see nothing"
+    assert capsys.readouterr().out == f"warning: {told}\n"
 
 
 def test_people_are_drawn_in_their_own_colours_where_they_are(crowd, picture):
