@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 demo: $(VENV)/.train
 	$(BIN)/python datasets/make_shapes.py
 	$(BIN)/python tools/train_net.py --config projects/detr/demo.yaml --overwrite train.output_dir=$(DEMO)
-	$(BIN)/python tools/visualize_detections.py --run $(DEMO)
+	$(BIN)/python tools/visualize.py --model $(DEMO)
 
 check: lint
 	$(PYTEST) -m "not slow"

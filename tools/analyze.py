@@ -6,6 +6,7 @@ tools/analyze.py maps --runs output/a output/b --num-images 4 --layers 0 6 13
 tools/analyze.py occlusion --runs output/a output/b --ratios 0 0.3 0.6 0.9
 tools/analyze.py similarity --runs output/a
 tools/analyze.py focus --runs output/a --corruptions noise blur --top 5
+tools/analyze.py masks --patterns key block:2 --drop-ratio 0.1 --grid 7x12
 
 entropy: how widely the class token's attention is spread, layer by layer (the paper's Figure 4).
 maps: where on the image the class token looks (Figure 5).
@@ -13,7 +14,7 @@ occlusion: the metric without part of the patches (Table 3).
 similarity: how alike the attention of two layers is (DeepViT).
 focus: the share of the most attended tokens, on clean and corrupted images (TAP and ADL), and the
 metric under corruption.
-(Sampled masks, Figure 2: tools/visualize_masks.py.)
+masks: which keys queries lose, without a model: patches, blocks, crosses (Figure 2).
 
 Models are given as --runs, folders that trainings wrote, or as --config and --weights. Runs of
 equal label are repetitions, as of several seeds: figures show their mean and deviation.
@@ -52,7 +53,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "noise blur brightness contrast jpeg; none of them: clean images only")  # fmt: skip
     focus.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="N")
     focus.add_argument("--layer", metavar="L", help="drawn over the severity; default: the last")
+    add_masks(commands)
     return parser.parse_args(argv)
+
+
+def add_masks(commands) -> None:
+    """Add the study that needs no model."""
+    add = commands.add_parser("masks").add_argument
+    add("--patterns", nargs="+", default=["key", "block:3", "cross:1"], metavar="UNIT",
+        help="key, block:SIZE or cross:SIZE; one row of the picture each")  # fmt: skip
+    add("--drop-ratio", type=float, default=0.3, metavar="R")
+    add("--grid", type=grid, default=(14, 14), metavar="HxW", help="patches")
+    add("--queries", type=int, default=6, metavar="N", help="columns")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--output", type=Path, default=Path("output/analysis"), metavar="FOLDER")
+
+
+def grid(text: str) -> tuple[int, int]:
+    """Height and width of ``HxW``."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"must look like 14x14, got {text}")
+    return int(height), int(width)
 
 
 def add_study(commands, name: str, num_images: int | None = None) -> argparse.ArgumentParser:
@@ -84,6 +106,9 @@ def run(arguments: argparse.Namespace) -> None:
     from projects.paper.figures import attention_maps, corruptions, focus_study, studies
     from projects.paper.figures.trained import find_sources
 
+    if arguments.study == "masks":
+        run_masks(arguments)
+        return
     if arguments.num_images is not None and arguments.num_images < 1:
         raise UserError(f"--num-images must be at least 1, got {arguments.num_images}")
     sources = find_sources(
@@ -112,6 +137,22 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.layer,
         )
         focus_study.study_focus(sources, arguments.output, settings)
+
+
+def run_masks(arguments: argparse.Namespace) -> None:
+    """Draw sampled masks, and list them in a CSV file."""
+    from dropkey_core.engine.errors import UserError
+    from projects.paper.figures.sampled_masks import draw_masks
+
+    if not 1 <= arguments.queries <= arguments.grid[0] * arguments.grid[1]:
+        raise UserError("--queries must be at least 1 and at most the number of patches")
+    path = arguments.output / "masks.png"
+    sampling = (arguments.grid, arguments.drop_ratio, arguments.queries, arguments.seed)
+    try:
+        draw_masks(arguments.patterns, *sampling, path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -38,7 +38,9 @@ from dropkey_core.engine.files.images import unique_stems
 from dropkey_core.engine.files.inputs import find_inputs, is_address, is_video, read_inputs
 from dropkey_core.engine.files.video import USUAL_RATE, video_rate, video_writer
 from dropkey_core.engine.predictor import Predictor, Result
-from projects.predictors import PREDICTORS, load_predictor
+from projects.metro import BodyEstimator
+from projects.metro.pictures.mesh_files import KINDS, import_trimesh
+from projects.predictors import PREDICTORS, load_predictor, take_overrides
 
 Add = Callable[[Any], None]
 
@@ -55,6 +57,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--input", nargs="+", required=True, metavar="FILE|FOLDER|URL|0", help="pictures, videos")
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--json-only", action="store_true", help="write no pictures and no videos")
+    add("--format", default="png", choices=("png", "jpg", "webp", *KINDS), help="of pictures; "
+        "METRO: html is a page to turn the meshes, the last are files of them")  # fmt: skip
     add("--score-threshold", type=float, metavar="S", help="least score of detections (0.5), "
         "interactions (0.3), and of the people that METRO's --detector finds (0.5); 0 for COCO's "
         "evaluation")  # fmt: skip
@@ -63,15 +67,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "person, on the whole picture")  # fmt: skip
     add("--device", metavar="NAME", help="cuda, mps or cpu instead of the YAML's")
     arguments = parser.parse_intermixed_args(argv)
-    overrides = [word for word in arguments.input if is_override(word)]
-    arguments.input = [word for word in arguments.input if word not in overrides]
-    arguments.overrides += overrides
+    take_overrides(arguments, "input")
     return arguments
-
-
-def is_override(word: str) -> bool:
-    """Whether a word is ``key=value`` and no file or address."""
-    return "=" in word and not is_address(word) and not Path(word).exists()
 
 
 # ---- inputs and outputs --------------------------------------------------------------------------
@@ -180,6 +177,10 @@ def run(arguments: argparse.Namespace, left_out: list[UserError]) -> None:
         arguments.model, arguments.config, arguments.overrides, arguments.device, **finder
     )
     options = options_of(predictor, arguments.score_threshold)
+    if arguments.format in KINDS:
+        if not isinstance(predictor, BodyEstimator):
+            raise UserError(f"--format {arguments.format} is not for {predictor.kind}")
+        import_trimesh()
     for name in {kind.results_file for kind in PREDICTORS} - {predictor.results_file}:
         if (folder / name).exists():
             raise UserError(f"{folder} has the {name} of another model: name another --output")
@@ -207,8 +208,9 @@ def run(arguments: argparse.Namespace, left_out: list[UserError]) -> None:
         stems = dict(zip(places.pictures, unique_stems(places.pictures), strict=True))
         for result in progress(results(places.pictures), "pictures", len(places.pictures)):
             report.add(result, ids[result.file_name])
-            if not arguments.json_only:
-                result.save(folder / f"{stems[result.file_name]}_found.png")
+            # No mesh where nobody is before the camera.
+            if not arguments.json_only and (arguments.format not in KINDS or result.placed):
+                result.save(folder / f"{stems[result.file_name]}_found.{arguments.format}")
         names = unique_stems([f"camera_{v}" if isinstance(v, int) else v for v in places.videos])
         for source, name in zip(places.videos, names, strict=True):
             path = None if arguments.json_only else folder / f"{name}_found.mp4"

@@ -13,7 +13,7 @@ import msgspec
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dropkey_core.engine.build import build_model, import_if_present, instantiate
+from dropkey_core.engine.build import build_model, import_if_present
 from dropkey_core.engine.checkpoint import (
     find_weights,
     kept_settings,
@@ -22,7 +22,6 @@ from dropkey_core.engine.checkpoint import (
 )
 from dropkey_core.engine.config import apply_override, check_calls, load_config, resolve
 from dropkey_core.engine.errors import UserError, shown
-from dropkey_core.engine.files.images import find_images, spread
 from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.launch import DEVICES, available_device
 from dropkey_core.engine.paths import PROJECT_ROOT
@@ -32,16 +31,13 @@ from dropkey_core.engine.run_folder import CONFIG, checkpoint_in
 T = TypeVar("T")
 
 
-def find_run_files(
-    run: Path | None, config: str | None, weights: str | None, output: Path | None
-) -> tuple[str, str, Path | None]:
-    """Return the paths of config, weights and pictures of a command line.
+def find_run_files(run: Path | None, config: str | None, weights: str | None) -> tuple[str, str]:
+    """Return the paths of config and weights of a command line.
 
     Args:
         run: ``--run``, the folder of a training; it fills the gaps.
         config: ``--config``, else the run's resolved config.
         weights: ``--weights``, else the run's best checkpoint or its last.
-        output: ``--output``, else ``pictures`` in the run's folder; None without run.
 
     Raises:
         UserError: naming the option that is missing, or what the run's folder lacks.
@@ -51,12 +47,11 @@ def find_run_files(
             raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
         if weights is None:
             raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
-        return config, weights, output
+        return config, weights
     folder = run.expanduser().absolute()
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no folder of a run: it has no {CONFIG}")
-    weights = weights or str(checkpoint_in(folder))
-    return config or str(folder / CONFIG), weights, output or folder / "pictures"
+    return config or str(folder / CONFIG), weights or str(checkpoint_in(folder))
 
 
 @dataclass(frozen=True)
@@ -231,24 +226,3 @@ def is_public(target: Any) -> bool:
         return False
     module = import_if_present(match[1], "model")
     return match[2] in getattr(module, "__all__", ())
-
-
-def choose_records(
-    config: DictConfig, images: Sequence[str] | None, count: int
-) -> tuple[list[dict[str, Any]], str]:
-    """Choose records of a test set, or image files, evenly spread.
-
-    Args:
-        config: whose ``dataloader.test.dataset`` is taken if there are no ``images``.
-        images: files and folders, which become records with nothing but a ``file_name``.
-        count: choose at most so many.
-
-    Returns:
-        the records, and how many of how many they are, in words.
-    """
-    if images is None:
-        records = instantiate(config.dataloader.test.dataset, "dataloader.test.dataset")
-    else:
-        records = [{"file_name": str(path)} for path in find_images(images)]
-    chosen = spread(records, count)
-    return chosen, f"{len(chosen)} of {len(records)} images"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -17,7 +18,7 @@ from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.classification.classifier import ClassificationModel
 from projects.classification.mapper import ClassificationMapper
 from projects.classification.published import PUBLISHED
-from projects.figure import MARGIN, Panel, PictureRow, as_image, draw_page
+from projects.page import Panel, PictureRow, draw_page
 
 SIDE = 640  # pixels of the longer side of a picture as it is drawn
 
@@ -40,12 +41,10 @@ class Classification(Result):
         """The picture with names and scores above it."""
         height, width = self.image.shape[1:]
         size = [max(1, round(side * SIDE / max(height, width))) for side in (width, height)]
-        pixels = Image.fromarray(self.image.permute(1, 2, 0).contiguous().numpy())
+        pixels = Image.fromarray(self.image.permute(1, 2, 0).contiguous().numpy()).resize(size)
         rows = zip(self.names, self.scores.tolist(), strict=True)
         caption = "\n".join(f"{name} {score:.2f}" for name, score in rows)
-        panel = Panel(caption, *size, lambda axes: axes.imshow(pixels.resize(size)))
-        page = as_image(draw_page([PictureRow([panel])]))
-        return page.crop((0, 0, size[0] + 2 * MARGIN, page.height))
+        return draw_page([PictureRow([Panel(caption, np.asarray(pixels))])], least_width=0)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,16 +1,16 @@
-"""Validation pictures for the logs: a few test images with their class and the one found."""
+"""Validation pictures: a few test images with their class and the one found."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 
-from projects.figure import Panel, PictureRow, as_image, draw_page
+from projects.page import Panel, PictureRow, draw_page
 
 SIDE = 240  # pixels of a picture
+COLUMNS = 4
 
 
 def draw_sheet(
@@ -18,7 +18,7 @@ def draw_sheet(
     outputs: Sequence[dict[str, Tensor]],
     names: Sequence[str] | None,
 ) -> np.ndarray:
-    """Draw images side by side, from their darkest value to their brightest.
+    """Draw images in rows, from their darkest value to their brightest.
 
     Args:
         samples: ``image`` (3, S, S), normalised, and ``label``.
@@ -34,12 +34,14 @@ def draw_sheet(
         label, taken = int(sample["label"]), int(scores.argmax())
         is_, as_ = (str(n) if names is None else names[n] for n in (label, taken))
         caption = f"is: {is_}\ntaken for: {as_} {float(scores[taken]):.2f}"
-        panels.append(Panel(caption, SIDE, SIDE, partial(show, image=sample["image"])))
-    return np.asarray(as_image(draw_page([PictureRow(panels)])))
+        panels.append(Panel(caption, shown(sample["image"])))
+    starts = range(0, len(panels), COLUMNS)
+    return np.asarray(draw_page([PictureRow(panels[start : start + COLUMNS]) for start in starts]))
 
 
-def show(axes: Axes, image: Tensor) -> None:
-    """Show an image (3, S, S) of any range."""
+def shown(image: Tensor) -> np.ndarray:
+    """An image (3, S, S) of any range as (SIDE, SIDE, 3) uint8, its pixels whole."""
     least, most = image.aminmax()
-    pixels = (image - least) / (most - least).clamp(min=1e-6)
-    axes.imshow(pixels.permute(1, 2, 0).cpu(), interpolation="nearest")
+    pixels = 255 * (image - least) / (most - least).clamp(min=1e-6)
+    exact = Image.fromarray(pixels.round().byte().permute(1, 2, 0).cpu().numpy())
+    return np.asarray(exact.resize((SIDE, SIDE), Image.Resampling.NEAREST))

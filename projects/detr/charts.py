@@ -1,11 +1,8 @@
 """Charts of a detector's evaluation: precision over recall, and what was taken for what."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from dropkey_core.engine.files.atomic_write import make_folder, whole_file
 from projects.figure import escaped
 
 MOST_NAMES = 20  # of classes that a chart has room for; the table beside it has them all
@@ -38,8 +35,6 @@ def confusion_chart(counts: np.ndarray, names: list[str], title: str) -> Figure:
         names: of the K rows, which are those of the columns.
         title: what is counted.
     """
-    from matplotlib.figure import Figure
-
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
@@ -55,10 +50,3 @@ def confusion_chart(counts: np.ndarray, names: list[str], title: str) -> Figure:
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=color)
     return figure
-
-
-def write_chart(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, in a new folder if need be; a UserError where the system refuses."""
-    make_folder(path.parent)
-    with whole_file(path, "wb") as file:
-        figure.savefig(file, dpi=110, format="png")

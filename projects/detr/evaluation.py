@@ -16,9 +16,10 @@ from torchvision.ops import box_convert
 from dropkey_core.engine import ImageEvaluator, UserError, dataset_path
 from dropkey_core.engine.errors import shown
 from projects.detr.annotation_file import Annotation, read_annotation_file
-from projects.detr.box_picture import Box, true_boxes
-from projects.detr.charts import confusion_chart, precision_recall_chart, write_chart
+from projects.detr.charts import confusion_chart, precision_recall_chart
 from projects.detr.coco import read_categories
+from projects.detr.picture import Box, draw_boxes, true_boxes, unresized
+from projects.figure import write
 
 logger = logging.getLogger(__name__)
 
@@ -153,19 +154,36 @@ class CocoEvaluator(ImageEvaluator):
         return {"bbox": {name: in_per_cent(value) for name, value in metrics.items()}}
 
     def draw(
-        self, samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Tensor]]
+        self,
+        samples: Sequence[dict[str, Any]],
+        outputs: Sequence[dict[str, Tensor]],
+        score_threshold: float = 0.5,
     ) -> np.ndarray:
-        """Draw what was found on images, and what is there; see ``draw_sheet``."""
-        from projects.detr.sheet import draw_sheet
+        """Draw on images what was found with a score so high, and what is there: (H, W, 3) uint8.
 
-        true = [self.true_boxes(sample["image_id"]) for sample in samples]
-        return draw_sheet(samples, outputs, true, self.category_map.class_names)
+        Args:
+            samples: of a test set's mapper.
+            outputs: what the model made of each, see ``projects.detr.detr.detections``.
+            score_threshold: in [0, 1].
+        """
+        from projects.detr.predictor import Detections
+
+        classes = self.category_map.classes
+        known = [each.name for each in classes], [each.id for each in classes]
+        pictures = [
+            Detections.of(unresized(sample), output, score_threshold, *known).picture(
+                self.true_boxes(sample["image_id"])
+            )
+            for sample, output in zip(samples, outputs, strict=True)
+        ]
+        heading = f"detections with a score of {score_threshold:g} or more"
+        return np.asarray(draw_boxes(pictures, heading))
 
     def true_boxes(self, image_id: int) -> list[Box]:
         """What is on an image according to the file, where it is measurable."""
         numbers = self.ground_truth.get_ann_ids(img_ids=self.image_numbers[image_id])
         names = ["", *self.names.values()]  # by our numbers
-        return true_boxes({"annotations": self.ground_truth.load_anns(numbers)}, names)
+        return true_boxes(self.ground_truth.load_anns(numbers), names)
 
     def coco_results(self, predictions: Mapping[int, dict[str, Tensor]]) -> list[dict[str, Any]]:
         """Predictions by image id as COCO's result format, in their order.
@@ -236,7 +254,7 @@ class CocoEvaluator(ImageEvaluator):
         curves |= dict(zip(self.names.values(), known.T, strict=True))
         rows = zip(*(column.tolist() for column in (recalls, *curves.values())), strict=True)
         self.write_csv(f"{CURVES}.csv", ["recall", *curves], rows)
-        write_chart(precision_recall_chart(recalls, curves), self.output_dir / f"{CURVES}.png")
+        write(precision_recall_chart(recalls, curves), self.output_dir / f"{CURVES}.png")
 
     def write_confusion(self, evaluation: COCOeval) -> None:
         """Write how often an object of one class was detected as another, or nothing as one.
@@ -252,7 +270,7 @@ class CocoEvaluator(ImageEvaluator):
         rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
         self.write_csv(f"{CONFUSION}.csv", ["is / detected as", *names], rows)
         title = f"objects, scores from {CONFUSION_SCORE}, IoU from {CONFUSION_IOU}"
-        write_chart(confusion_chart(counts, names, title), self.output_dir / f"{CONFUSION}.png")
+        write(confusion_chart(counts, names, title), self.output_dir / f"{CONFUSION}.png")
 
 
 def refuse_in_a_fork() -> None:

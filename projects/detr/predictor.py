@@ -17,13 +17,12 @@ from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.detr.annotation_file import Category
-from projects.detr.box_picture import Box, markings_of
 from projects.detr.coco import CategoryMap, read_categories
 from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
-from projects.detr.picture import Picture, as_array, draw_picture
+from projects.detr.picture import Box, markings_of
 from projects.detr.published import PUBLISHED
-from projects.figure import as_image
+from projects.drawing import Picture, as_array, draw_picture
 
 COCO_CLASSES = 91  # of a head whose class index is COCO's category id
 IDENTIFIER = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")  # on Hugging Face's hub
@@ -48,16 +47,43 @@ class Detections(Result):
     names: list[str]
     category_ids: list[int]
 
+    @classmethod
+    def of(
+        cls,
+        picture: Input,
+        outputs: Mapping[str, Tensor],
+        score_threshold: float,
+        names: Sequence[str],
+        category_ids: Sequence[int],
+    ) -> "Detections":
+        """What the network found on a picture, see ``projects.detr.detr.detections``."""
+        scores, order = outputs["scores"].cpu().sort(descending=True, stable=True)
+        order = order[: int((scores >= score_threshold).sum())]
+        labels = outputs["labels"].cpu()[order]
+        return cls(
+            picture.image,
+            picture.file_name,
+            outputs["boxes_xyxy"].cpu()[order],
+            scores[: len(order)],
+            labels,
+            [names[label] for label in labels.tolist()],
+            [category_ids[label] for label in labels.tolist()],
+        )
+
     @property
     def boxes(self) -> list[Box]:
         """What to draw."""
         values = zip(self.boxes_xyxy.tolist(), self.names, self.scores.tolist(), strict=True)
         return [Box(tuple(corners), name, score) for corners, name, score in values]
 
+    def picture(self, true: Sequence[Box] = ()) -> Picture:
+        """The picture with boxes, names and scores, and with true boxes."""
+        title = Path(self.file_name).name
+        return Picture(title, as_array(self.image), markings_of(self.boxes, true))
+
     def draw(self) -> Image.Image:
         """The picture with boxes, names and scores; a small one is enlarged."""
-        picture = Picture("", as_array(self.image), markings_of(self.boxes, []))
-        return as_image(draw_picture(picture))
+        return draw_picture(self.picture())
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """The entries of a COCO result file, ``bbox`` [x, y, width, height] in pixels."""
@@ -132,26 +158,9 @@ class Detector(Predictor[Detections]):
             raise UserError(f"score_threshold must be in [0, 1], got {score_threshold}")
         found = self.model([self.mapper(vars(each)) for each in inputs])
         return [
-            self.detections(each, outputs, score_threshold)
+            Detections.of(each, outputs, score_threshold, self.names, self.category_ids)
             for each, outputs in zip(inputs, found, strict=True)
         ]
-
-    def detections(
-        self, picture: Input, outputs: Mapping[str, Tensor], score_threshold: float
-    ) -> Detections:
-        """What the network found on a picture, see ``projects.detr.detr.detections``."""
-        scores, order = outputs["scores"].cpu().sort(descending=True, stable=True)
-        order = order[: int((scores >= score_threshold).sum())]
-        labels = outputs["labels"].cpu()[order]
-        return Detections(
-            picture.image,
-            picture.file_name,
-            outputs["boxes_xyxy"].cpu()[order],
-            scores[: len(order)],
-            labels,
-            [self.names[label] for label in labels.tolist()],
-            [self.category_ids[label] for label in labels.tolist()],
-        )
 
     def categories(self) -> list[dict[str, Any]]:
         """The classes as a COCO file lists its categories."""

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dropkey_core.engine import UserError, instantiate
-from dropkey_core.engine.files.inputs import Input, read_input
+from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result
 from projects.metro.body.model import Body, read_body
@@ -22,7 +22,7 @@ from projects.metro.geometry import crop_map
 from projects.metro.mapper import MetroMapper, warped
 from projects.metro.metro import Metro
 from projects.metro.pictures.mesh_files import KINDS, ColouredMesh, write_mesh, write_page
-from projects.metro.pictures.people import colour_of, draw_people, in_one_camera
+from projects.metro.pictures.view import colour_of, draw_people, predicted_view
 from projects.metro.published import PUBLISHED
 
 LAST_LINEAR = "upsampling.steps.1.weight"  # a row for each vertex of the full mesh
@@ -64,12 +64,12 @@ class Bodies(Result):
         """
         size = self.image.shape[1:]
         people = zip(self.vertices, self.cameras, self.squares, strict=True)
-        placed = {n: in_one_camera(*map(np.asarray, each), size) for n, each in enumerate(people)}
-        seen = {n: vertices for n, vertices in placed.items() if vertices is not None}
-        if len(seen) < len(placed):
+        views = [predicted_view(*each, size) for each in people]
+        seen = {n: view.points for n, view in enumerate(views) if view is not None}
+        if len(seen) < len(views):
             place = self.file_name or "a picture"
             warn(
-                f"{len(placed) - len(seen)} of {len(placed)} people on {place} are not drawn: "
+                f"{len(views) - len(seen)} of {len(views)} people on {place} are not drawn: "
                 "their cameras see nothing"
             )
         return seen
@@ -176,20 +176,20 @@ class BodyEstimator(Predictor[Bodies]):
         """From a record of a set to the network's sample; smplx poses its true mesh."""
         return instantiate(self.config.dataloader.test.mapper, "dataloader.test.mapper")
 
-    def sample(self, record: Mapping[str, Any], square: Square | None = None) -> dict[str, Any]:
-        """The network's sample of a record of a set, or of an image of which nothing is known.
+    def sample(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The network's sample of a record of a set, or of a whole picture.
 
         Args:
-            record: see ``load_humbi``, or nothing but a ``file_name``.
-            square: around the person on such an image; None takes all of it.
+            record: see ``load_humbi``, or the fields of an ``Input``.
 
         Raises:
-            UserError: an image that cannot be read, or a square outside of it.
+            UserError: an image that cannot be read.
         """
         if "subject" in record:
-            return self.mapper(dict(record))
-        picture = read_input(record["file_name"])
-        return {**cropped(picture, square, self.model.image_size), "has_mesh": False}
+            return self.mapper(record)
+        picture = Input(**record)
+        crop = cropped(picture, whole(picture), self.model.image_size)
+        return {**crop, "has_mesh": False}
 
     @cached_property
     def finder(self) -> Predictor[Any] | None:
@@ -295,10 +295,10 @@ def people_on(found: Any) -> list[Square]:
     return squares
 
 
-def cropped(picture: Input, square: Square | None, size: int) -> dict[str, Any]:
+def cropped(picture: Input, square: Square, size: int) -> dict[str, Any]:
     """``image`` (3, size, size) uint8, a square of a picture, black beyond its edges."""
     height, width = picture.image.shape[1:]
-    x, y, side = whole(picture) if square is None else square
+    x, y, side = square
     if x >= width or y >= height or x + side <= 0 or y + side <= 0:
         raise UserError(
             f"the square {x:g},{y:g},{side:g} is outside of {picture.file_name or 'a picture'}, "

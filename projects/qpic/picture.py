@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from projects.detr.picture import (
-    DASHED,
+from PIL import Image
+
+from projects.drawing import (
     FOUND_IOU,
     GREY,
     ORANGE,
@@ -14,11 +14,13 @@ from projects.detr.picture import (
     Corners,
     Marking,
     Picture,
-    legend_line,
+    draw_pictures,
+    legend_entry,
     overlap,
 )
 
 HUMAN, OBJECT, LINE, MISSED = ORANGE, SKY, YELLOW, GREY
+ENTRY, ENDS = (4, 3, 44, 16), ((4, 10, 4, 10), (44, 10, 44, 10))  # box and line in the legend
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Pair:
             lines.append(" ".join(filter(None, words)))
         return "\n".join(lines)
 
-    def annotation(self) -> Marking:
+    def marking(self) -> Marking:
         """How it is drawn: predicted ones solid, true ones dashed."""
         is_true = self.query is None
         boxes = [self.human] if self.object is None else [self.human, self.object]
@@ -86,20 +88,21 @@ def distinct_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return kept
 
 
-def markings_of(predicted: Sequence[Pair], true: Sequence[Pair]) -> list[Marking]:
+def markings_of(predicted: Sequence[Pair], true: Sequence[Pair] = ()) -> list[Marking]:
     """Pairs to draw; of the true ones' verbs those are written that were not found."""
     missed = [unsaid(pair, predicted) for pair in true]
-    return [pair.annotation() for pair in [*predicted, *missed]]
+    return [pair.marking() for pair in [*predicted, *missed]]
 
 
-def legend(pictures: Sequence[Picture]) -> list[Any]:
-    """Legend entries of what occurs."""
-    handles = [
-        legend_line("human", HUMAN),
-        legend_line("object", OBJECT),
-        legend_line("verb, score", LINE, marker="o", markersize=3.5),
+def draw_pairs(pictures: Sequence[Picture], heading: str) -> Image.Image:
+    """Draw a page of pictures with pairs; its legend has what occurs."""
+    legend = [
+        legend_entry("human", Marking([ENTRY], [HUMAN])),
+        legend_entry("object", Marking([ENTRY], [OBJECT])),
+        legend_entry("verb, score", Marking(ENDS, (LINE, LINE), label_colour=LINE)),
     ]
-    if any(drawn.is_true for picture in pictures for drawn in picture.annotations):
-        label = f"true, named where not found at IoU {FOUND_IOU:g}"
-        handles.append(legend_line(label, MISSED, linestyle=DASHED))
-    return handles
+    if any(drawn.is_true for picture in pictures for drawn in picture.markings):
+        caption = f"true, named where not found at IoU {FOUND_IOU:g}"
+        true = Marking(ENDS, (MISSED, MISSED), label_colour=MISSED, is_true=True)
+        legend.append(legend_entry(caption, true))
+    return draw_pictures(pictures, heading, legend)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -15,8 +16,7 @@ from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.files.json_file import Text
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
-from projects.detr.picture import Picture, as_array, draw_picture
-from projects.figure import as_image
+from projects.drawing import Picture, as_array, draw_picture
 from projects.qpic.classes import OBJECT_NAMES, VERB_NAMES, read_classes
 from projects.qpic.mapper import QpicMapper
 from projects.qpic.picture import Pair, distinct_pairs, markings_of
@@ -57,6 +57,34 @@ class Interactions(Result):
     verb_names: list[str]
     queries: Tensor
 
+    @classmethod
+    def of(
+        cls,
+        picture: Input,
+        outputs: Mapping[str, Tensor],
+        score_threshold: float,
+        object_names: Names,
+        verb_names: Names,
+    ) -> "Interactions":
+        """What the network found on a picture, see ``projects.qpic.qpic.interactions``."""
+        verb_scores = outputs["verb_scores"].cpu()  # (Q, V)
+        scores, order = verb_scores.flatten().sort(descending=True, stable=True)
+        order = order[: int((scores >= score_threshold).sum())]
+        queries, verbs = order // verb_scores.shape[1], order % verb_scores.shape[1]
+        things = outputs["obj_labels"].cpu()[queries]
+        return cls(
+            picture.image,
+            picture.file_name,
+            outputs["sub_boxes"].cpu()[queries],
+            outputs["obj_boxes"].cpu()[queries],
+            scores[: len(order)],
+            things,
+            [object_names[label] for label in things.tolist()],
+            verbs,
+            [verb_names[label] for label in verbs.tolist()],
+            queries,
+        )
+
     @property
     def pairs(self) -> list[Pair]:
         """What to draw: each pair with its verbs, none of them twice in the same place."""
@@ -73,10 +101,14 @@ class Interactions(Result):
             pairs.append(Pair(human, thing, self.object_names[rows[0]], verbs, query))
         return distinct_pairs(pairs)
 
+    def picture(self, true: Sequence[Pair] = ()) -> Picture:
+        """The picture with pairs, verbs and scores, and with true pairs."""
+        title = Path(self.file_name).name
+        return Picture(title, as_array(self.image), markings_of(self.pairs, true))
+
     def draw(self) -> Image.Image:
         """The picture with pairs of boxes, lines between them, verbs and scores."""
-        picture = Picture("", as_array(self.image), markings_of(self.pairs, []))
-        return as_image(draw_picture(picture))
+        return draw_picture(self.picture())
 
     def entries(self, image_id: int) -> list[dict[str, Any]]:
         """One for each interaction, boxes [x, y, width, height] in pixels as in COCO's files."""
@@ -145,31 +177,9 @@ class InteractionDetector(Predictor[Interactions]):
             raise UserError(f"score_threshold must be in [0, 1], got {score_threshold}")
         found = self.model([self.mapper(vars(each)) for each in inputs])
         return [
-            self.interactions(each, outputs, score_threshold)
+            Interactions.of(each, outputs, score_threshold, self.object_names, self.verb_names)
             for each, outputs in zip(inputs, found, strict=True)
         ]
-
-    def interactions(
-        self, picture: Input, outputs: Mapping[str, Tensor], score_threshold: float
-    ) -> Interactions:
-        """What the network found on a picture, see ``projects.qpic.qpic.interactions``."""
-        verb_scores = outputs["verb_scores"].cpu()  # (Q, V)
-        scores, order = verb_scores.flatten().sort(descending=True, stable=True)
-        order = order[: int((scores >= score_threshold).sum())]
-        queries, verbs = order // verb_scores.shape[1], order % verb_scores.shape[1]
-        things = outputs["obj_labels"].cpu()[queries]
-        return Interactions(
-            picture.image,
-            picture.file_name,
-            outputs["sub_boxes"].cpu()[queries],
-            outputs["obj_boxes"].cpu()[queries],
-            scores[: len(order)],
-            things,
-            [self.object_names[label] for label in things.tolist()],
-            verbs,
-            [self.verb_names[label] for label in verbs.tolist()],
-            queries,
-        )
 
 
 def known_classes(classes: str | None, num_objects: int, num_verbs: int) -> ClassNames:

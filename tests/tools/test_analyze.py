@@ -53,6 +53,37 @@ def analyze(main, runs, tmp_path):
     return analyze
 
 
+def test_masks_need_no_model(main, tmp_path, capsys):
+    arguments = ["--patterns", "key", "block:2", "--grid", "3x4", "--queries", "2"]
+    assert main(["masks", *arguments, "--output", str(tmp_path / "new")]) == 0
+    path = tmp_path / "new" / "masks.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.split() == [str(path.with_suffix(".csv")), str(path)]
+    assert path.with_suffix(".csv").read_text().startswith("pattern,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--patterns", "blok:2"], "pattern must be key, block:SIZE or cross:SIZE"),
+        (["--drop-ratio", "1.5"], "drop_ratio must be in [0, 1), got 1.5"),
+        (["--queries", "0"], "--queries must be at least 1 and at most the number of patches"),
+    ],
+)
+def test_mistakes_about_masks_are_one_line_and_exit_2(main, arguments, message, capsys):
+    assert main(["masks", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("grid", ["14", "0x3"])
+def test_grids_of_masks_that_mean_nothing_are_refused(main, grid):
+    with pytest.raises(SystemExit) as caught:
+        main(["masks", "--grid", grid])
+    assert caught.value.code == 2
+
+
 def test_entropy(analyze, runs, tmp_path):
     rows = analyze("entropy")
     assert [(row["label"], row["layer"]) for row in rows] == [

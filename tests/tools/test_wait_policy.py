@@ -24,8 +24,7 @@ for script in sys.argv[1:]:
         runpy.run_path(script, run_name="imported")
     print(os.environ.get("OMP_WAIT_POLICY"))
 """
-COMMANDS = ["analyze", "reproduce", "train_net", "visualize_detections", "visualize_interactions"]
-COMMANDS += ["visualize_masks", "visualize_mesh", "gpu_check"]
+COMMANDS = ["analyze", "gpu_check", "predict", "reproduce", "train_net", "visualize"]
 COMMANDS += [f"benchmark/{name}" for name in ("alignment", "attention", "model")]
 
 

@@ -1,7 +1,6 @@
 """Attention from a joint to the vertices, drawn (arXiv 2208.02646, Figure 6).
 
-Shapes: B images, J = 14 joints, V vertices of the full mesh, V2 of the coarsest one, S the crop's
-side in pixels.
+Shapes: J = 14 joints, V vertices of the full mesh, V2 of the coarsest one.
 """
 
 from collections.abc import Sequence
@@ -9,47 +8,88 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from dropkey_core.analysis.capture import captured_attention
+from dropkey_core.engine import UserError
+from projects.drawing import as_array, dot
 from projects.metro.body.model import Body
 from projects.metro.body.skeleton import JOINTS
 from projects.metro.metro import Metro
-from projects.metro.pictures.view import SIDE, View, draw_mesh
+from projects.metro.pictures.rows import draw_mesh, float64, name_of, views
+from projects.metro.pictures.view import SIDE, View, resized
+from projects.metro.predictor import BodyEstimator
+from projects.page import Panel
 
+USUAL_JOINT = "L_Elbow"
 MOST = 3.0  # even shares of the attention, from where on the colour is the darkest
 # Light for none, dark for the most, in every kind of colour vision; lines of another colour. Both
 # are of Okabe and Ito's palette.
 COLOURS = LinearSegmentedColormap.from_list(
     "attention", [(0, "#E4E4E4"), (1 / MOST, "#56B4E9"), (1, "#0072B2")]
 )
-LINE = "#D55E00"
+LINE = (213, 94, 0)
+FINER = 4  # lines are drawn so many times as large, and then made smaller
 FADED = 0.35  # how much of the image is left behind the mesh
 NUM_NEAREST = 3  # vertices of the coarsest mesh that one of the full mesh gets its colour from
 NUM_LINES = 40  # drawn to the vertices with the greatest weights
+HEADING = (
+    "Attention from a joint to the vertices in the last layer, mean of its heads",
+    f"grey: none; light blue: an even share; dark blue: {MOST:g} times that and more; lines: the "
+    f"{NUM_LINES} that get most",
+    "above each picture: over how many vertices it is spread",
+)
+
+
+def attention_panels(
+    estimator: BodyEstimator, record: dict[str, Any], words: Sequence[str]
+) -> list[Panel]:
+    """Draw an image, and its mesh coloured by the attention that each vertex gets from a joint.
+
+    Args:
+        estimator: the model.
+        record: see ``BodyEstimator.sample``.
+        words: names of ``JOINTS``; none: the left elbow.
+
+    Raises:
+        UserError: another word, or an image that cannot be read.
+    """
+    joints = words or [USUAL_JOINT]
+    for joint in joints:
+        if joint not in JOINTS:
+            raise UserError(f"--attention takes one of {', '.join(JOINTS)}, got {joint}")
+    sample = estimator.sample(record)
+    outputs, attention = recover_with_attention(estimator.model, sample)
+    view, crop = views(sample, outputs)["recovered"], resized(as_array(sample["image"]), SIDE)
+    panels = [Panel(name_of(sample), crop)]
+    for joint in joints:
+        weights = attention[JOINTS.index(joint)]
+        drawn = draw_attention(view, estimator.body, JOINTS.index(joint), weights, crop)
+        caption = f"{joint}: over {attended_vertices(weights):.0f} of {len(weights)} vertices"
+        panels.append(Panel(caption, drawn))
+    return panels
 
 
 @torch.no_grad()
 def recover_with_attention(
-    model: Metro, samples: Sequence[dict[str, Any]]
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Recover meshes and keep how the last layer's joints attend to vertices.
+    model: Metro, sample: dict[str, Any]
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Recover a mesh and keep how the last layer's joints attend to vertices.
 
     Args:
         model: in eval mode.
-        samples: see ``Metro.forward``.
+        sample: see ``Metro.forward``.
 
     Returns:
-        what the model returns, and the attention (B, J, V2), the mean of the heads of the last
+        what the model returns, and the attention (J, V2), the mean of the heads of the last
         block's last layer. A joint's weights sum to less than 1: the rest goes to joints.
     """
     with captured_attention(model.blocks[-1].layers[-1].self_attn) as maps:
-        outputs = model(samples)
-    return outputs, maps[""][0].mean(1)[:, : len(JOINTS), len(JOINTS) :]
+        (outputs,) = model([sample])
+    return outputs, float64(maps[""][0][0].mean(0)[: len(JOINTS), len(JOINTS) :])
 
 
 def attended_vertices(weights: np.ndarray) -> float:
@@ -75,41 +115,44 @@ def on_full_mesh(body: Body, values: np.ndarray) -> np.ndarray:
 
 
 def draw_attention(
-    axes: Axes,
-    view: View | None,
-    body: Body,
-    joint: np.ndarray,
-    weights: np.ndarray,
-    crop: np.ndarray,
-) -> None:
+    view: View | None, body: Body, joint: int, weights: np.ndarray, crop: np.ndarray
+) -> np.ndarray:
     """Draw a mesh coloured by the attention it gets, and lines to where most of it goes.
 
     Args:
-        axes: of SIDE x SIDE pixels.
-        view: the mesh before the camera, on a crop of S pixels; None draws only the crop.
+        view: the mesh before the camera; None draws only the crop.
         body: what the mesh is of.
-        joint: (3,) where the attention comes from, on the view's axes.
+        joint: where the attention comes from, a place in ``JOINTS``.
         weights: (V2,) what each vertex of the coarsest mesh gets. Colours say how much that is
             compared to their mean, so that pictures of several models can be compared.
-        crop: (S, S, 3) uint8 RGB; it is drawn in grey.
+        crop: (SIDE, SIDE, 3) uint8 RGB; it is drawn in grey.
     """
     grey = np.repeat(crop.mean(axis=2, keepdims=True), 3, axis=2)
     faded = np.rint(255 - FADED * (255 - grey)).astype(np.uint8)
     shares = np.minimum(weights / weights.mean() / MOST, 1)
     colours = 255 * COLOURS(on_full_mesh(body, shares))[:, :3]
-    picture = draw_mesh(view, body.faces, len(crop), faded, colours)
-    axes.imshow(picture, interpolation="nearest")
-    if view is not None:
-        view = view.enlarged(len(crop), SIDE)
-        ends = view.shown(view.points[body.coarse_vertices[-1]])
-        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # of the picture, whatever follows
-        add_lines(axes, view.shown(joint), ends, shares)
+    picture = draw_mesh(view, body.faces, faded, colours)
+    if view is None:
+        return picture
+    ends = view.shown(view.points[body.coarse_vertices[-1]])
+    start = view.shown(body.joints(view.points)[joint])
+    picture = with_lines(picture, start, ends, shares)
+    dot(picture, start, 5, LINE)
+    return picture
 
 
-def add_lines(axes: Axes, start: np.ndarray, ends: np.ndarray, shares: np.ndarray) -> None:
-    """Draw lines from a point (2,) to the first of others (n, 2) by shares (n,)."""
-    drawn = np.argsort(shares)[-NUM_LINES:]  # the strongest last, over the others
-    lines = np.stack([np.broadcast_to(start, (len(drawn), 2)), ends[drawn]], axis=1)
-    axes.add_collection(LineCollection(lines, colors=LINE, linewidths=0.8, alpha=shares[drawn]))
-    axes.scatter(*ends[drawn].T, s=6, color=LINE, alpha=shares[drawn], linewidths=0, zorder=3)
-    axes.plot(*start, "o", markersize=7, color=LINE, markeredgecolor="white", markeredgewidth=1)
+def with_lines(
+    picture: np.ndarray, start: np.ndarray, ends: np.ndarray, shares: np.ndarray
+) -> np.ndarray:
+    """Draw lines from a point (2,) to the first of others (n, 2) by shares (n,), as opaque."""
+    height, width = picture.shape[:2]
+    layer = Image.new("RGBA", (FINER * width, FINER * height), (*LINE, 0))
+    canvas = ImageDraw.Draw(layer)
+    for n in np.argsort(shares)[-NUM_LINES:]:  # the strongest last, over the others
+        colour = (*LINE, round(255 * shares[n]))
+        first, last = (tuple(FINER * (end + 0.5)) for end in (start, ends[n]))
+        canvas.line((first, last), colour, round(1.4 * FINER))
+        canvas.circle(last, 2.2 * FINER, colour)
+    image, layer = Image.fromarray(picture), layer.reduce(FINER)
+    image.paste(layer, mask=layer)
+    return np.array(image)

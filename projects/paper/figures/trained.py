@@ -82,7 +82,7 @@ def find_sources(
     names = labels or [(place or Path(weights or "model")).absolute().stem for place in places]
     sources = []
     for name, place in zip(names, places, strict=True):
-        path, checkpoint, _ = find_run_files(place, config, weights, None)
+        path, checkpoint = find_run_files(place, config, weights)
         loaded = load_config(path, overrides)
         # A test set's evaluator writes predictions where those of the training lie.
         if OmegaConf.select(loaded, "dataloader.evaluator.output_dir") is not None:

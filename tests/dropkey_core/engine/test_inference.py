@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_config
-from dropkey_core.engine.inference import choose_records, find_run_files, find_trained
+from dropkey_core.engine.inference import find_run_files, find_trained
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_brings_what_of_its_config_predicting_needs(demo):
     [
         "os.system",
         "projects.detr.coco.os.system",
-        "projects.picture_options.Path",
+        "projects.gallery.Path",
         "dropkey_core.engine.train",
         "projects.detr.__all__",
         ["projects.detr.build_model"],
@@ -221,18 +221,7 @@ def test_a_published_name(fetched):
         find_trained("smal", {"small": published})
 
 
-# ---- records and runs ----------------------------------------------------------------------------
-def test_records_are_spread_over_the_set_or_the_images(config, tmp_path):
-    records, said = choose_records(config, None, 5)
-    assert [record["file_name"] for record in records] == [f"{n}.png" for n in range(0, 10, 2)]
-    assert said == "5 of 10 images"
-    for name in "ab":
-        (tmp_path / f"{name}.png").touch()
-    records, said = choose_records(config, [str(tmp_path)], 5)
-    assert records == [{"file_name": str(tmp_path / f"{name}.png")} for name in "ab"]
-    assert said == "2 of 2 images"
-
-
+# ---- runs ----------------------------------------------------------------------------------------
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run that has a config and its last checkpoint."""
@@ -242,24 +231,23 @@ def run(tmp_path):
 
 
 def test_a_run_fills_what_is_not_given(run):
-    found = str(run / "config.yaml"), str(run / "last.pth"), run / "pictures"
-    assert find_run_files(run, None, None, None) == found
-    given = ("c.yaml", "w.pth", Path("out"))
-    assert find_run_files(run, *given) == given
-    assert find_run_files(None, "c.yaml", "w.pth", None) == ("c.yaml", "w.pth", None)
+    found = str(run / "config.yaml"), str(run / "last.pth")
+    assert find_run_files(run, None, None) == found
+    given = ("c.yaml", "w.pth")
+    assert find_run_files(run, *given) == find_run_files(None, *given) == given
 
 
 def test_the_best_checkpoint_comes_first(run):
     (run / "best.pth").touch()
-    assert find_run_files(run, None, None, None)[1] == str(run / "best.pth")
+    assert find_run_files(run, None, None)[1] == str(run / "best.pth")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((None, None, "w.pth", None), "nothing to show: give --run FOLDER"),
-        ((None, "c.yaml", None, None), "no weights to look at: give --weights FILE"),
-        ((Path("none"), None, None, None), "none is no folder of a run: it has no config.yaml"),
+        ((None, None, "w.pth"), "nothing to show: give --run FOLDER"),
+        ((None, "c.yaml", None), "no weights to look at: give --weights FILE"),
+        ((Path("none"), None, None), "none is no folder of a run: it has no config.yaml"),
     ],
 )
 def test_what_is_missing_is_named(given, message):
@@ -270,4 +258,4 @@ def test_what_is_missing_is_named(given, message):
 def test_a_run_without_checkpoint(run):
     (run / "last.pth").unlink()
     with pytest.raises(UserError, match=r"no checkpoint yet, neither best\.pth nor last\.pth"):
-        find_run_files(run, None, None, None)
+        find_run_files(run, None, None)

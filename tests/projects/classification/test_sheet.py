@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from projects.classification import ClassificationEvaluator, sheet
-from projects.figure import draw_page
+from projects.page import draw_page
 
 
 @pytest.mark.parametrize(
@@ -19,15 +19,8 @@ def test_what_images_are_and_are_taken_for(monkeypatch, classes, is_, taken):
     ((panel,),) = (row.panels for row in drawn)
     assert panel.caption == f"is: {is_}\ntaken for: {taken} 0.75"
     shown = page[-20, 20 : sheet.SIDE, 0]  # columns from the darkest to the brightest
-    assert sorted(set(shown.tolist())) == [0, 127, 255]
+    assert sorted(set(shown.tolist())) == [0, 128, 255]
 
 
 def test_an_image_of_one_colour_can_be_shown():
-    shown = []
-
-    class Axes:
-        def imshow(self, pixels, **how):
-            shown.append(pixels)
-
-    sheet.show(Axes(), torch.ones(3, 2, 2))
-    assert shown[0].tolist() == torch.zeros(2, 2, 3).tolist()
+    assert (sheet.shown(torch.ones(3, 2, 2)) == 0).all()

@@ -9,7 +9,9 @@ from projects.detr.attention import (
     cell_side,
     on_image,
     run_with_attention,
+    surest_points,
 )
+from projects.detr.predictor import Detections
 
 
 @pytest.mark.parametrize(("size", "cells"), [((40, 160), (2, 5)), ((90, 70), (3, 3))])
@@ -51,3 +53,16 @@ def test_cells_may_reach_over_the_edges_of_the_image():
     assert drawn.shape == (65, 50)
     assert_allclose(drawn[47:49, 47:49], 1, atol=0.04)  # the middle of the second row and column
     assert drawn[:16].max() == 0 and drawn[:, :16].max() == 0
+
+
+def test_points_are_the_centres_of_the_surest_one_for_each_object():
+    corners = torch.arange(0, 60, 10.0).view(-1, 1) + torch.tensor([0.0, 5, 10, 15])
+    corners[5] = corners[1] + 1  # the same object again
+    scores, order = torch.tensor([0.2, 0.9, 0.5, 0.1, 0.05, 0.8]).sort(descending=True)
+    names = ["pear" if n == 1 else "apple" for n in order.tolist()]
+    image = torch.zeros(3, 50, 100, dtype=torch.uint8)
+    found = Detections(image, "", corners[order], scores, order, names, order.tolist())
+    points = surest_points(found)
+    labels = ["pear 0.90", "apple 0.50", "apple 0.20", "apple 0.10"]
+    assert [point.label for point in points] == labels
+    assert (points[0].x, points[0].y) == pytest.approx((0.15, 0.4))

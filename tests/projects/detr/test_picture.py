@@ -1,116 +1,97 @@
+import json
+
 import numpy as np
-import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.transforms import Bbox
+import torch
 
-from projects.detr.picture import (
-    ORANGE,
-    SKY,
-    Marking,
-    Picture,
-    draw_picture,
-    draw_pictures,
-    label_places,
-    overlap,
-)
+from projects.detr import CocoEvaluator, picture
+from projects.detr.coco import load_coco, read_categories
+from projects.detr.picture import Box, draw_boxes, markings_of, true_boxes
+from projects.drawing import Picture, draw_pictures
 
-
-def pixels(figure):
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+DOCUMENT = {
+    "images": [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 60} for n in (7, 8)],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+    "annotations": [
+        {"id": 1, "image_id": 8, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 0},
+        {"id": 2, "image_id": 7, "category_id": 5, "bbox": [10, 5, 20, 10], "iscrowd": 0},
+        {"id": 3, "image_id": 7, "category_id": 3, "bbox": [40, 20, 10, 10], "iscrowd": 1},
+    ],
+}
 
 
-def rgb(colour):
-    return np.rint(255 * np.array(to_rgb(colour)))
+def test_true_boxes_keep_their_names_and_crowds(write_coco):
+    images, annotations = map(str, write_coco())
+    record = load_coco(images, annotations)[0]
+    boxes = true_boxes(record["annotations"], read_categories(annotations).class_names)
+    assert [(box.corners, box.marking().label) for box in boxes] == [
+        ((5, 6, 25, 16), "ship"),
+        ((0, 0, 60, 40), "tree (crowd)"),
+    ]
 
 
-def grey_image(height, width):
-    return np.full((height, width, 3), 90, dtype=np.uint8)
+def test_labels_are_short():
+    labels = [Box((0, 0, 9, 9), name, 0.5).marking().label for name in ("pear", "p" * 40)]
+    assert labels == ["pear 0.50", "p" * 27 + "… 0.50"]
 
 
-def box(*corners, label="cat 0.90", colour=ORANGE, **more):
-    return Marking([corners], [colour], label, colour, **more)
+def test_only_what_was_missed_is_named_a_second_time():
+    predicted = [
+        Box((10, 10, 40, 40), "cat", 0.987),
+        Box((60, 60, 90, 90), "dog", 0.5),
+        Box((10, 60, 40, 90), "cat", 0.3),  # over the crowd, which is named all the same
+    ]
+    true = [
+        Box((12, 12, 40, 40), "cat"),  # found
+        Box((60, 60, 90, 90), "cow"),  # taken for a dog
+        Box((60, 10, 90, 40), "cat"),  # overlooked
+        Box((10, 60, 40, 90), "cat", is_crowd=True),
+    ]
+    drawn = markings_of(predicted, true)
+    labels = ["cat 0.99", "dog 0.50", "cat 0.30", "", "cow", "cat", "cat (crowd)"]
+    assert [marking.label for marking in drawn] == labels
+    assert [marking.is_true for marking in drawn] == [False] * 3 + [True] * 4
+    assert [marking.is_crowd for marking in drawn] == [False] * 6 + [True]
 
 
-@pytest.mark.parametrize(("is_true", "least", "most"), [(False, 1, 1), (True, 0.4, 0.8)])
-def test_box_is_a_line_where_it_belongs_on_an_enlarged_image(is_true, least, most):
-    """A solid one, or a dashed one if it is true."""
-    marking = box(20, 10, 70, 45, colour=SKY, is_true=is_true)
-    drawn = pixels(draw_picture(Picture("", grey_image(50, 100), [marking]))).astype(int)
-    assert drawn.shape == (400, 800, 3)
-    on_the_left = np.abs(drawn[120:340, 160] - rgb(SKY)).max(axis=1) < 12  # x = 8 * 20
-    assert least <= on_the_left.mean() <= most
-    assert (drawn[200, 180:540] == 90).all()  # inside
-    assert (drawn[:50] == 90).all()  # above label and box
+def drawn_pages(monkeypatch):
+    """Of each page what ``draw_pictures`` is given: pictures, heading, legend."""
+    pages = []
+
+    def draw(*given):
+        pages.append(given)
+        return draw_pictures(*given)
+
+    monkeypatch.setattr(picture, "draw_pictures", draw)
+    return pages
 
 
-def test_line_leads_from_middle_to_middle():
-    pair = Marking([(10, 10, 30, 30), (60, 10, 80, 30)], [ORANGE, SKY], label_colour="#F0E442")
-    drawn = pixels(draw_picture(Picture("", grey_image(50, 100), [pair]))).astype(int)
-    assert (np.abs(drawn[160, 170:550] - rgb("#F0E442")).max(axis=1) < 12).sum() > 350
-    assert (drawn[160, :70] == 90).all() and (drawn[160, 650:] == 90).all()
+def test_legend_explains_only_what_is_there(monkeypatch):
+    pages = drawn_pages(monkeypatch)
+    box, crowd = Box((5, 5, 45, 45), "cat"), Box((5, 5, 45, 45), "cat", is_crowd=True)
+    for true in ([], [box], [box, crowd]):
+        draw_boxes([Picture("", np.zeros((50, 50, 3), np.uint8), markings_of([], true))], "")
+    explained = [[entry.caption.split(",")[0] for entry in legend] for _, _, legend in pages]
+    assert explained == [["predicted"], ["predicted", "true"], ["predicted", "true", "crowd"]]
 
 
-def test_lines_along_the_edges_of_the_image_are_whole():
-    drawn = pixels(
-        draw_picture(Picture("", grey_image(100, 100), [box(-5, 0, 120, 100, label="")]))
-    )
-    for edge in (drawn[400, :3], drawn[400, -3:], drawn[:3, 400], drawn[-3:, 400]):
-        assert (np.abs(edge.astype(int) - rgb(ORANGE)) < 20).all(axis=1).sum() >= 2
+def test_evaluator_draws_what_is_found_on_an_image_and_what_is_there(tmp_path, monkeypatch):
+    pages = drawn_pages(monkeypatch)
+    (tmp_path / "set.json").write_text(json.dumps(DOCUMENT))
+    sample = {"image_id": 7, "file_name": "/data/7.jpg", "height": 40, "width": 60}
+    sample["image"] = torch.full((3, 20, 30), 9, dtype=torch.uint8)  # resized
+    boxes = [[10, 5, 30, 14], [0, 0, 5, 5], [1, 2, 3, 4]]
+    output = {"scores": torch.tensor([0.6, 0.4, 0.9]), "labels": torch.tensor([1, 1, 0])}
+    output["boxes_xyxy"] = torch.tensor(boxes, dtype=torch.float32)
 
-
-@pytest.mark.parametrize(
-    ("size", "drawn"),
-    [((4000, 2000), (1600, 800)), ((1, 1), (800, 800)), ((900, 1200), (900, 1200))],
-)
-def test_only_small_and_large_images_are_resized(size, drawn):
-    assert pixels(draw_picture(Picture("", grey_image(*size)))).shape == (*drawn, 3)
-
-
-def test_labels_stay_inside_and_hide_no_other():
-    canvas, taken = Bbox.from_extents(0, 0, 100, 100), []
-    for x, y in [(x, y) for x in (-5, 5, 80) for y in (-5, 5, 75)]:
-        places = list(label_places((35, 10), Bbox.from_extents(x, y, x + 30, y + 30), canvas))
-        assert all(canvas.containsx(p.x0) and canvas.containsx(p.x1) for p in places)
-        assert all(canvas.containsy(p.y0) and canvas.containsy(p.y1) for p in places)
-        taken.append(next(p for p in places if not p.padded(-1).count_overlaps(taken)))
-
-
-def test_first_label_has_the_first_choice_and_one_without_room_is_left_out():
-    boxes = [box(2, 2, 98, 22, label=f"$ very long name {n}") for n in range(50)]
-    figure = draw_picture(Picture("", grey_image(25, 100), boxes))
-    texts = figure.axes[0].texts
-    assert 2 <= len(texts) < 50
-    assert texts[0].get_text() == r"\$ very long name 0"
-    places = [text.get_window_extent() for text in texts]
-    assert all(places[n].count_overlaps(places[:n]) == 0 for n in range(len(places)))
-
-
-@pytest.mark.parametrize(("count", "size"), [(1, (900, 375)), (3, (928, 696)), (5, (1384, 696))])
-def test_page_has_a_cell_for_each_picture(count, size):
-    pictures = [Picture(f"{n}.jpg", grey_image(55, 88)) for n in range(count)]
-    figure = draw_pictures(pictures, "a heading")
-    drawn = pixels(figure)
-    assert drawn.shape[1::-1] == size
-    columns = 2 if count < 5 else 3
-    for n in range(count):
-        x, y = 16 + n % columns * (440 + 16), 54 + 30 + n // columns * (30 + 275 + 16)
-        assert (drawn[y : y + 275, x : x + 440] == 90).all()
-    said = [text.get_text() for text in figure.texts]
-    assert said == ["a heading", *(f"{n}.jpg" for n in range(count))]
-
-
-def test_attention_map_is_bright_where_the_weight_is_and_its_point_is_marked():
-    weights = np.zeros((2, 4))
-    weights[1, 2] = 1
-    picture = Picture("", grey_image(100, 200), (), weights, {1: (20, 20)})
-    drawn = pixels(draw_picture(picture)).astype(int)
-    green = drawn[..., 1]  # viridis ends in yellow, the mark of the point has less green
-    y, x = np.unravel_index(green.argmax(), green.shape)
-    assert abs(y / 400 - 0.75) < 0.26 and abs(x / 800 - 0.625) < 0.13
-    assert np.abs(drawn[80, 80 - 7] - rgb(ORANGE)).max() < 12  # in the disc, beside its number
-
-
-def test_overlap_is_intersection_over_union():
-    assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    page = CocoEvaluator(tmp_path / "set.json").draw((sample,), (output,))
+    assert (page.dtype, page.ndim, page.shape[2]) == (np.uint8, 3, 3)
+    (((drawn,), heading, _),) = pages
+    assert heading == "detections with a score of 0.5 or more"
+    assert drawn.title == "7.jpg"
+    assert (drawn.image == np.full((40, 60, 3), 9)).all()
+    assert [(each.label, *each.boxes, each.is_true) for each in drawn.markings] == [
+        ("cat 0.90", (1, 2, 3, 4), False),
+        ("dog 0.60", (10, 5, 30, 14), False),
+        ("", (10, 5, 30, 15), True),  # found
+        ("cat (crowd)", (40, 20, 50, 30), True),
+    ]

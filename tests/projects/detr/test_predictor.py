@@ -11,7 +11,13 @@ from dropkey_core.engine.files.inputs import Input
 from projects.detr.annotation_file import Category
 from projects.detr.hugging_face import save_hugging_face
 from projects.detr.mapper import DetrMapper
-from projects.detr.predictor import Detector, categories_of, is_hugging_face, known_classes
+from projects.detr.predictor import (
+    Detections,
+    Detector,
+    categories_of,
+    is_hugging_face,
+    known_classes,
+)
 from projects.predictors import load_predictor
 
 
@@ -31,7 +37,8 @@ def found(detector):
         "labels": torch.tensor([0, 1, 0]),
     }
     image = torch.full((3, 500, 800), 90, dtype=torch.uint8)
-    return detector.detections(Input(image, "a.jpg"), outputs, 0.5)
+    classes = detector.names, detector.category_ids
+    return Detections.of(Input(image, "a.jpg"), outputs, 0.5, *classes)
 
 
 def test_what_is_printed_is_short(detector):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.inputs import Input, read_input
 from dropkey_core.engine.predictor import Predictor
-from projects.metro.predictor import BodyEstimator, cropped
+from projects.metro.predictor import BodyEstimator, cropped, whole
 from tests.projects.metro.conftest import SMALL
 
 SIZE = SMALL["image_size"]
@@ -70,7 +70,7 @@ def picture(tmp_path):
 
 
 def test_whole_image_lies_in_the_middle_of_the_crop(picture):
-    crop = cropped(picture, None, 16)["image"]
+    crop = cropped(picture, whole(picture), 16)["image"]
     assert crop.shape == (3, 16, 16)
     assert (crop[:, :3] == 0).all() and (crop[:, 13:] == 0).all()  # above and below
     assert (crop[0, 5:11, :7] == 200).all() and (crop[2, 5:11, 9:] == 200).all()
@@ -98,8 +98,8 @@ def test_mesh_of_a_picture_is_that_of_its_crop(estimator, picture):
     torch.testing.assert_close(found.joints_3d[0], expected["joints_3d"])
     torch.testing.assert_close(found.cameras[0], expected["camera"])
     assert found.squares.tolist() == [[32, 8, 16]] and found.vertices.shape == (1, 60, 3)
-    sample = estimator.sample({"file_name": picture.file_name}, (32, 8, 16))
-    assert (sample["image"] == cropped(picture, (32, 8, 16), SIZE)["image"]).all()
+    sample = estimator.sample(vars(picture))
+    assert (sample["image"] == cropped(picture, (0, -20, 80), SIZE)["image"]).all()
     assert not sample["has_mesh"]
     plain = found.to_dict()
     assert len(plain["vertices"][0]) == 60 and "faces" not in plain

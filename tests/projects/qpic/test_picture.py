@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
-from projects.detr.picture import Picture
+from projects.drawing import draw_pictures
+from projects.qpic import picture
+from projects.qpic.evaluation import HicoDetEvaluator
 from projects.qpic.picture import (
     HUMAN,
     LINE,
@@ -9,7 +12,6 @@ from projects.qpic.picture import (
     OBJECT,
     Pair,
     distinct_pairs,
-    legend,
     markings_of,
 )
 
@@ -76,10 +78,44 @@ def test_true_pairs_are_drawn_with_the_verbs_that_were_not_found():
     assert markings_of(all_found, true[:1])[1].label == ""
 
 
-def test_legend_explains_true_pairs_only_where_there_are_some():
-    def labels(true):
-        picture = Picture("", np.zeros((9, 9, 3), np.uint8), markings_of([], true))
-        return [handle.get_label() for handle in legend([picture])]
+def test_evaluator_draws_pairs_that_are_found_on_an_image_and_pairs_that_are_there(monkeypatch):
+    pages = []
 
-    assert labels([]) == ["human", "object", "verb, score"]
-    assert labels([pair()])[-1] == "true, named where not found at IoU 0.5"
+    def draw(*given):
+        pages.append(given)
+        return draw_pictures(*given)
+
+    monkeypatch.setattr(picture, "draw_pictures", draw)
+    man, kite, ball = [2, 1, 12, 31], [20, 0, 29, 9], [40, 10, 50, 20]
+    truth = {"boxes_xyxy": np.array([man, kite, ball], np.float32), "labels": [0, 1, 2]}
+    truth["hois"] = [(0, 1, 0), (0, 2, 1), (0, 1, 1), (0, -1, 1)]
+    nothing = {"boxes_xyxy": [], "labels": [], "hois": []}
+    names = {"object_names": ["person", "kite", "ball"], "verb_names": ["hold", "watch"]}
+    evaluator = HicoDetEvaluator({4: nothing, 7: truth}, np.ones((2, 3)), [], [], **names)
+    samples = [
+        {"image_id": n, "file_name": f"/data/{n}.jpg", "height": 40, "width": 60}
+        | {"image": torch.full((3, 20, 30), 9, dtype=torch.uint8)}  # resized
+        for n in (7, 4)
+    ]
+    output = {
+        "sub_boxes": torch.tensor([man, man, man], dtype=torch.float32),
+        "obj_boxes": torch.tensor([kite, ball, kite], dtype=torch.float32),
+        "obj_labels": torch.tensor([1, 2, 1]),
+        "verb_scores": torch.tensor([[0.4, 0.9], [0.1, 0.2], [0.3, 0.2]]),
+    }
+    page = evaluator.draw(samples[:1], [output])
+    evaluator.draw(samples[1:], [output], score_threshold=1.0)
+    assert (page.dtype, page.ndim, page.shape[2]) == (np.uint8, 3, 3)
+    assert pages[1][0][0].markings == []
+    legends = [[entry.caption for entry in legend] for _, _, legend in pages]
+    assert legends[1] == ["human", "object", "verb, score"]
+    assert legends[0] == [*legends[1], "true, named where not found at IoU 0.5"]
+    (drawn,) = pages[0][0]
+    assert drawn.title == "7.jpg"
+    assert drawn.image.shape == (40, 60, 3)
+    assert [(each.label, *each.boxes, each.is_true) for each in drawn.markings] == [
+        ("watch kite 0.90\nhold kite 0.40", tuple(man), tuple(kite), False),
+        ("", tuple(man), tuple(kite), True),  # found
+        ("watch ball", tuple(man), tuple(ball), True),
+        ("watch", tuple(man), True),
+    ]

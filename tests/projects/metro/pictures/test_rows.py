@@ -3,10 +3,17 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from projects.figure import add_axes, new_figure
-from projects.metro.gallery import compared, mesh_row, name_of, stems, title_of, views, write_file
 from projects.metro.pictures.mesh_files import ColouredMesh
-from projects.metro.pictures.view import PREDICTED, SIDE, TRUE
+from projects.metro.pictures.rows import (
+    compared,
+    draw_mesh,
+    mesh_row,
+    name_of,
+    title_of,
+    views,
+    write_mesh_file,
+)
+from projects.metro.pictures.view import PREDICTED, SIDE, TRUE, View
 from tests.projects.metro.conftest import SMALL
 
 SIZE = SMALL["image_size"]
@@ -42,8 +49,6 @@ def test_views_of_a_set_are_named_by_their_place_in_it():
     record = {"subject": 3, "frame": 12, "camera": 7, "file_name": "x/image0000007.jpg"}
     assert name_of(record) == "subject 3, frame 12, camera 7"
     assert name_of({"file_name": "x/a.jpg"}) == "a.jpg"
-    records = [record, {"file_name": "x/a.jpg"}, {"file_name": "y/a.png"}]
-    assert stems(records) == ["subject_3_frame_12_camera_7", "a", "a_2"]
 
 
 # ---- meshes --------------------------------------------------------------------------------------
@@ -63,8 +68,9 @@ def test_both_meshes_are_seen_by_their_cameras(toy_body):
     recovered, true = views(sample, found(toy_body, sample["vertices"] + 3)).values()
     shown = true.shown(true.points)
     expected = sample["vertices"].numpy() + np.array([0.1, 0.2, 5])
-    np.testing.assert_allclose(shown, 100 * expected[:, :2] / expected[:, 2:] + 30, rtol=1e-5)
-    np.testing.assert_allclose(recovered.K[:2, 2], (SIZE - 1) / 2)
+    on_crop = 100 * expected[:, :2] / expected[:, 2:] + 30
+    np.testing.assert_allclose((shown + 0.5) * SIZE / SIDE, on_crop + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(recovered.K[:2, 2], (SIDE - 1) / 2)
     depth = 2 * 1000 / 224 / 0.8
     np.testing.assert_allclose(
         recovered.points, sample["vertices"] + 3 + torch.tensor([0.1, 0.2, depth]), rtol=1e-5
@@ -87,13 +93,6 @@ def test_mesh_that_is_not_finite_is_told(toy_body):
         views(sample, outputs)
 
 
-def drawn(panel):
-    figure = new_figure(panel.width, panel.height)
-    panel.draw(add_axes(figure, 0, 0, panel.width, panel.height))
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
-
-
 def test_row_shows_both_meshes_in_their_colours_around_the_image(toy_body):
     sample = true_sample(toy_body)
     row = mesh_row(toy_body, sample, found(toy_body, sample["vertices"]))
@@ -104,7 +103,7 @@ def test_row_shows_both_meshes_in_their_colours_around_the_image(toy_body):
         "true mesh",
         "true mesh from the side",
     ]
-    pictures = [drawn(panel) for panel in row.panels]
+    pictures = [panel.pixels for panel in row.panels]
     assert (pictures[2] == 90).all()
     colours = (PREDICTED, PREDICTED, None, TRUE, TRUE)
     for picture, colour in zip(pictures, colours, strict=True):
@@ -122,7 +121,7 @@ def test_images_without_truth_have_three_pictures(toy_body):
     captions = ["recovered mesh", "recovered mesh from the side", "image"]
     assert [panel.caption for panel in row.panels] == captions
     assert row.title == "subject 3, frame 1, camera 7"
-    assert all((panel.width, panel.height) == (SIDE, SIDE) for panel in row.panels)
+    assert all(panel.pixels.shape == (SIDE, SIDE, 3) for panel in row.panels)
 
 
 def test_colours_of_errors_go_from_violet_to_yellow(toy_body):
@@ -139,7 +138,42 @@ def test_file_has_the_recovered_mesh_around_its_pelvis(toy_body, tmp_path, capsy
     trimesh = pytest.importorskip("trimesh", reason="it writes the files")
     sample = true_sample(toy_body)
     path = tmp_path / "mesh.ply"
-    write_file(path, toy_body, sample, found(toy_body, sample["vertices"] + 3))
+    write_mesh_file(path, toy_body, sample, found(toy_body, sample["vertices"] + 3))
     vertices = trimesh.load(path, process=False).vertices
     np.testing.assert_allclose(vertices, sample["vertices"] * torch.tensor([1, -1, -1]), atol=1e-5)
     assert capsys.readouterr().out == f"{path}\n"
+
+
+# ---- drawing -------------------------------------------------------------------------------------
+# A square that covers the middle half of the crop, in both directions.
+CORNERS = np.array([[-1.0, -1, 4], [1, -1, 4], [1, 1, 4], [-1, 1, 4]])
+FACES = np.array([[0, 3, 2], [0, 2, 1]])
+MIDDLE = (SIDE - 1) / 2
+VIEW = View(CORNERS, np.array([[SIDE, 0, MIDDLE], [0, SIDE, MIDDLE], [0, 0, 1.0]]))
+
+
+GREY = np.full((SIDE, SIDE, 3), 90, np.uint8)
+
+
+def test_mesh_lies_on_its_place_of_the_crop():
+    drawn = draw_mesh(VIEW, FACES, GREY, PREDICTED)
+    quarter = SIDE // 4
+    inside = drawn[quarter : 3 * quarter, quarter : 3 * quarter]
+    assert (inside == inside[0, 0]).all()
+    red, green, blue = inside[0, 0] / 255
+    assert red > 0.5 and blue == 0
+    np.testing.assert_allclose(green / red, PREDICTED[1] / PREDICTED[0], atol=0.01)
+    outside = np.ones((SIDE, SIDE), bool)
+    outside[quarter : 3 * quarter, quarter : 3 * quarter] = False
+    assert (drawn[outside] == 90).all()
+
+
+def test_mesh_may_have_colours_of_its_vertices():
+    colours = np.array([[255, 0, 0], [255, 0, 0], [0, 0, 255], [0, 0, 255]])
+    drawn = draw_mesh(VIEW, FACES, GREY, colours)
+    top, bottom = drawn[SIDE // 4 + 3, SIDE // 2], drawn[3 * SIDE // 4 - 3, SIDE // 2]
+    assert top[0] > 150 and bottom[2] > 150
+
+
+def test_without_view_there_is_only_the_picture():
+    assert draw_mesh(None, FACES, GREY, PREDICTED) is GREY
