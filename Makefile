@@ -3,6 +3,7 @@
 # make test    linter, type check and all tests, as continuous integration runs them
 # make lint    linter and type check alone
 # make package the library's sdist and wheel in dist/, installed and used in an environment of their own
+# make docs    the documentation site in output/site, every link in it checked
 # make gpu-check  tests and measures a CUDA machine in 8 minutes, prints a page of Markdown;
 #              REFERENCE=../detr measures the official DETR of that checkout beside it
 # Each makes the environment .venv on its first call: with uv and uv.lock where uv is present, with
@@ -15,7 +16,7 @@ DEMO := output/demo
 # As many processes as cores; tests that share trained runs stay in one.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo check test lint package gpu-check clean
+.PHONY: demo check test lint package docs gpu-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python datasets/make_shapes.py
@@ -44,15 +45,22 @@ package:
 	cd / && "$(CURDIR)/build/bare/bin/python" -I "$(CURDIR)/tests/use_package.py"
 	rm -rf build
 
+docs: $(VENV)/.docs
+	$(BIN)/python tools/build_site.py
+
 gpu-check: $(VENV)/.test
 	@$(BIN)/python tools/gpu_check.py $(if $(REFERENCE),--reference $(REFERENCE))
 
-# One rule for the stamps .venv/.train and .venv/.test: install that extra, unless it is there.
-$(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py uv.lock
+# One rule for the stamps .venv/.train, .venv/.test and .venv/.docs: install that extra, unless it is
+# there. UV= takes pip though uv is there.
+UV ?= $(shell command -v uv)
+FETCHED := torch comes with CUDA libraries: 3 GB to fetch, 5 on the disk; without a GPU docs/start.md has a smaller one
+$(VENV)/.train $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
-	@if command -v uv > /dev/null; then \
+	@$(BIN)/python -c 'import torch' 2> /dev/null || echo "$(FETCHED)"
+	@if test -n "$(UV)"; then \
 		echo "installing with uv into $(VENV) (a few minutes the first time)"; \
-		uv sync --locked --inexact --python $(PYTHON) --extra $*; \
+		$(UV) sync --locked --inexact --python $(PYTHON) --extra $*; \
 	else \
 		echo "installing with pip into $(VENV) (some minutes the first time)"; \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
