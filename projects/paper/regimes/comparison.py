@@ -37,7 +37,9 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def text(self, digits: int) -> str:
-        """The mean and, in brackets, the interval."""
+        """The mean and, in brackets, the interval; a dash for that of one seed."""
+        if self.seeds < 2:
+            return f"{self.mean:+.{digits}f} [-]"
         return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
 

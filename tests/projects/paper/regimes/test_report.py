@@ -27,7 +27,7 @@ def test_interval_covers_the_mean_and_is_repeated():
 
 def test_one_seed_has_no_interval():
     assert not paired_difference([5.0]).excludes_zero
-    assert paired_difference([5.0]).text(1) == "+5.0 [+nan, +nan]"
+    assert paired_difference([5.0]).text(1) == "+5.0 [-]"
 
 
 @pytest.fixture
