@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dropkey_core.attention.expectation import expected_softmax
-from dropkey_core.attention.functional import drop_key_softmax
+from dropkey_core.attention.functional import check_logits, drop_key_softmax
 from dropkey_core.attention.masks import draw_seed, random_key_mask
 from dropkey_core.attention.schedule import check_drop_ratio
 
@@ -60,9 +60,12 @@ def monte_carlo_attention(weights: Tensor, drop_ratio: float, samples: int = 200
     row gets masks of its own, which ``torch.manual_seed`` governs. Not differentiable.
 
     Args:
-        weights: (..., N), as for ``expected_attention``, like what is returned.
+        weights: (..., N), as for ``expected_attention``.
         drop_ratio: probability in [0, 1) that a query loses a key.
         samples: number of masks; the paper takes 2,000 to 6,000.
+
+    Returns:
+        (..., N), as from ``expected_attention``
 
     Raises:
         ValueError: a ``drop_ratio`` outside [0, 1), ``samples`` below 1, or integer ``weights``.
@@ -115,7 +118,7 @@ class Alignment(ABC):
         Raises:
             ValueError: a ``drop_ratio`` outside [0, 1), or integer ``logits``.
         """
-        _check_floating("logits", logits)
+        check_logits(logits)
         check_drop_ratio(drop_ratio)
         if drop_ratio == 0.0 or logits.numel() == 0:
             return drop_key_softmax(logits, 0.0)
@@ -186,7 +189,8 @@ class MonteCarlo(Alignment):
 
 
 def _of_weights(align: Alignment, weights: Tensor, drop_ratio: float) -> Tensor:
-    _check_floating("weights", weights)
+    if not weights.is_floating_point():
+        raise ValueError(f"weights must be floating, got {weights.dtype}")
     check_drop_ratio(drop_ratio)
     if drop_ratio == 0.0:
         return weights
@@ -205,8 +209,3 @@ def _as_rows(logits: Tensor) -> Tensor:
 def _check_at_least_1(name: str, number: int) -> None:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
-
-
-def _check_floating(name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} must be floating, got {tensor.dtype}")

@@ -199,7 +199,7 @@ def drop_key_softmax(
     if not training and inference is not None:
         return _align(logits, drop_ratio, unit, inference)
     if isinstance(unit, BeforeSoftmax):
-        return _softmax(unit.mask_logits(logits, drop_ratio, draw_seed(logits.device)))
+        return _softmax_over_kept_keys(logits, drop_ratio, unit, draw_seed(logits.device))
     return unit.drop(_softmax(logits), drop_ratio)
 
 
@@ -293,9 +293,8 @@ def _attend_to_kept_keys(
         unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, by whichever way
         single = None
     if need_weights:
-        return inputs.attend_explicitly(
-            lambda logits: _softmax(unit.mask_logits(logits, drop_ratio, seed))
-        )
+        softmax = partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
+        return inputs.attend_explicitly(softmax)
     allowed = inputs.mask()
     if single is not None and seed is not None and recomputing_pays(query, key, value, allowed):
         return recomputed_attention(query, key, value, drop_ratio, seed, allowed=allowed, **rest)
@@ -311,6 +310,12 @@ def _warn_of_dense_masks() -> None:
         "torch._dynamo.config.recompile_limit = 64 allows more",
         stacklevel=4,
     )
+
+
+def _softmax_over_kept_keys(
+    logits: Tensor, drop_ratio: float, unit: BeforeSoftmax, seed: int | None
+) -> Tensor:
+    return _softmax(unit.mask_logits(logits, drop_ratio, seed))
 
 
 def _per_group(x: Tensor, y: Tensor) -> Tensor:

@@ -40,13 +40,13 @@ class BeforeSoftmax:
     pattern: Pattern = field(default_factory=Key)
 
     def mask(self, draw: MaskDraw, dtype: torch.dtype, allowed: Tensor | None) -> Tensor:
-        """Draw which keys each query of each head loses; see ``random_key_mask``.
+        """Draw which keys each query of each head loses; one that would lose all loses none.
 
         Args:
             draw: how much to drop, in which shape, from which seed.
             dtype: floating type of the mask.
-            allowed: additive mask or logits that broadcast to the draw's shape. None: every query
-                may attend to every key.
+            allowed: additive mask or logits that broadcast to the draw's shape, -inf where a query
+                may not attend. None: every query may attend to every key.
 
         Returns:
             ``allowed`` (or 0) where a key is kept and -inf where it is dropped; broadcasts to the

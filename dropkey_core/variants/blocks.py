@@ -1,7 +1,7 @@
-"""Transformer blocks with self-attention among all tokens, which variants act on.
+"""Transformer blocks that variants act on: their self-attention, prefix tokens and hooks.
 
-Not meant are class attention, where one token asks, and outlook attention, whose maps lie in
-windows: the variants are not defined for them.
+Self-attention is that among all tokens. Not meant are class attention, where one token asks, and
+outlook attention, whose maps lie in windows: the variants are not defined for them.
 """
 
 import re
@@ -17,7 +17,6 @@ _OTHER_KINDS: dict[str, str] = {
     r"Class\w*Att": "only the class token asks in it",  # VOLO, CaiT, XCiT
     r"Outlook": "its maps are of small windows, (B, H, windows, keys, keys)",  # VOLO
 }
-
 
 # Parameters (..., tokens, C) that models put before the patches, by their names in timm,
 # torchvision, transformers and official networks.

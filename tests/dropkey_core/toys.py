@@ -54,12 +54,21 @@ def saved(module):
     return torch.load(file, weights_only=False)
 
 
+compiles_whole = pytest.mark.skipif(
+    torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to"
+)
 each_copy = pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled, saved])
 
 
 def seeded(run, *args, seed=3):
     torch.manual_seed(seed)
     return run(*args)
+
+
+def output_and_gradients(output, inputs):
+    """Return the output, and the gradients of random multiples of its entries."""
+    factors = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    return [output, *torch.autograd.grad(output, inputs, factors)]
 
 
 def drops(run, *args):

@@ -25,6 +25,7 @@ from dropkey_core.attention.functional import drop_key_softmax
 from dropkey_core.attention.masks import additive_mask, draw_seed
 from dropkey_core.attention.patterns import Key, MaskDraw
 from dropkey_core.attention.places import BeforeSoftmax
+from tests.dropkey_core.toys import output_and_gradients
 
 INF = torch.inf
 SEED = 0x0123456789ABCDEF
@@ -166,12 +167,6 @@ def dense(
     return drop_key_softmax((query * scale) @ key.mT + mask, 0.0) @ value
 
 
-def output_and_gradients(attend, tensors):
-    out = attend(*tensors)
-    factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
-    return [out, *torch.autograd.grad(out, tensors, factors)]
-
-
 def assert_same(ours, expected, **tolerance):
     for x, y in zip(ours, expected, strict=True):
         torch.testing.assert_close(x, y, **tolerance)
@@ -180,9 +175,10 @@ def assert_same(ours, expected, **tolerance):
 def assert_like_dense(tensors, drop_ratio, *, atol=5e-4, rtol=1e-5, **given):
     """Output and gradients are those of the dense mask in float64; returns them."""
     exact = [x.detach().double().requires_grad_() for x in tensors]
-    attend = partial(flex_drop_key_attention, drop_ratio=drop_ratio, seed=SEED)
-    ours = output_and_gradients(partial(attend, **given), tensors)
-    expected = output_and_gradients(partial(dense, drop_ratio=drop_ratio, **given), exact)
+    ours = output_and_gradients(
+        flex_drop_key_attention(*tensors, drop_ratio, SEED, **given), tensors
+    )
+    expected = output_and_gradients(dense(*exact, drop_ratio, **given), exact)
     assert ours[0].dtype == tensors[0].dtype
     assert_same([x.double() for x in ours], expected, atol=atol, rtol=rtol)
     return ours
@@ -311,7 +307,7 @@ def test_a_query_that_may_attend_to_nothing_gives_zeros(uncompiled):
     tensors = inputs()
     masks = {"key_padding_mask": padding(0, 1)}
     attend = partial(flex_drop_key_attention, drop_ratio=0.9, seed=SEED, **masks)
-    for x in output_and_gradients(attend, tensors):
+    for x in output_and_gradients(attend(*tensors), tensors):
         assert x.isfinite().all()
         assert (x[0] == 0).all()
     out = attend(*tensors)
@@ -492,7 +488,7 @@ def test_one_seed_one_mask_with_weights_or_without(uncompiled, monkeypatch):
         (2, partial(drop_key_attention, drop_ratio=0.3)),
     ):
         torch.manual_seed(seed)
-        outputs.append(output_and_gradients(partial(attend, **masks), tensors))
+        outputs.append(output_and_gradients(attend(*tensors, **masks), tensors))
     assert_same(outputs[0], outputs[2])
     assert_same(outputs[1], outputs[2], atol=1e-6, rtol=1e-5)
     assert not torch.equal(outputs[0][0], outputs[3][0])
@@ -578,7 +574,7 @@ def test_cuda_seeds_and_checkpointing(cuda_inputs):
 
     def run(function):
         torch.manual_seed(1)
-        return output_and_gradients(function, tensors)
+        return output_and_gradients(function(*tensors), tensors)
 
     plain = run(attend)
     assert_same(run(partial(checkpoint, attend, use_reentrant=False)), plain)

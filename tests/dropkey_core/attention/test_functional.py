@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dropkey_core import Block, Key, drop_key_attention
 from dropkey_core.attention import recomputed
+from tests.dropkey_core.toys import output_and_gradients
 
 INF = torch.inf
 
@@ -16,12 +17,6 @@ INF = torch.inf
 def qkv():
     torch.manual_seed(0)
     return [torch.randn(2, 3, length, 8, requires_grad=True) for length in (9, 12, 12)]
-
-
-def output_and_gradients(out, inputs):
-    torch.manual_seed(2)
-    factors = torch.randn(out.shape).to(out.dtype)
-    return [out, *torch.autograd.grad(out, inputs, factors)]
 
 
 def padding(*lengths):

@@ -17,6 +17,7 @@ from dropkey_core.attention.recomputed import (
     recomputed_attention,
     recomputing_pays,
 )
+from tests.dropkey_core.toys import output_and_gradients
 
 INF = torch.inf
 
@@ -36,18 +37,15 @@ def inputs(dtype=torch.float32, width=8, lengths=(9, 12, 12)):
     return [x.requires_grad_() for x in tensors]
 
 
-def results(out, tensors):
-    torch.manual_seed(2)
-    return [out, *torch.autograd.grad(out, tensors, torch.randn(out.shape).to(out.dtype))]
-
-
 def assert_same(out, expected, tensors, **tolerance):
     """Outputs and gradients; to the last bit unless a tolerance is given."""
     tolerance = tolerance or {"atol": 0.0, "rtol": 0.0}
-    for ours, theirs in zip(results(out, tensors), results(expected, tensors), strict=True):
+    both = (output_and_gradients(x, tensors) for x in (out, expected))
+    for ours, theirs in zip(*both, strict=True):
         torch.testing.assert_close(ours, theirs, **tolerance)
 
 
+PADDING = torch.arange(12).repeat(2, 1) > 9
 # The keys' gradients are summed over pieces: some roundings of values around 1.
 ROUNDING = {"atol": 2e-6, "rtol": 1e-5}
 ALLOWED = {
@@ -89,19 +87,6 @@ def test_fewer_heads_of_keys_serve_more_of_queries(num_heads):
     assert_same(out, expected, tensors, **ROUNDING)
 
 
-@pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("lengths", [(12, 12, 12), (9, 12, 12)])
-def test_keys_that_are_never_dropped(monkeypatch, lengths, is_causal):
-    """Recomputed and stored agree, and the function finds its way here."""
-    qkv, given = inputs(lengths=lengths), {"unit": Key(keep_self=True, num_prefix_tokens=2)}
-    outputs = []
-    for pays in (recomputing_pays, lambda *_: False):
-        monkeypatch.setattr(functional, "recomputing_pays", pays)
-        torch.manual_seed(1)
-        outputs.append(drop_key_attention(*qkv, 0.6, is_causal=is_causal, **given))
-    assert_same(*outputs, qkv, **ROUNDING)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_types(dtype):
     qkv = inputs(dtype)
@@ -114,15 +99,17 @@ def test_other_types(dtype):
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_one_seed_one_mask_on_every_path(monkeypatch, need_weights):
+@pytest.mark.parametrize("lengths", [(12, 12, 12), (9, 12, 12)])
+@pytest.mark.parametrize("unit", ["key", Key(keep_self=True, num_prefix_tokens=2)], ids=str)
+@pytest.mark.parametrize("given", [{}, {"is_causal": True}, {"key_padding_mask": PADDING}])
+def test_one_seed_one_mask_on_every_path(monkeypatch, given, unit, lengths, need_weights):
     """Recomputed, stored and explicit: under one seed of torch the outputs agree."""
-    qkv = inputs()
+    qkv, given = inputs(lengths=lengths), {**given, "unit": unit}
     torch.manual_seed(1)
-    given = {"key_padding_mask": torch.arange(12).repeat(2, 1) > 9}
-    out = drop_key_attention(*qkv, 0.4, **given)
+    out = drop_key_attention(*qkv, 0.6, **given)
     monkeypatch.setattr(functional, "recomputing_pays", lambda *_: False)
     torch.manual_seed(1)
-    expected = drop_key_attention(*qkv, 0.4, need_weights=need_weights, **given)
+    expected = drop_key_attention(*qkv, 0.6, need_weights=need_weights, **given)
     assert_same(out, expected[0] if need_weights else expected, qkv, **ROUNDING)
 
 
@@ -174,11 +161,10 @@ def test_where_not_all_or_none_of_the_inputs_need_gradients():
 def test_checkpointing(use_reentrant):
     """Non-reentrant checkpointing saves with hooks of its own, so that ours cannot be set."""
     qkv = inputs()
-    expected = results(recomputed_attention(*qkv, 0.3, 5), qkv)
+    expected = torch.autograd.grad(recomputed_attention(*qkv, 0.3, 5).square().sum(), qkv)
     out = checkpoint(lambda *x: recomputed_attention(*x, 0.3, 5), *qkv, use_reentrant=use_reentrant)
-    torch.manual_seed(2)
-    out.backward(torch.randn(out.shape))
-    for x, gradient in zip(qkv, expected[1:], strict=True):
+    out.square().sum().backward()
+    for x, gradient in zip(qkv, expected, strict=True):
         assert torch.equal(x.grad, gradient)
 
 

@@ -27,13 +27,18 @@ from dropkey_core.equip.apply import (
 )
 from dropkey_core.equip.check import check_dropkey
 from dropkey_core.variants import self_attention
-from tests.dropkey_core.toys import HEADS, WIDTH, SelfAttention, each_copy, pickled, seeded
+from tests.dropkey_core.toys import (
+    HEADS,
+    WIDTH,
+    SelfAttention,
+    compiles_whole,
+    each_copy,
+    pickled,
+    seeded,
+)
 
 ROOT = Path(__file__).parents[3]
-both = pytest.mark.parametrize("fused", [True, False])
-compiles_whole = pytest.mark.skipif(
-    torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to"
-)
+fused_or_explicit = pytest.mark.parametrize("fused", [True, False])
 
 
 class Block(nn.Module):
@@ -80,7 +85,7 @@ def algorithm_1(q, k, v, ratio, **given):
 # --- numbers ---
 
 
-@both
+@fused_or_explicit
 def test_training_is_algorithm_1_with_the_masks_of_the_seed(fused):
     """Layer after layer, each with a mask of its own; vanilla dropout has gone."""
     model, x = model_and_input(fused=fused, dropout=0.9)
@@ -130,7 +135,7 @@ def test_transformers_attention_against_algorithm_1(implementation):
     torch.testing.assert_close(out[1], v[1, :, 0].flatten().expand(5, WIDTH))  # its only key
 
 
-@both
+@fused_or_explicit
 def test_dropout_of_outputs_stays(fused):
     model, x = model_and_input(fused=fused, output_dropout=0.5)
     attention = model.blocks[0].attn
@@ -140,7 +145,7 @@ def test_dropout_of_outputs_stays(fused):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-@both
+@fused_or_explicit
 def test_floating_types(dtype, fused):
     model, x = model_and_input(fused=fused)
     model, x = model.to(dtype), x.to(dtype)
@@ -151,7 +156,7 @@ def test_floating_types(dtype, fused):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@both
+@fused_or_explicit
 def test_autocast_gives_the_type_of_the_original(fused):
     model, x = model_and_input(fused=fused)
     with torch.autocast("cpu", torch.bfloat16):
@@ -486,7 +491,7 @@ def uniform(calls):
     return inference
 
 
-@both
+@fused_or_explicit
 def test_inference_takes_the_place_of_the_softmax_in_evaluation_only(fused):
     model, x = model_and_input(fused=fused)
     plain = model(x)
@@ -588,7 +593,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a
 @pytest.mark.slow
 @compiles_whole
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=needs_compiler)])
-@both
+@fused_or_explicit
 def test_compiled_whole(compiler, backend, fused):
     model, x = model_and_input(fused=fused, dropout=0.1)
     apply_dropkey(model, 0.5)
@@ -636,7 +641,7 @@ def test_compiled_attention_that_cannot_be_intercepted_is_an_error(compiler):
 
 
 @pytest.mark.slow
-@both
+@fused_or_explicit
 @pytest.mark.parametrize("inference", [None, uniform([])])
 def test_export_for_inference(fused, inference):
     model, x = model_and_input(fused=fused)
@@ -647,7 +652,7 @@ def test_export_for_inference(fused, inference):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-@both
+@fused_or_explicit
 def test_checkpointing_drops_the_same_keys_again(use_reentrant, fused):
     model, x = model_and_input(fused=fused)
     apply_dropkey(model, 0.5)

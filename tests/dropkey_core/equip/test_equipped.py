@@ -1,4 +1,4 @@
-"""The class of equipped modules beside what else is done to a module and its class."""
+"""The class of equipped modules beside what else is done to a module, its class and its weights."""
 
 import copy
 import types
@@ -284,7 +284,7 @@ def test_other_weights_in_multi_head_attention(make):
     torch.testing.assert_close(weights, Halve()(before))
 
 
-def test_its_parameters_are_part_of_the_model():
+def test_parameters_of_reweigh_are_part_of_the_model():
     attention = FusedAttention()
     apply_dropkey(attention, 0.2)
     attention.reweigh = Halve()

@@ -8,6 +8,7 @@ from torch import nn
 from dropkey_core.attention.patterns import Key, Pattern
 from dropkey_core.equip.axes import OTHER_AXIS
 from dropkey_core.equip.interception import AttentionInterception, Interception
+from tests.dropkey_core.toys import compiles_whole
 
 INF = torch.inf
 LOWEST = torch.finfo(torch.float32).min
@@ -270,30 +271,10 @@ def test_a_logit_that_is_joined_is_a_key_where_the_code_has_no_sinks():
     torch.testing.assert_close(weights, expected)
 
 
-# --- torch's multi-head attention, and torch.compile ---
+# --- torch.compile ---
 
 
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_the_attention_inside_multi_head_attention_forward(need_weights):
-    torch.manual_seed(0)
-    attention = nn.MultiheadAttention(4, 2, dropout=0.9).double()
-    x = torch.randn(6, 2, 4, dtype=torch.float64)  # (L, B, E)
-    interception, mode = intercepted()
-    with mode:
-        output, weights = attention(x, x, x, need_weights=need_weights)
-    q, k, v = (
-        y.unflatten(-1, (2, 2)).permute(1, 2, 0, 3)
-        for y in F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-    )
-    mask = every_third(6, 6)
-    expected = explicit(q, k, v, mask).permute(2, 0, 1, 3).flatten(2)
-    torch.testing.assert_close(output, attention.out_proj(expected))
-    assert interception.num_attended == 1
-    if need_weights:
-        torch.testing.assert_close(weights, (q @ k.mT * 2**-0.5 + mask).softmax(-1).mean(1))
-
-
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
+@compiles_whole
 def test_lengths_that_change_are_compiled_whole():
     def run(x):
         interception = Interception(0.5, "key", True, None)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dropkey_core.equip.apply import apply_dropkey, remove_dropkey
-from tests.dropkey_core.toys import WIDTH, each_copy
+from tests.dropkey_core.toys import WIDTH, compiles_whole, each_copy
 
 
 class PartedAttention(nn.Module):
@@ -127,7 +127,7 @@ def test_nothing_is_left_by_removing_or_equipping_anew(silent):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
+@compiles_whole
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_whole(silent, dynamic):
     model = equipped()

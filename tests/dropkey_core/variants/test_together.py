@@ -18,6 +18,7 @@ from dropkey_core.variants import (
     remove_token_pooling,
     self_attention,
 )
+from tests.dropkey_core.toys import compiles_whole
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_equipping_again_keeps_the_variants(varied):
     assert list(varied.state_dict()) == names
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch 2.7 cannot, 2.10 was seen to")
+@compiles_whole
 @pytest.mark.slow
 def test_compiled(varied):
     images = torch.randn(4, 3, 8, 8)
