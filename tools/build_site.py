@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -212,6 +213,8 @@ def broken_links(site: Path) -> Iterator[str]:
 
 def build() -> int:
     """Build the site; return an exit code."""
+    if not find_spec("zensical"):
+        raise SystemExit("error: no zensical: Python 3.11 or newer, and pip install -e '.[docs]'")
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     stage_pages()
