@@ -18,6 +18,10 @@ from tests.projects.small_runs import RECIPES, ROWS, second_stage, small_overrid
 pytestmark = pytest.mark.slow
 
 CONFIGS = sorted(PROJECT_ROOT.glob("projects/*/*.yaml"))
+each_config = pytest.mark.parametrize(
+    "path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+LOGGED = ["train.log_period=1", "train.loggers=[csv]"]  # without pictures
 SAID = {  # by project: the head of its table of results
     "detr": "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]",
     "qpic": "Known Object",
@@ -31,7 +35,7 @@ def train_net(load_script, small_sets):
     return load_script("tools/train_net").main
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@each_config
 def test_two_steps(path, train_net, tmp_path, capsys):
     project = path.parent.name
     config = f"projects/{project}/{path.name}"
@@ -48,13 +52,16 @@ def test_two_steps(path, train_net, tmp_path, capsys):
     assert event.width > event.height / 8 > 0
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@each_config
 def test_loaders_can_be_sent_to_a_spawned_process(path, small_sets):
     config = load_config(path, small_overrides(path))
     for name in ("train", "test"):
         here = instantiate(config.dataloader[name], name).dataset
         there = pickle.loads(pickle.dumps(here))
-        mine, theirs = (numbers(dataset[Draw(0, 5)]) for dataset in (here, there))
+        mine, theirs = (
+            {name: value for name, value in dataset[Draw(0, 5)].items() if type(value) is not str}
+            for dataset in (here, there)
+        )
         torch.testing.assert_close(theirs, mine, rtol=0, atol=0, equal_nan=True)
 
 
@@ -62,18 +69,18 @@ def test_loaders_can_be_sent_to_a_spawned_process(path, small_sets):
 def test_the_published_row_is_overrides(project, train_net):
     """Of the others "dropout" is in the second stage's test, and "nothing" is its second stage."""
     arguments = ["--config", str(RECIPES[project]), *small_recipe(project), *ROWS["published"]]
-    assert train_net([*arguments, "train.log_period=1", "train.output_dir=run"]) == 0
+    assert train_net([*arguments, *LOGGED, "train.output_dir=run"]) == 0
     assert len(logged("run", "loss")) == 2
 
 
 @pytest.mark.parametrize("project", RECIPES)
 def test_second_stage_starts_from_the_first(project, train_net):
-    arguments = ["--config", str(RECIPES[project]), *small_recipe(project)]
+    arguments = ["--config", str(RECIPES[project]), *small_recipe(project), *LOGGED]
     # With other weights than the second's would be.
     first = [*arguments, *ROWS["dropout"], "train.seed=1", "train.output_dir=first"]
     assert train_net(first) == 0
     second = [*arguments, "--weights", "first/last.pth", *second_stage(project)]
-    assert train_net([*second, "train.log_period=1", "train.output_dir=second"]) == 0
+    assert train_net([*second, "train.output_dir=second"]) == 0
     assert [float(rate) for rate in logged("second", "lr")] == [1e-5, 1e-5]
     before, after = (matrices(f"{run}/last.pth") for run in ("first", "second"))
     assert before.keys() == after.keys()
@@ -88,10 +95,6 @@ def test_second_stage_keeps_its_rate(project, small_sets):
     assert {multiplier(part / 100) for part in range(100)} == {1.0}
 
 
-def numbers(sample):
-    return {name: value for name, value in sample.items() if not isinstance(value, str)}
-
-
 def logged(run, column):
     with (Path(run) / "metrics.csv").open() as file:
         return [row[column] for row in csv.DictReader(file) if row["loss"]]
@@ -103,9 +106,12 @@ def matrices(checkpoint):
     return {name: tensor for name, tensor in model.items() if tensor.dim() > 1}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_plain_enough_for_detectron2(path):
+@each_config
+def test_headed_by_its_command_and_plain_enough_for_detectron2(path):
     text = path.read_text()
+    header = text.split("\n\n")[0]
+    assert f"tools/train_net.py --config projects/{path.parent.name}/{path.name}" in header
+    assert "Hardware:" in header
     for word in ("_partial_", "_convert_", "_recursive_", "defaults:", "!!"):
         assert word not in text
     # YAML 1.1 reads 1e-4 as text, 1.0e-4 as a number.
@@ -113,13 +119,6 @@ def test_plain_enough_for_detectron2(path):
     assert set(yaml.safe_load(text)) == {
         "dataset", "model", "optimizer", "lr_multiplier", "dataloader", "train"
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_headed_by_its_command(path):
-    header = path.read_text().split("\n\n")[0]
-    assert f"tools/train_net.py --config projects/{path.parent.name}/{path.name}" in header
-    assert "Hardware:" in header
 
 
 @pytest.mark.parametrize(

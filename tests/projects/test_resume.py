@@ -17,6 +17,7 @@ MODERN = [
     "train.ema.decay=0.5",
     "train.max_iter=4",
     "train.log_period=1",
+    "train.loggers=[csv]",  # without pictures
     "train.checkpointer.period=2",
 ]
 

@@ -64,6 +64,12 @@ def noisy_set(tmp_path):
     return path, predictions
 
 
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Draws no charts, which take the longest, where nobody looks at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
 def process(evaluator, predictions):
     for image_id, scores, labels, boxes in predictions:
         output = {
@@ -93,6 +99,7 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_all_numbers_equal_pycocotools_on_the_written_file(noisy_set, tmp_path, capsys):
     annotations, predictions = noisy_set
     evaluator = CocoEvaluator(annotations, tmp_path / "out")
@@ -109,6 +116,7 @@ def test_all_numbers_equal_pycocotools_on_the_written_file(noisy_set, tmp_path, 
     assert any("class 30" in line for line in printed)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_result_file_has_category_ids_and_xywh_boxes(noisy_set, tmp_path):
     annotations, _ = noisy_set
     evaluator = CocoEvaluator(annotations, tmp_path)
@@ -131,6 +139,7 @@ def test_ground_truth_as_predictions_is_perfect(write_coco):
     assert math.isnan(metrics["APl"])  # and no large object
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_finding_nothing_gives_zeros(noisy_set, tmp_path, caplog):
     annotations, predictions = noisy_set
     evaluator = CocoEvaluator(annotations, tmp_path)
@@ -141,6 +150,7 @@ def test_finding_nothing_gives_zeros(noisy_set, tmp_path, caplog):
     assert "1 of the 12 images" in caplog.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_predictions_that_are_not_finite_are_left_out(write_coco, tmp_path):
     _, annotations = write_coco()
     evaluator = CocoEvaluator(annotations, tmp_path)
@@ -231,6 +241,7 @@ def test_foreign_images_and_classes_are_refused(write_coco):
         process(evaluator, [(11, [0.5], [2], [[0, 0, 1, 1]])])
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_unused_indices_of_cocos_numbering_are_left_out(write_coco, tmp_path):
     categories = [{"id": number, "name": str(number)} for number in COCO_CATEGORY_IDS]
     _, annotations = write_coco(categories=categories)
@@ -260,6 +271,7 @@ def crowded_set(write_coco):
     return path, [(11, scores, [n % 2 for n in range(len(boxes))], found)]
 
 
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize("max_detections", [11, 50, 100, 300])
 def test_so_many_detections_of_an_image_count(crowded_set, tmp_path, max_detections):
     """COCO takes them per class: 65 of each here."""
