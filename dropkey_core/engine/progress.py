@@ -17,18 +17,20 @@ class Progress:
     Time is that of the training itself, without evaluations and checkpoints.
 
     Args:
-        first_step: steps done before this run.
-        max_iter: steps in all.
         quiet: print nothing, as every process but the first does.
     """
 
-    def __init__(self, first_step: int, max_iter: int, quiet: bool = False) -> None:
-        self.max_iter = max_iter
+    def __init__(self, quiet: bool = False) -> None:
+        self.max_iter = 0
         self._steps = self._images = 0
         self._seconds = self._seconds_per_step = self._started = 0.0
         self._quiet = quiet
         self._bar = None
-        if not quiet and sys.stderr.isatty():
+
+    def begin(self, first_step: int, max_iter: int) -> None:
+        """Show a bar, if there is a terminal: ``first_step`` of ``max_iter`` steps are done."""
+        self.max_iter = max_iter
+        if not self._quiet and sys.stderr.isatty():
             self._bar = tqdm(total=max_iter, initial=first_step, desc="train", dynamic_ncols=True)
 
     def start(self) -> None:

@@ -60,10 +60,8 @@ class Run:
         saved: ``step`` and ``evaluated_step`` of ``last.pth``, zeros before the first.
         best: the best value of ``train.best_metric`` so far, None before the first.
         stale: evaluations since the best one.
-        progress: what prints, from the beginning of the loop.
+        progress: what prints, as does ``say``.
     """
-
-    progress: Progress
 
     def __init__(
         self, config: DictConfig, fabric: "Fabric", stop: StopRequests, weights_follow: bool
@@ -79,6 +77,8 @@ class Run:
         self.stale = 0
         self.metrics: dict[str, float] = {}
         self.logs: list[Log] = []  # of the first process alone
+        self.progress = Progress(quiet=not fabric.is_global_zero)
+        self.say = self.progress.say
 
         torch.manual_seed(self.settings.seed)
         self.model = build_model(config, weights_follow).to(fabric.device)
@@ -242,10 +242,3 @@ class Run:
         if self.fabric.is_global_zero:
             function(*arguments)
         self.fabric.barrier()
-
-    def say(self, text: str) -> None:
-        """Print a line, once for all processes."""
-        if hasattr(self, "progress"):
-            self.progress.say(text)
-        elif self.fabric.is_global_zero:
-            print(text, flush=True)

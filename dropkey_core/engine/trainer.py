@@ -96,7 +96,7 @@ def evaluate(
         if path:
             said = load_weights(model, path, setting, published_weights(config.model))
         loader, evaluator = build_evaluation(config)
-        say = Progress(0, 0, quiet=not fabric.is_global_zero).say
+        say = Progress(quiet=not fabric.is_global_zero).say
         say(said)
         metrics = run_evaluation(fabric.setup_module(model), loader, evaluator)
         say(describe_metrics(metrics))
@@ -116,7 +116,7 @@ class Trainer(Run):
 
     def run(self) -> dict[str, float]:
         """Train to the end, logging, evaluating and saving on the way."""
-        self.progress = Progress(self.step, self.settings.max_iter, not self.fabric.is_global_zero)
+        self.progress.begin(self.step, self.settings.max_iter)
         self.say(describe_precision(self.settings))
         if not start_at(self.train_loader, self.step) and self.step:
             self.say("dataloader.train cannot be positioned: its samples begin anew")

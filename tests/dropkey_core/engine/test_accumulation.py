@@ -101,16 +101,19 @@ def test_auto_halves_the_micro_batches_when_memory_runs_out(toy_folder, monkeypa
     assert "memory ran out" not in capsys.readouterr().out
 
 
-def test_memory_for_less_than_one_image(toy_folder, monkeypatch):
-    runs_out(monkeypatch, most=0)
-    with pytest.raises(UserError, match=r"ran out with train.accumulate=4, 1 images: make them sm"):
-        run("train.accumulate=auto")
-
-
-def test_a_number_that_was_asked_for_is_kept(toy_folder, monkeypatch):
-    runs_out(monkeypatch, most=1)
-    with pytest.raises(UserError, match=r"ran out with train.accumulate=2: --resume with .*=4"):
-        run("train.accumulate=2")
+@pytest.mark.parametrize(
+    ("wanted", "most", "message"),
+    [
+        ("auto", 0, "train.accumulate=4, 1 images: make them smaller"),
+        (2, 1, "train.accumulate=2: --resume with train.accumulate=4"),  # it was asked for
+    ],
+)
+def test_memory_that_no_number_or_another_one_would_fit(
+    toy_folder, monkeypatch, wanted, most, message
+):
+    runs_out(monkeypatch, most)
+    with pytest.raises(UserError, match=f"GPU memory ran out with {message}$"):
+        run(f"train.accumulate={wanted}")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_a_run_goes_on_when_its_messages_cannot_be_written(monkeypatch, number):
 
     turned = []
     monkeypatch.setattr(os, "dup2", lambda source, target: turned.append(target))
-    progress = Progress(0, 10)
+    progress = Progress()
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", Broken())
         progress.say("one")
