@@ -21,7 +21,7 @@ from generated_set import write_json
 
 from dropkey_core.engine import UserError
 from dropkey_core.engine.command import exit_code
-from dropkey_core.engine.files.images import find_images, read_header
+from dropkey_core.engine.files.images import images_in, read_header
 from dropkey_core.engine.files.outside import MEGABYTE, read_text, reading
 
 
@@ -56,7 +56,7 @@ def convert(images: Path, labels: Path, names: Path, output: Path) -> None:
     classes = read_names(names)
     document: dict[str, Any] = {"images": [], "annotations": []}
     document["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes)]
-    paths = find_images([str(images)])
+    paths = images_in(images)
     files = {path: file for path in paths if (file := labels / f"{path.stem}.txt").exists()}
     if not files:
         raise UserError(

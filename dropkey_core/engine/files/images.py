@@ -216,22 +216,13 @@ def eight_bits(deep: np.ndarray) -> np.ndarray:
     return (deep >> (used - 8)).astype(np.uint8)
 
 
-def find_images(places: Sequence[str]) -> list[Path]:
-    """Return image files: those named, and those in the folders named, in order of name.
-
-    Raises:
-        UserError: a place does not exist, or there are no images.
-    """
-    found = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise UserError(f"--images: no file or folder {place}")
-        found += files_in(place, IMAGE_SUFFIXES) if place.is_dir() else [place]
+def images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder in order of name; UserError if there are none."""
+    with reading(folder):
+        found = files_in(folder, IMAGE_SUFFIXES)
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(
-            f"nothing to show: no images in {', '.join(places)} (looked for {suffixes})"
-        )
+        raise UserError(f"there are no images in {folder} (looked for {suffixes})")
     return found
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from dropkey_core.engine import UserError
 from dropkey_core.engine.files.images import (
     Header,
-    find_images,
+    images_in,
     read_header,
     read_headers,
     read_image,
@@ -300,20 +300,19 @@ def test_the_first_of_many_frames_is_read_and_a_wrong_suffix_does_not_matter(tmp
         assert read_image(path)[:, 3, 3].tolist() == [200, 0, 0]
 
 
-def test_images_are_those_named_and_those_in_folders_by_name(tmp_path):
+def test_images_in_a_folder_come_by_name(tmp_path):
     for name in ("b.JPG", "a.png", "notes.txt", "._b.JPG"):
         (tmp_path / name).touch()
     (tmp_path / "deeper").mkdir()
-    single = tmp_path / "deeper" / "c"
-    single.touch()
-    wanted = [single, tmp_path / "a.png", tmp_path / "b.JPG"]
-    assert find_images([str(single), str(tmp_path)]) == wanted
+    assert images_in(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG"]
 
 
-@pytest.mark.parametrize(("place", "message"), [("no", "no file or folder"), ("", "no images in")])
-def test_nothing_to_show_is_one_line(tmp_path, place, message):
+@pytest.mark.parametrize(
+    ("place", "message"), [("no", "no cannot be read: No such file"), (".", "no images in")]
+)
+def test_a_folder_without_images_is_one_line(tmp_path, place, message):
     with pytest.raises(UserError, match=message):
-        find_images([str(tmp_path / place)])
+        images_in(tmp_path / place)
 
 
 def test_images_are_spread_over_the_set():
