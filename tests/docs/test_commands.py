@@ -1,14 +1,15 @@
 """Commands on the pages: scripts are there, with these options; configs have these settings."""
 
+import contextlib
 import re
 import shlex
 
 import pytest
 
-from dropkey_core.engine import load_config
+from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
 
-FENCE = re.compile(r"^```(?:bash)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python |sbatch )?(?:tools|datasets|tests)/[^`]+)`")
 SCRIPT = re.compile(r"(?:tools|datasets|tests)/[\w/]+\.(?:py|sh|sbatch)\b")
 OPTION = re.compile(r"(?<=\s)--[a-z][\w-]*")
@@ -27,7 +28,9 @@ def pages():
 def commands(page):
     """Lines of a page's blocks, with what continues them, and commands in its text."""
     text = page.read_text()
-    for block in FENCE.findall(text):
+    for language, block in FENCE.findall(text):
+        if language not in ("", "bash"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             yield re.split(r"\s#", line)[0].strip()
     yield from INLINE.findall(text)
@@ -72,3 +75,38 @@ def test_settings_are_those_of_the_config(command):
     words = shlex.split(command.replace("...", ""))
     config = words[words.index("--config") + 1]
     load_config(PROJECT_ROOT / config, [word for word in words if SETTING.fullmatch(word)])
+
+
+RECIPES = [
+    "projects/detr/dropkey.yaml",
+    "projects/detr/small.yaml",
+    "projects/classification/t2t.yaml",
+    "projects/classification/deit.yaml",
+    "projects/classification/cifar_scratch.yaml",
+    "projects/qpic/dropkey.yaml",
+    "projects/metro/dropkey.yaml",
+]
+
+
+def settings_in_text():
+    """Settings that pages name in their text, such as train.accumulate=auto, once each."""
+    found = {}
+    for page in pages():
+        for code in re.findall(r"`([^`\n]+=[^`\n]+)`", FENCE.sub("", page.read_text())):
+            for word in code.split():
+                if SETTING.fullmatch(word) and not re.search(r"[A-Z]|\.\.\.$|[(,]$", word):
+                    found.setdefault(word, page.name)
+    return found
+
+
+@pytest.mark.slow
+def test_settings_in_the_text_are_those_of_a_config():
+    unknown = {}
+    for setting, page in settings_in_text().items():
+        for recipe in RECIPES:
+            with contextlib.suppress(UserError):
+                load_config(PROJECT_ROOT / recipe, [setting])
+                break
+        else:
+            unknown[setting] = page
+    assert not unknown
