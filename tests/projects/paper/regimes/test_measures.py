@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from projects.paper.regimes import Trainer
-from projects.paper.regimes.judging import Images
+from projects.paper.regimes.judging import Images, judge
 from projects.paper.regimes.measures import alignment, entropy, occlusion
 
 
@@ -17,7 +17,7 @@ def trial(plan, run, monkeypatch):
         {"occlusion": lambda trial: kept.append(trial) or {}},
     )
     plan.measures = ["occlusion"]
-    Trainer(plan)(replace(run, augmentation="weak", per_class=5, steps=60, ratio=0.3))
+    Trainer(plan)(replace(run, augmentation="weak", per_class=10, steps=150, ratio=0.3))
     return kept[0]
 
 
@@ -36,8 +36,9 @@ def test_columns_of_a_run(plan, run):
 
 def test_what_missing_patches_cost(trial):
     found = occlusion(trial)
-    clean = found["occluded_30"] + found["lost_30"]
-    assert clean == pytest.approx(found["occluded_70"] + found["lost_70"])
+    clean = judge(trial.model.network, trial.test).top1
+    for part in (30, 50, 70):
+        assert found[f"occluded_{part}"] + found[f"lost_{part}"] == pytest.approx(clean)
     assert found["lost_70"] > 0
     assert occlusion(trial) == found
 

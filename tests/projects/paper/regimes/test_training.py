@@ -68,7 +68,7 @@ def test_settings_tell_what_changed(content, plan, run):
 def test_fits_its_images(plan, run):
     outcome = Trainer(plan)(replace(run, augmentation="weak", steps=150, ratio=0.1))
     assert outcome.train_top1 == 100.0
-    assert outcome.train_loss < 0.1 < outcome.test_loss
+    assert outcome.train_loss < 1.0 < outcome.test_loss
 
 
 def test_augments_as_padding_cropping_and_flipping():
