@@ -19,6 +19,7 @@ TABLES = sorted(
 CLASSIFICATION = [path for path in TABLES if path.stem not in ("table6", "table7", "table8")]
 FAST = [
     "train.max_iter=2",
+    "train.loggers=[csv]",  # no pictures
     "dataloader.train.total_batch_size=8",
     "dataset.train.per_class=7",
     "dataset.test.per_class=2",
