@@ -45,7 +45,7 @@ def unsettle(model):
     return model.eval()
 
 
-@pytest.fixture(params=["timm", "dilated", "own"])
+@pytest.fixture(params=["timm", pytest.param("dilated", marks=pytest.mark.slow), "own"])
 def theirs(request):
     """A small random DETR of transformers."""
     backbone = {"timm": TIMM, "dilated": DILATED}.get(request.param) or own_backbone()
@@ -86,7 +86,7 @@ def test_theirs_becomes_ours(theirs, tmp_path):
     assert_same_outputs(theirs, model)
 
 
-@pytest.mark.parametrize("dilated", [False, True])
+@pytest.mark.parametrize("dilated", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ours_becomes_theirs_and_comes_back(ours, dilated, tmp_path):
     model = ours(backbone="resnet50", dilation=True) if dilated else ours()
     save_hugging_face(model, NAMES, tmp_path / "made")

@@ -38,6 +38,7 @@ def official(resnet):
     return {**names_of_resnet(resnet), **weights}
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_official_network_written_out(
     official, resnet, small_metro, toy_body
 ):
@@ -127,6 +128,7 @@ def test_other_weights_are_refused(small_metro):
         metro_from_official({"upsampling.weight": torch.zeros(778, 195)})
 
 
+@pytest.mark.slow
 def test_hrnet_keeps_its_names(official):
     weights = {name: t for name, t in official.items() if not name.startswith("backbone.")}
     with torch.device("meta"):

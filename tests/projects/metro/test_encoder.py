@@ -17,6 +17,7 @@ def unsettle(module):
             parameter.add_(torch.randn_like(parameter) * 0.3)
 
 
+@pytest.mark.slow
 def test_a_layer_is_berts():
     bert = pytest.importorskip("transformers.models.bert.modeling_bert")
     torch.manual_seed(0)

@@ -128,6 +128,7 @@ def test_text_is_escaped(page):
     assert "left: recovered<br>&lt;b&gt;</p>" in content
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to open the page in")
 def test_browser_shows_the_meshes(page, tmp_path):
     shot = tmp_path / "shot.png"
