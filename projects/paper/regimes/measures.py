@@ -15,7 +15,7 @@ from projects.classification.classifier import ClassificationModel
 from projects.paper.regimes.judging import Images, batches_of, judge
 
 NAN = float("nan")
-MISSING = (0.3, 0.5, 0.7)  # parts of the patches
+MISSING = (30, 50, 70)  # per cent of the patches
 NUM_MASKS = 200
 # (model) -> None: trains it further with what it is set to, as the paper's second stage does.
 Finetune = Callable[[ClassificationModel], None]
@@ -48,16 +48,16 @@ def occlusion(trial: Trial) -> dict[str, float]:
     network, (_, labels) = trial.model.network, trial.test
     clean = judge(network, trial.test).top1
     found: dict[str, float] = {}
-    for part in MISSING:
+    for percentage in MISSING:
         order = PatchOrder(trial.seed)
         right = 0
         for pixels, place in batches_of(trial.test):
             order.forget()
-            logits = occluded_forward(network, pixels, part, order)
+            logits = occluded_forward(network, pixels, percentage / 100, order)
             right += int((logits.argmax(1) == labels[place]).sum())
         top1 = 100 * right / len(labels)
-        found |= {f"occluded_{part:.0%}": top1, f"lost_{part:.0%}": clean - top1}
-    return {name.rstrip("%"): value for name, value in found.items()}
+        found |= {f"occluded_{percentage}": top1, f"lost_{percentage}": clean - top1}
+    return found
 
 
 def alignment(trial: Trial) -> dict[str, float]:

@@ -10,7 +10,8 @@ Shapes: N images of S x S pixels, B of them in a batch.
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -71,6 +72,22 @@ class Outcome:
     measures: dict[str, float] = field(default_factory=dict)
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Compute on one thread, which gives the same sums whatever the number of cores.
+
+    Tiny numbers count as 0: fitted networks have tiny gradients, which a CPU is slow with.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
 class Trainer:
     """Trains the runs of a plan, on one thread, each from its seed alone.
 
@@ -98,6 +115,7 @@ class Trainer:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
+    @one_core()
     def __call__(self, run: Run) -> Outcome:
         """Train and judge.
 
@@ -105,8 +123,6 @@ class Trainer:
             UserError: settings that do not fit the network or the data.
             FloatingPointError: gradients that are not finite.
         """
-        torch.set_num_threads(1)  # the same number on every machine of a kind
-        torch.set_flush_denormal(True)  # fitted networks have tiny gradients, which are slow
         started = time.process_time()
         draws = torch.Generator().manual_seed(run.seed)
         train = draw_subset(self.split(run.network, "train"), run.per_class, draws)

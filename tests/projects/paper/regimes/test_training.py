@@ -57,6 +57,13 @@ def test_a_run_depends_on_nothing_before_it(plan, run):
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
 
 
+def test_threads_are_what_they_were(plan, run):
+    before = torch.get_num_threads()
+    Trainer(plan)(run)
+    assert torch.get_num_threads() == before
+    assert torch.tensor(1e-40) * 0.5 != 0  # tiny numbers count again
+
+
 def test_settings_tell_what_changed(content, plan, run):
     there = Trainer(plan).settings(run)
     assert Trainer(plan).settings(replace(run, seed=3, steps=9)) == there
