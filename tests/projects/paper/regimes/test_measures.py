@@ -7,6 +7,8 @@ from projects.paper.regimes import Trainer
 from projects.paper.regimes.judging import Images, judge
 from projects.paper.regimes.measures import alignment, entropy, occlusion
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def trial(plan, run, monkeypatch):

@@ -52,6 +52,7 @@ def claims(path, run):
         return held
 
 
+@pytest.mark.slow
 def test_one_process_holds_a_run(results, run):
     """Another process gets other runs, and this one when it is let go."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
