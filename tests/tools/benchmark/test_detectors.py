@@ -55,6 +55,7 @@ def test_all_of_it_learns(name, samples):
         curve.append(loss.item())
     assert min(curve[3:]) < 0.95 * curve[0]
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert not [m for m in model.modules() if "Frozen" in type(m).__name__]
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) >= 20 and all(norm.num_batches_tracked == 5 for norm in norms)
     with torch.no_grad():
