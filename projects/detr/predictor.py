@@ -17,7 +17,7 @@ from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result, warn_of_numbers
 from projects.detr.annotation_file import Category
-from projects.detr.coco import CategoryMap, read_categories
+from projects.detr.coco import read_categories
 from projects.detr.detr import Detr
 from projects.detr.mapper import DetrMapper
 from projects.detr.picture import Box, markings_of
@@ -168,24 +168,17 @@ class Detector(Predictor[Detections]):
         return [{"id": number, "name": name} for number, name in pairs if name not in UNUSED]
 
 
-def categories_of(config: DictConfig) -> CategoryMap | None:
-    """The categories of a config's test and training set together; None without a test set."""
-    test, train = (OmegaConf.select(config, f"dataset.{s}.annotations") for s in ("test", "train"))
-    if not isinstance(test, str) or not dataset_path(test).is_file():
-        return None
-    return read_categories(test, same_categories_as=train)
-
-
 def known_classes(num_classes: int, config: DictConfig) -> list[Category]:
-    """Classes by index: those of the config's set if it has as many, COCO's, or numbers."""
-    categories = categories_of(config)
-    if categories is not None and len(categories.classes) == num_classes:
-        return categories.classes
+    """Classes by index: those of the config's two sets if they are as many, COCO's, or numbers."""
+    test, train = (OmegaConf.select(config, f"dataset.{s}.annotations") for s in ("test", "train"))
+    if isinstance(test, str) and dataset_path(test).is_file():
+        classes = read_categories(test, same_categories_as=train).classes
+        if len(classes) == num_classes:
+            return classes
     if num_classes == COCO_CLASSES:
         names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     else:
-        file = OmegaConf.select(config, "dataset.test.annotations")
-        warn_of_numbers(file, "class 0, class 1, ..., and category ids are 0, 1, ...")
+        warn_of_numbers(test, "class 0, class 1, ..., and category ids are 0, 1, ...")
         names = [f"class {index}" for index in range(num_classes)]
     return [Category(index, name) for index, name in enumerate(names)]
 

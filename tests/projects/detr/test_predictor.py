@@ -14,7 +14,6 @@ from projects.detr.mapper import DetrMapper
 from projects.detr.predictor import (
     Detections,
     Detector,
-    categories_of,
     is_hugging_face,
     known_classes,
 )
@@ -89,7 +88,6 @@ def test_names_and_ids_of_classes(write_coco):
     assert known_classes(2, config) == [Category(2, "tree"), Category(7, "ship")]
     assert known_classes(3, config) == [Category(n, f"class {n}") for n in range(3)]
     empty = OmegaConf.create({"dataset": {}})
-    assert categories_of(empty) is None
     classes = known_classes(91, empty)
     assert (len(classes), classes[1].name, classes[90]) == (
         91,
