@@ -145,7 +145,10 @@ def test_they_start_from_our_checkpoints(project, theirs):
 
 # What a model draws at random differs, since our engine alone reseeds before every step.
 NOTHING_DRAWN = ["model.drop_ratio=0.0"]
-NOTHING_MASKED = ["model.dropout=0.0", "model.max_masked=0.0"]
+NOTHING_DRAWN_EITHER = {
+    "detr": ["model.denoising_groups=0"],
+    "metro": ["model.dropout=0.0", "model.max_masked=0.0"],
+}
 
 
 @pytest.mark.parametrize("project", DEMOS)
@@ -153,7 +156,7 @@ def test_both_engines_train_alike(project, theirs, monkeypatch):
     path = demo(project)
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda _, x: x)  # T2T's tokens have their own
     settings = overrides(path, max_iter=5, log_period=1, eval_period=0) + NOTHING_DRAWN
-    settings += NOTHING_MASKED if project == "metro" else []
+    settings += NOTHING_DRAWN_EITHER.get(project, [])
     theirs(path, *settings, "train.output_dir=theirs")
     train(load_config(path, [*settings, "train.output_dir=ours"]))
     with Path("ours/metrics.csv").open() as file:
