@@ -27,13 +27,16 @@ BLOCK = re.compile(
 )
 EQUAL = doctest.OutputChecker().check_output
 LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+NEEDS_WEIGHTS = 'from_pretrained("detr-r50")'
 NUMBER = re.compile(r"\d+\.\d{4}\b")
 
 
 def pages():
     found = [*PROJECT_ROOT.glob("*.md"), *PROJECT_ROOT.glob("docs/**/*.md")]
     found += [*PROJECT_ROOT.glob("projects/*/README.md"), PROJECT_ROOT / "dropkey_core/README.md"]
-    return sorted(page for page in found if "```python" in page.read_text())
+    for page in sorted(page for page in found if "```python" in page.read_text()):
+        slow = [pytest.mark.slow] if NEEDS_WEIGHTS in page.read_text() else []
+        yield pytest.param(page, id=str(page.relative_to(PROJECT_ROOT)), marks=slow)
 
 
 def blocks(page):
@@ -65,7 +68,7 @@ def downloads(tmp_path_factory):
 @pytest.fixture
 def working_folder(page, tmp_path, monkeypatch, request):
     """An empty folder with a photo, in which a page's blocks may do what they like."""
-    if "detr-r50" in page.read_text():
+    if NEEDS_WEIGHTS in page.read_text():
         monkeypatch.setenv("TORCH_HOME", str(request.getfixturevalue("downloads")))
         monkeypatch.setattr("dropkey_core.engine.published.sha256_of", lambda file: "e632da11")
         Image.new("RGB", (64, 48), "gray").save(tmp_path / "photo.jpg")
@@ -82,7 +85,7 @@ def working_folder(page, tmp_path, monkeypatch, request):
     os.environ.update(before)
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
+@pytest.mark.parametrize("page", pages())
 def test_blocks_of_python(page, working_folder):
     torch.manual_seed(0)
     names = {"__name__": "page"}
