@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dropkey_core.engine.distributed import gather_objects, rank_and_world_size
@@ -24,6 +25,19 @@ MEASURED = 2  # images that are measured: batch norm and mixup want more than on
 # Of free memory a step may take half: there is more than what the forward keeps.
 MARGIN = 2.0
 CGROUP = Path("/sys/fs/cgroup")  # of a container, or of a job of SLURM's
+
+
+def check_accumulation(config: DictConfig, num_processes: int) -> None:
+    """Raise UserError if ``train.accumulate`` does not divide what each process has of a batch."""
+    number, batch = config.train.accumulate, config.dataloader.train.get("total_batch_size")
+    if number in (AUTO, 1) or not isinstance(batch, int):
+        return
+    if batch % (number * num_processes):
+        each = f", {batch // num_processes} in each process" if num_processes > 1 else ""
+        raise UserError(
+            f"train.accumulate={number} must divide the batch: "
+            f"dataloader.train.total_batch_size is {batch}{each}"
+        )
 
 
 def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dropkey_core.engine.accumulation import add_losses
+from dropkey_core.engine.accumulation import add_losses, check_accumulation
 from dropkey_core.engine.build import build_evaluation, build_model, published_weights
 from dropkey_core.engine.checkpoint import load_weights
 from dropkey_core.engine.config import check_train_settings
@@ -58,6 +58,7 @@ def train(
     check_train_settings(config.train)
     check_loggers(config.train.loggers)
     processes = announced(processes, config)
+    check_accumulation(config, math.prod(processes.counted()))
     folder = Path(config.train.output_dir)
     with StopRequests() as stop:
         if is_first_process():

@@ -146,7 +146,8 @@ def hashed_by(
     Only what torch's unpickler knows is followed: that stops at any other opcode.
 
     Args:
-        opcode: and its argument.
+        opcode: one step of the pickle.
+        argument: what stands behind the opcode.
         stack: has, in place of each value, a list of one number: how many values its hash asks.
             Values that are the same object share it. None is a mark.
         memo: values by their number.

@@ -166,7 +166,7 @@ def test_epochs_in_place_of_steps(toy_folder):
         ("train.device=tpu", "train.device must be cuda, mps or cpu, got 'tpu'"),
         ("train.accumulate=0", "train.accumulate must be auto or at least 1, got 0"),
         ("train.accumulate=some", "train.accumulate must be auto or at least 1, got 'some'"),
-        ("train.accumulate=3", "train.accumulate=3 must divide the batch of 4$"),
+        ("train.accumulate=3", "train.accumulate=3 must divide the batch: .*batch_size is 4$"),
         ("train.max_epochs=.inf", "train.max_epochs must be a number of epochs, got inf"),
         ("train.loggers=csv", r"train.loggers must be a list such as \[csv, .*, got 'csv'"),
         ("train.loggers=[1]", "train.loggers: unknown '1'; there are csv, mlflow, tensorboard, wa"),
