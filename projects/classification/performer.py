@@ -45,27 +45,28 @@ class TokenPerformer(nn.Module):
         self.w = nn.Parameter(directions * math.sqrt(num_features), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L, E)."""
-        k, q, v = self.kqv(self.norm1(x)).chunk(3, dim=-1)  # in this order, (B, L, E) each
-        x = v + self.dp(self.proj(self.attend(q, k, v)))
+        """(B, L, C) -> (B, L, E); float32 under autocast, but for the feed-forward network.
+
+        A query's square stands in an exponent, and values begin the residual sum: both would lose
+        what bfloat16 rounds off.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.norm1(x.to(self.w.dtype))
+            k, q, v = self.kqv(x).chunk(3, dim=-1)  # in this order, (B, L, E) each
+            x = v + self.dp(self.proj(self.attend(q, k, v)))
         return x + self.mlp(self.norm2(x))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), (B, L, E) each; the result has v's dtype.
-
-        Exponentials neither fit half precision nor keep their sums in it: float32 under autocast.
-        """
-        with torch.autocast(q.device.type, enabled=False):
-            q_features, k_features = self.features(q), self.features(k)  # (B, L, M)
-            context = k_features.transpose(1, 2) @ v.to(k_features.dtype)  # (B, M, E)
-            norm = q_features @ k_features.sum(dim=1)[..., None]  # (B, L, 1)
-            return (q_features @ context / (norm + EPSILON)).to(v.dtype)
+        """phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1), (B, L, E) each."""
+        q_features, k_features = self.features(q), self.features(k)  # (B, L, M)
+        context = k_features.transpose(1, 2) @ v  # (B, M, E)
+        norm = q_features @ k_features.sum(dim=1)[..., None]  # (B, L, 1)
+        return q_features @ context / (norm + EPSILON)
 
     def features(self, x: Tensor) -> Tensor:
         """phi(x) = exp(w x - |x|^2 / 2) / sqrt(M), random features: (B, L, E) -> (B, L, M).
 
         The mean of phi(q) phi(k) over directions w is exp(q k) (arXiv 2009.14794, equation 5).
         """
-        x = x.to(self.w.dtype)
         half_square = x.square().sum(dim=-1, keepdim=True) / 2  # (B, L, 1)
         return torch.exp(x @ self.w.T - half_square) / math.sqrt(len(self.w))
