@@ -3,13 +3,14 @@
 import csv
 import io
 import os
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, get_type_hints
+from typing import get_type_hints
+
+from filelock import FileLock, Timeout
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import writing
@@ -18,7 +19,6 @@ from projects.paper.regimes.training import Outcome
 
 RUN = [field.name for field in fields(Run)]
 OUTCOME = [field.name for field in fields(Outcome)][:-1]  # its measures follow
-APPENDING = 2**32  # the byte that whoever appends holds; runs have those before it
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Finished:
 class Results:
     """A CSV of finished runs; made when it is needed.
 
-    A run is held by a lock on one byte of a file beside it, which the system lets go of when the
-    process ends, however it ends.
+    A run is held by a file lock, which the system lets go of when the process ends, however it
+    ends. The locks are in a hidden folder beside the CSV.
 
     Args:
         path: of the CSV.
@@ -42,7 +42,6 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._claims: IO[bytes] | None = None
 
     def read(self) -> dict[Run, Finished]:
         """The finished runs; a last line that a killed process left half-written is no row.
@@ -66,13 +65,16 @@ class Results:
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
         """Hold a run for the time of the block; False: another process does."""
-        byte = zlib.crc32(str(run).encode())
-        held = self._lock(byte, wait=False)
+        lock = self._lock(f"{zlib.crc32(str(run).encode()):08x}")
         try:
-            yield held
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
         finally:
-            if held:
-                self._unlock(byte)
+            lock.release()
 
     def append(self, finished: Finished) -> None:
         """Add a row in one write, and let it reach the disk.
@@ -80,51 +82,18 @@ class Results:
         Raises:
             UserError: the system refuses.
         """
-        with writing(self.path):
-            self._lock(APPENDING, wait=True)
-            try:
-                with self.path.open("a+b") as file:
-                    whole = self.path.read_bytes().rfind(b"\n") + 1
-                    file.truncate(whole)
-                    file.write(line(finished) if whole else header(finished) + line(finished))
-                    file.flush()
-                    os.fsync(file.fileno())
-            finally:
-                self._unlock(APPENDING)
+        with writing(self.path), self._lock("append"), self.path.open("a+b") as file:
+            whole = self.path.read_bytes().rfind(b"\n") + 1
+            file.truncate(whole)
+            file.write(line(finished) if whole else header(finished) + line(finished))
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _lock(self, byte: int, wait: bool) -> bool:
-        if self._claims is None:
-            with writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._claims = self.path.with_name(f".{self.path.stem}.claims").open("a+b")
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                self._claims.seek(byte)
-                msvcrt.locking(
-                    self._claims.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1
-                )
-            else:
-                import fcntl
-
-                fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def _unlock(self, byte: int) -> None:
-        if self._claims is None:
-            return
-        if sys.platform == "win32":
-            import msvcrt
-
-            self._claims.seek(byte)
-            msvcrt.locking(self._claims.fileno(), msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
+    def _lock(self, name: str) -> FileLock:
+        folder = self.path.with_name(f".{self.path.stem}.claims")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / name)
 
 
 def header(finished: Finished) -> bytes:

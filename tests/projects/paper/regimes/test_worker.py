@@ -53,21 +53,13 @@ def test_interrupted_loses_the_run_in_progress_alone(plan, results, trainer, mon
     assert list(results.read()) == plan.runs()[:2]
 
 
-def test_leaves_what_another_process_does(plan, results, trainer, monkeypatch):
+def test_leaves_what_another_process_does(plan, results, trainer):
     runs = plan.runs()
-    lock = Results._lock
-    held = {runs[1]}
-
-    class Held(Results):
-        def claim(self, run):
-            self.asked = run
-            return super().claim(run)
-
-        def _lock(self, byte, wait):
-            return (wait or self.asked not in held) and lock(self, byte, wait)
-
-    assert work(trainer, runs, Held(results.path)) == 19
+    with Results(results.path).claim(runs[1]) as held:
+        assert held
+        assert work(trainer, runs, results) == 19
     assert runs[1] not in results.read()
+    assert work(trainer, runs, results) == 1
 
 
 def test_other_settings_are_refused(plan, results, trainer, finished):
