@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     only.add_argument("--list", action="store_true", help="count what is done, by regime")
     what = "train these runs once more, and compare; nothing is written"
     only.add_argument("--again", nargs="+", metavar="column=value", help=what)
-    what = "write table and figure of what is done, train nothing"
+    what = "write a table and a figure of what is done of each plan"
     only.add_argument("--report", type=Path, metavar="FOLDER", help=what)
     return parser.parse_args(argv)
 
@@ -50,16 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--results is for one plan, got {len(plans)}")
     paths = [arguments.results or plan.path.with_suffix(".csv") for plan in plans]
     results = [regimes.Results(path) for path in paths]
-    if arguments.report:
-        for path in regimes.write_report(plans, results, arguments.report):
-            print(path)
-        return
     for plan, result in zip(plans, results, strict=True):
         if arguments.list:
             print(regimes.progress(plan, result))
             continue
         trainer, runs = regimes.Trainer(plan), plan.runs()
-        if not arguments.again:
+        if arguments.report:
+            rows = regimes.finished_runs(trainer, runs, result)
+            print(regimes.write_report(plan, list(rows.values()), arguments.report))
+        elif not arguments.again:
             regimes.work(trainer, runs, result)
         elif not regimes.repeat(trainer, runs, result, arguments.again):
             raise UserError("not the same numbers: other versions of torch or another kind of CPU?")

@@ -66,15 +66,15 @@ def test_from_first_to_last(toys, tmp_path, capsys):
     assert toys(["toys.yaml", "--again", "method=dropkey", "seed=1"]) == 0
     assert capsys.readouterr().out.endswith("  the same\n")
     assert toys(["toys.yaml", "--report", "report"]) == 0
-    assert "report/table.md" in capsys.readouterr().out
-    assert "4 runs, 1 x 3 = 3 comparisons" in (tmp_path / "report/table.md").read_text()
+    assert "report/toys.md" in capsys.readouterr().out
+    assert "4 runs, 1 x 3 = 3 comparisons, 3 of them" in (tmp_path / "report/toys.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.yaml"], "error: no plan 'nowhere.yaml' below"),
-        (["toys.yaml", "--report", "report"], "no finished pair of runs in"),
+        (["toys.yaml", "--report", "report"], "no finished pair of runs of"),
         (["toys.yaml", "--again", "seed=1"], "no finished run has seed=1; a run reads: data="),
         (["toys.yaml", "toys.yaml", "--results", "a.csv"], "--results is for one plan, got 2"),
     ],

@@ -1,4 +1,4 @@
-"""Paired comparisons of finished runs: mean differences over seeds with bootstrap intervals."""
+"""Paired comparisons of finished runs: mean differences over seeds with confidence intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from projects.paper.regimes.plan import BASELINE, Claim
 from projects.paper.regimes.results import Finished
 from projects.paper.regimes.worker import numbers_of
 
-NUM_RESAMPLES = 10_000
 METRICS = ("test_top1", "test_loss", "test_ece")
 
 
@@ -50,7 +50,6 @@ class Comparison:
     Attributes:
         regime: data, network, images a class, augmentation, steps.
         treatment: method, ratio, schedule.
-        seeds: how many have both.
         without: means without dropping, by metric.
         treated: means with it.
         differences: by metric.
@@ -58,23 +57,23 @@ class Comparison:
 
     regime: tuple[Any, ...]
     treatment: tuple[Any, ...]
-    seeds: int
     without: dict[str, float]
     treated: dict[str, float]
     differences: dict[str, Difference]
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:
-    """Mean of differences, one for each seed, with a percentile bootstrap interval over seeds.
+    """Mean of differences, one for each seed, with Student's t interval.
 
-    The resamples are the same in every call.
+    Of so few seeds a percentile bootstrap's is too narrow: with no effect at all it leaves out 0 in
+    a fifth of all cases of 4 seeds, and in a tenth of 12.
     """
     values = np.asarray(differences)
-    if len(values) < 2:
-        return Difference(float(values.mean()), float("nan"), float("nan"), len(values))
-    rows = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
-    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
-    return Difference(float(values.mean()), float(low), float(high), len(values))
+    low = high = float("nan")
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        low, high = float(values.mean() - half), float(values.mean() + half)
+    return Difference(float(values.mean()), low, high, len(values))
 
 
 def compare(rows: Iterable[Finished]) -> list[Comparison]:
@@ -97,7 +96,7 @@ def compare(rows: Iterable[Finished]) -> list[Comparison]:
         differences = {
             name: paired_difference(values[name][1] - values[name][0]) for name in METRICS
         }
-        found.append(Comparison(regime, treatment, len(seeds), before, after, differences))
+        found.append(Comparison(regime, treatment, before, after, differences))
     return sorted(found, key=lambda c: (*c.regime[:2], *c.regime[3:], c.treatment[2], c.regime[2]))
 
 

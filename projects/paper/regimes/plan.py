@@ -120,6 +120,8 @@ class Claim(Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.of.keys() != self.than.keys():
             raise ValueError("of and than must name the same columns")
+        if unknown := self.of.keys() - {field.name for field in fields(Run)}:
+            raise ValueError(f"a run has no column {min(unknown)}")
 
 
 class Plan(Struct, forbid_unknown_fields=True):

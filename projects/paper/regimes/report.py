@@ -1,4 +1,4 @@
-"""Report of plans: a table of paired differences, verdicts on claims, a figure."""
+"""Report of a plan: a table of paired differences, verdicts on claims, a figure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,9 @@ from matplotlib.figure import Figure
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import make_folder, whole_file
 from projects.figure import DPI, save
-from projects.paper.regimes.comparison import (
-    METRICS,
-    NUM_RESAMPLES,
-    Comparison,
-    compare,
-    judge_claim,
-    verdict,
-)
+from projects.paper.regimes.comparison import METRICS, Comparison, compare, judge_claim, verdict
 from projects.paper.regimes.plan import Plan
-from projects.paper.regimes.results import Finished, Results
+from projects.paper.regimes.results import Finished
 
 LABELS = {"test_top1": "top-1, points", "test_loss": "cross entropy"}
 LABELS |= {"test_ece": "calibration error, points"}
@@ -33,33 +26,27 @@ SCHEDULES = {"linear_decreasing": "falling", "linear_increasing": "rising"}
 HEAD = ["network", "augmentation", "steps", "images a class", "method", "ratio", "schedule"]
 HEAD += ["seeds", "train top-1 without", "with", "top-1 without"]
 
-METHOD = f"""Each difference is to the same seed trained without dropping: the same first weights,
+METHOD = """Each difference is to the same seed trained without dropping: the same first weights,
 subset of the training images, order, augmentation and test set. Mean over seeds, in brackets its
-95 % interval ({NUM_RESAMPLES:,} bootstrap resamples of the seeds; of fewer than ten seeds it is
-too narrow)."""
+95 % interval (Student's t)."""
 
 
-def write_report(plans: Sequence[Plan], results: Sequence[Results], folder: Path) -> list[Path]:
-    """Write ``table.md`` and ``differences.png`` of all that is finished; return where.
+def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
+    """Write the table of a plan's finished runs as Markdown, the figure beside it; return where.
 
     Raises:
         UserError: nothing can be compared yet, or the folder cannot be written to.
     """
-    by_plan = [list(result.read().values()) for result in results]
-    rows = [row for finished in by_plan for row in finished]
     comparisons = compare(rows)
     if not comparisons:
-        raise UserError(f"no finished pair of runs in {', '.join(str(r.path) for r in results)}")
-    claims = [
-        text for plan, part in zip(plans, by_plan, strict=True) for text in verdicts(plan, part)
-    ]
-    title = f"# {'; '.join(plan.title for plan in plans)}"
-    parts = [title, METHOD, *differences(len(rows), comparisons), *claims]
+        raise UserError(f"no finished pair of runs of {plan.path}")
+    parts = [f"# {plan.title}", METHOD, *differences(len(rows), comparisons), *verdicts(plan, rows)]
     make_folder(folder)
-    with whole_file(folder / "table.md") as file:
+    table = folder / f"{plan.path.stem}.md"
+    with whole_file(table) as file:
         file.write("\n\n".join(parts) + "\n")
-    save(draw(comparisons), folder / "differences.png")
-    return [folder / "table.md"]
+    save(draw(comparisons), table.with_suffix(".png"))
+    return table
 
 
 def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
@@ -70,16 +57,17 @@ def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
         found = [str(ours.seeds), ours.text(2), verdict(claim, ours)] if ours else ["0", "-", "-"]
         lines.append([claim.text, claim.metric, claim.paper, *found])
     head = ["claim", "metric", "paper", "seeds", "ours, difference", "verdict"]
-    return [f"## Verdicts: {plan.title}", markdown(head, lines)] if lines else []
+    return ["## Verdicts", markdown(head, lines)] if lines else []
 
 
 def differences(num_runs: int, comparisons: Sequence[Comparison]) -> list[str]:
     """The table as Markdown, after a line on how many comparisons it holds."""
     counted = [d for comparison in comparisons for d in comparison.differences.values()]
     apart = sum(difference.excludes_zero for difference in counted)
-    count = f"{num_runs} runs, {len(comparisons)} x {len(METRICS)} = {len(counted)} comparisons. "
-    count += f"{apart} intervals exclude 0; were there no effect at all, about "
-    count += f"{0.05 * len(counted):.0f} would."
+    judged = sum(difference.seeds > 1 for difference in counted)
+    count = f"{num_runs} runs, {len(comparisons)} x {len(METRICS)} = {len(counted)} comparisons, "
+    count += f"{judged} of them with more than one seed. {apart} intervals exclude 0; were there "
+    count += f"no effect at all, about {0.05 * judged:.0f} would."
     head = [*HEAD, *(f"{LABELS[name]}, difference" for name in METRICS)]
     return [count, markdown(head, [cells_of(comparison) for comparison in comparisons])]
 
@@ -97,7 +85,7 @@ def cells_of(comparison: Comparison) -> list[str]:
     return [
         *map(str, (network, augmentation, steps, per_class, NAMES.get(method, method), ratio)),
         SCHEDULES.get(schedule, schedule),
-        str(comparison.seeds),
+        str(comparison.differences["test_top1"].seeds),
         f"{comparison.without['train_top1']:.1f}",
         f"{comparison.treated['train_top1']:.1f}",
         f"{comparison.without['test_top1']:.1f}",
@@ -105,8 +93,8 @@ def cells_of(comparison: Comparison) -> list[str]:
     ]
 
 
-def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure:
-    """Differences over the number of images a class, a panel for each of the other settings."""
+def draw(comparisons: Sequence[Comparison]) -> Figure:
+    """Differences of top-1 over the images a class, a panel for each of the other settings."""
     panels: dict[tuple[Any, ...], list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         data, network, _, augmentation, steps = comparison.regime
@@ -121,11 +109,11 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (names, inside) in zip(grid.flat, sorted(panels.items()), strict=False):
-        draw_panel(axes, inside, treatments, metric)
+        draw_panel(axes, inside, treatments)
         axes.set_title("{}, {}, {} augmentation, {} steps, {}".format(*names), fontsize=8)
         axes.set_xlabel("training images a class", fontsize=8)
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"{LABELS[metric]}: with - without", fontsize=8)
+        axes.set_ylabel(f"{LABELS['test_top1']}: with - without", fontsize=8)
     sizes = sorted({comparison.regime[2] for comparison in comparisons})
     grid[0, 0].set_xticks(sizes, [str(size) for size in sizes])
     grid[0, 0].minorticks_off()
@@ -143,7 +131,7 @@ def draw(comparisons: Sequence[Comparison], metric: str = "test_top1") -> Figure
 
 
 def draw_panel(
-    axes: Axes, comparisons: Sequence[Comparison], treatments: Sequence[Any], metric: str
+    axes: Axes, comparisons: Sequence[Comparison], treatments: Sequence[tuple[Any, ...]]
 ) -> None:
     """One line with intervals for each method and ratio, moved apart a little."""
     axes.axhline(0, color="grey", linewidth=0.8)
@@ -152,7 +140,7 @@ def draw_panel(
         inside = [c for c in comparisons if c.treatment[:2] == (method, ratio)]
         if not inside:
             continue
-        found = [c.differences[metric] for c in inside]
+        found = [c.differences["test_top1"] for c in inside]
         apart = 1 + 0.03 * (place - (len(treatments) - 1) / 2)
         ends = [[d.mean - d.low for d in found], [d.high - d.mean for d in found]]
         axes.errorbar(

@@ -80,10 +80,15 @@ class Results:
         """Add a row in one write, and let it reach the disk.
 
         Raises:
-            UserError: the system refuses.
+            UserError: the system refuses, or the rows there have other measures.
         """
         with writing(self.path), self._lock("append"), self.path.open("a+b") as file:
-            whole = self.path.read_bytes().rfind(b"\n") + 1
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole and not content.startswith(header(finished)):
+                raise UserError(
+                    f"{self.path} has rows with other measures: name another file by --results"
+                )
             file.truncate(whole)
             file.write(line(finished) if whole else header(finished) + line(finished))
             file.flush()

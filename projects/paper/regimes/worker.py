@@ -43,13 +43,20 @@ def work(trainer: Trains, runs: Iterable[Run], results: Results) -> int:
 
 def is_done(trainer: Trains, run: Run, results: Results) -> bool:
     """Whether a run has a row; a UserError if other settings made it."""
-    finished = results.read().get(run)
-    if finished and finished.settings != trainer.settings(run):
-        raise UserError(
-            f"{results.path} has a row of {run} that other settings made ({finished.settings}, now "
-            f"{trainer.settings(run)}): take the row away, or name another file by --results"
-        )
-    return finished is not None
+    return bool(finished_runs(trainer, [run], results))
+
+
+def finished_runs(trainer: Trains, runs: Iterable[Run], results: Results) -> dict[Run, Finished]:
+    """The rows of those runs that have one; a UserError if other settings made one."""
+    rows = results.read()
+    finished = {run: rows[run] for run in runs if run in rows}
+    for run, row in finished.items():
+        if row.settings != (now := trainer.settings(run)):
+            raise UserError(
+                f"{results.path} has a row of {run} that other settings made ({row.settings}, now "
+                f"{now}): take the row away, or name another file by --results"
+            )
+    return finished
 
 
 def shown(outcome: Outcome) -> str:
@@ -67,15 +74,15 @@ def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Seque
         wanted: ``column=value``, all of which must hold.
 
     Raises:
-        UserError: no finished run is meant.
+        UserError: no finished run is meant, or other settings made one.
     """
-    finished = results.read()
-    meant = [run for run in runs if run in finished and set(wanted) <= set(str(run).split())]
-    if not meant:
+    meant = [run for run in runs if set(wanted) <= set(str(run).split())]
+    finished = finished_runs(trainer, meant, results)
+    if not finished:
         raise UserError(f"no finished run has {' '.join(wanted)}; a run reads: {next(iter(runs))}")
     same = True
-    for run in meant:
-        before, now = finished[run].outcome, trainer(run)
+    for run, row in finished.items():
+        before, now = row.outcome, trainer(run)
         equal = shown(replace(before, seconds=0.0)) == shown(replace(now, seconds=0.0))
         print(f"{run}\n  before: {shown(before)}\n  now:    {shown(now)}", flush=True)
         print("  the same" if equal else "  not the same", flush=True)

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from dropkey_core.engine.checkpoint import read_checkpoint
@@ -166,25 +167,15 @@ def claim(folder: Path) -> Iterator[None]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
-    with file:
+        lock = FileLock(folder / LOCK)
         try:
-            lock(file)
-        except (BlockingIOError, PermissionError) as error:
+            lock.acquire(blocking=False)
+        except Timeout as error:
             raise LeftAlone("another process works on it") from error
+    try:
         yield
-
-
-def lock(file: IO[str]) -> None:
-    """Lock an open file, or raise an OSError: another process has."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        lock.release()
 
 
 def train_in_processes(config: DictConfig, num_gpus: int) -> Metrics:

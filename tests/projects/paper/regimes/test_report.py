@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from dropkey_core.engine import UserError
-from projects.paper.regimes import Results, write_report
+from projects.paper.regimes import write_report
 from projects.paper.regimes.comparison import compare, judge_claim, paired_difference, verdict
 from projects.paper.regimes.plan import Claim
 
@@ -14,15 +14,14 @@ def test_interval_of_equal_differences_is_that_number():
     assert difference.excludes_zero
 
 
-def test_interval_covers_the_mean_and_is_repeated():
-    values = [-3.0, 1.0, 2.0, 4.0, -1.0, 3.0, 0.0, 2.0, -2.0, 4.0]
-    difference = paired_difference(values)
+def test_interval_is_students_t():
+    """Of n = 4: t(0.975, 3) = 3.182 times the standard error, sqrt(20 / 3) / 2."""
+    difference = paired_difference([-2.0, 0.0, 2.0, 4.0])
+    half = 3.18245 * (20 / 3) ** 0.5 / 2
     assert difference.mean == 1.0
-    # Normal theory: 1.96 * standard deviation (n in the denominator) / sqrt(10) = 1.45.
-    assert difference.low == pytest.approx(1 - 1.45, abs=0.15)
-    assert difference.high == pytest.approx(1 + 1.45, abs=0.15)
+    assert difference.low == pytest.approx(1 - half, abs=1e-4)
+    assert difference.high == pytest.approx(1 + half, abs=1e-4)
     assert not difference.excludes_zero
-    assert paired_difference(values) == difference
 
 
 def test_one_seed_has_no_interval():
@@ -42,10 +41,11 @@ def test_pairs_by_seed(rows, run):
     (comparison,) = compare(rows)
     assert comparison.regime == run.regime
     assert comparison.treatment == ("dropkey", 0.5, "constant")
-    assert comparison.seeds == 2
     assert comparison.without["test_top1"] == 55.0
     difference = comparison.differences["test_top1"]
-    assert (difference.mean, difference.low, difference.high) == (2.0, 1.0, 3.0)
+    assert (difference.mean, difference.seeds) == (2.0, 2)
+    half = 12.7062  # t(0.975, 1); the standard error is 1
+    assert (difference.low, difference.high) == pytest.approx((2 - half, 2 + half), abs=1e-3)
 
 
 def test_other_regimes_are_not_mixed(rows):
@@ -75,10 +75,10 @@ def sides(run, finished):
 def test_claim_is_held_against_pairs_equal_in_all_else(sides):
     """Seed 0: the mean of 10 and 2; seed 1: of 5 and 1."""
     difference = judge_claim(claim(), sides)
-    assert (difference.mean, difference.low, difference.high) == (4.5, 3.0, 6.0)
-    assert difference.seeds == 2
-    assert verdict(claim(), difference) == "agrees"
-    assert verdict(claim("less"), difference) == "disagrees"
+    assert (difference.mean, difference.seeds) == (4.5, 2)
+    assert verdict(claim(), difference) == "cannot tell"  # of two seeds
+    assert verdict(claim(), paired_difference([6.0, 3.0, 4.0])) == "agrees"
+    assert verdict(claim("less"), paired_difference([6.0, 3.0, 4.0])) == "disagrees"
     assert verdict(claim(), paired_difference([-1.0, 1.0])) == "cannot tell"
     assert judge_claim(claim(of={"method": "absent"}), sides) is None
 
@@ -89,19 +89,16 @@ def test_claim_about_two_columns_of_one_run(sides):
 
 
 def test_writes_table_and_figure(plan, rows, tmp_path):
-    results = Results(tmp_path / "toys.csv")
-    with pytest.raises(UserError, match=r"no finished pair of runs in .*toys.csv"):
-        write_report([plan], [results], tmp_path / "report")
-    for row in rows:
-        results.append(row)
+    with pytest.raises(UserError, match=r"no finished pair of runs of .*toys.yaml"):
+        write_report(plan, [], tmp_path)
     sides = {"of": {"method": "dropkey", "ratio": 0.5, "schedule": "constant"}}
     sides |= {"than": {"method": "none", "ratio": 0.0, "schedule": "-"}}
     plan.claims.append(claim(**sides))
-    for path in write_report([plan], [results], tmp_path / "report"):
-        assert path.stat().st_size
-    text = (tmp_path / "report/table.md").read_text()
-    assert "5 runs, 1 x 3 = 3 comparisons. 1 intervals exclude 0" in text
+    table = write_report(plan, rows, tmp_path / "report")
+    assert table == tmp_path / "report/toys.md"
+    text = table.read_text()
+    assert "5 runs, 1 x 3 = 3 comparisons, 3 of them with more than one seed. 0 intervals" in text
     assert "| t2t | usual | 3 | 2 | DropKey | 0.5 | constant | 2 |" in text
-    assert "| +2.0 [+1.0, +3.0] |" in text
-    assert "| keys beat weights | test_top1 | more | 2 | +2.00 [+1.00, +3.00] | agrees |" in text
-    assert (tmp_path / "report/differences.png").read_bytes().startswith(b"\x89PNG")
+    assert "| +2.0 [-10.7, +14.7] |" in text
+    assert "| keys beat weights | test_top1 | more | 2 | +2.00 [-10.71, +14.71] | cannot" in text
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -47,6 +47,15 @@ def test_other_file_is_refused(results, run, finished, change, message):
         results.read()
 
 
+def test_other_measures_are_refused(results, run, finished):
+    results.append(finished(run))
+    more = finished(replace(run, seed=1))
+    more = replace(more, outcome=replace(more.outcome, measures={"entropy": 2.0}))
+    with pytest.raises(UserError, match=r"toys.csv has rows with other measures: name another"):
+        results.append(more)
+    assert list(results.read()) == [run]
+
+
 def claims(path, run):
     with Results(path).claim(run) as held:
         return held
