@@ -50,8 +50,8 @@ def draw_test_set(
         options: of the evaluator's ``draw``.
 
     Raises:
-        UserError: no test set, another model than METRO for ``files``, an option that ``draw``
-            does not have, or a folder that cannot be written.
+        UserError: no test set, or one of other classes; another model than METRO for ``files``, an
+            option that ``draw`` does not have, or a folder that cannot be written.
     """
     if files and not isinstance(predictor, BodyEstimator):
         raise UserError(f"--files is for METRO's meshes, not for {predictor.kind}")
@@ -60,6 +60,11 @@ def draw_test_set(
     records = choose_records(trained, num_images)
     evaluator = instantiate(trained.config.dataloader.evaluator, "dataloader.evaluator")
     check_options(evaluator.draw, options, predictor.kind)
+    if isinstance(predictor, Detector) and len(predictor.names) != len(evaluator.classes):
+        raise UserError(
+            f"{trained.source} tells {len(predictor.names)} classes apart, the test set has "
+            f"{len(evaluator.classes)}: draw on it with tools/predict.py, which names the model's"
+        )
     make_folder(output)
     seen = []
     for stem, record in zip(stems_of(records), records, strict=True):

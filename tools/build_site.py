@@ -94,7 +94,8 @@ def stage_pages() -> None:
         target = PAGES / staged_name(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in KEPT:
-            shutil.copyfile(ROOT / path, target)
+            if not target.exists() or target.read_bytes() != (ROOT / path).read_bytes():
+                shutil.copyfile(ROOT / path, target)
             continue
         text, links = page_text(path)
         if not target.exists() or target.read_text() != text:  # a server looks at the times
@@ -213,8 +214,6 @@ def broken_links(site: Path) -> Iterator[str]:
 
 def build() -> int:
     """Build the site; return an exit code."""
-    if not find_spec("zensical"):
-        raise SystemExit("error: no zensical: Python 3.11 or newer, and pip install -e '.[docs]'")
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     stage_pages()
@@ -236,8 +235,13 @@ def serve() -> None:
     try:
         while server.poll() is None:
             time.sleep(1)
-            stage_pages()
+            try:
+                stage_pages()
+            except SystemExit as error:  # a link that is half written
+                print(error, file=sys.stderr)
     except KeyboardInterrupt:
+        pass
+    finally:
         server.terminate()
 
 
@@ -247,7 +251,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--serve", action="store_true", help="show it while pages are written")
-    if parser.parse_args().serve:
+    arguments = parser.parse_args()
+    if not find_spec("zensical"):
+        raise SystemExit("error: no zensical: Python 3.11 or newer, and pip install -e '.[docs]'")
+    if arguments.serve:
         serve()
         return 0
     return build()

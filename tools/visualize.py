@@ -46,8 +46,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--config", metavar="FILE", help="its YAML, where it does not bring one along")
     add("overrides", nargs="*", metavar="key=value", help="changes to the YAML")
     add("--num-images", type=int, default=16, metavar="N", help="at most so many")
-    add("--score-threshold", type=float, metavar="S", help="least score of detections (0.5) and "
-        "interactions (0.3)")  # fmt: skip
+    add("--score-threshold", type=float, metavar="S", help="least score of detections (0.5; none "
+        "with --attention) and interactions (0.3)")  # fmt: skip
     add("--files", nargs="+", choices=KINDS, default=[], help="METRO: write each mesh so, too")
     add("--attention", nargs="*", metavar="X,Y|JOINT", help="draw where the model looks instead")
     add("--input", nargs="+", metavar="FILE|FOLDER|URL", help="its pictures")
@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.attention is None and (arguments.input or len(arguments.model) > 1):
         raise UserError("several --model and --input are for --attention; what is found on any "
                         "pictures draws tools/predict.py")  # fmt: skip
+    if arguments.attention is not None and arguments.files:
+        raise UserError("--files is for what is found, not for --attention")
     output = arguments.output or Path(arguments.model[0], "pictures")
     if not output.parent.is_dir() and arguments.output is None:
         raise UserError(f"give --output FOLDER: {arguments.model[0]} is no folder of a run")

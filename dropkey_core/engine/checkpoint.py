@@ -50,7 +50,8 @@ def find_weights(
         UserError: it is missing, unreadable, holds code, or is not a dict.
     """
     if (weights := (published or {}).get(str(path))) is not None:
-        return weights.fetch(), weights.read()
+        file = weights.fetch()
+        return file, weights.read(file)
     file = find_checkpoint(path, setting, known=published or ())
     return file, read_content(file, f"the checkpoint {path} (from {setting})")
 
@@ -81,7 +82,8 @@ def find_checkpoint(
     if file.is_dir():
         return checkpoint_in(file)
     if not file.exists():
-        what = "neither a file, nor the folder of a run, nor a published name"
+        what = "neither a file nor the folder of a run"
+        what += ", nor a published name" if known else ""
         raise UserError(
             f"no checkpoint at {path} (from {setting}): {what}{suggestion(str(path), known)}"
         )

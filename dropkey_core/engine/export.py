@@ -36,7 +36,7 @@ class Exportable:
         axes: of each input, names of the axes by their number; ``batch`` always varies.
         random_inputs: random ones of a batch size, a height and a width.
         size: height and width that the model is made for.
-        any_size: whether it takes others, too: sides of ``LEAST_SIDE`` and more.
+        any_size: whether it takes others, too: sides of ``LEAST_SIDE`` and ``canvas`` and more.
         canvas: the least height and width, in pixels, that it knows images of.
     """
 
@@ -84,7 +84,8 @@ def export(
         )
     varying = {"batch"} if fixed else {"batch", "height", "width"}
     content, run = EXPORTERS[kind](model, model.random_inputs(2, height, width), varying)
-    others = (height, width) if fixed else (height + 41, width - 23)
+    # 640 + 23: the edge of a padding of a third lies on the edge of a cell of 32 pixels' size.
+    others = (height, width) if fixed else (height + 41, width + 23)
     differences = dict.fromkeys(model.outputs, 0.0)
     for inputs in (model.random_inputs(1, height, width), model.random_inputs(3, *others)):
         with torch.no_grad():

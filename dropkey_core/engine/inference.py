@@ -134,11 +134,11 @@ def find_trained(
     """
     place = str(source)
     file, content = find_weights(place, "--model", published)
-    if config is None and (own := Path(place).expanduser() / CONFIG).is_file():
-        config = own
     if place in published:
         config = PROJECT_ROOT / published[place].config if config is None else config
         overrides = [*published[place].overrides, *overrides]
+    elif config is None and (own := Path(place).expanduser() / CONFIG).is_file():
+        config = own
     if config is None:
         chosen = own_config(content, place, overrides)
     elif isinstance(config, DictConfig):

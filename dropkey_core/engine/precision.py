@@ -44,6 +44,11 @@ def has_bfloat16(device: str) -> bool:
     """Return whether CUDA computes in bfloat16 itself, another device in some way."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "mps":
+        try:
+            torch.zeros(1, dtype=torch.bfloat16, device="mps")
+        except (TypeError, RuntimeError):  # macOS before 14
+            return False
     return torch.amp.is_autocast_available(device)
 
 

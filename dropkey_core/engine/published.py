@@ -61,13 +61,12 @@ class PublishedWeights:
             )
         return file
 
-    def read(self) -> dict[str, Any]:
-        """Return the content, with our model's ``state_dict`` under ``model``.
+    def read(self, file: Path) -> dict[str, Any]:
+        """Return the content of the fetched file, with our model's ``state_dict`` under ``model``.
 
         Raises:
-            UserError: see ``fetch`` and ``find_weights``; or it cannot be converted.
+            UserError: see ``find_weights``; or it cannot be converted.
         """
-        file = self.fetch()
         content = read_content(file, f"the checkpoint {file} (from {self.url})")
         if self.convert is None:
             return {**content, "model": weights_by_name(content.get("model", content), file)}

@@ -171,8 +171,14 @@ class DetrBody(nn.Module):
             position = position_encoding(features.new_zeros((1, *cells), dtype=torch.bool))
             position = position.expand(len(images), -1, -1, -1)
         else:
-            # Nearest-neighbour sampling; interpolate() wants floating point.
-            cell_mask = F.interpolate(padding_mask[:, None].float(), size=cells)[:, 0].bool()
+            # Nearest-neighbour sampling; in whole numbers, or exported files round ties otherwise.
+            rows, columns = (
+                torch.arange(cells[axis], device=images.device)
+                * padding_mask.shape[axis]
+                // cells[axis]
+                for axis in (-2, -1)
+            )
+            cell_mask = padding_mask[:, rows[:, None], columns]
             position = position_encoding(cell_mask)
         return CellFeatures(
             features.flatten(2).transpose(1, 2),  # (B, L, D)

@@ -57,9 +57,9 @@ def random_inputs(batch: int, height: int, width: int) -> Inputs:
 def exportable_body(model: DetrBody, outputs: tuple[str, ...]) -> Exportable:
     """A model with ``predict_batch``, of whose outputs these are exported."""
     module = LastLayer(model, outputs).eval()
-    return Exportable(
-        module, outputs, AXES, random_inputs, SIZE, any_size=True, canvas=model.canvas
-    )
+    canvas = model.canvas
+    size = max(SIZE[0], canvas), max(SIZE[1], canvas)
+    return Exportable(module, outputs, AXES, random_inputs, size, any_size=True, canvas=canvas)
 
 
 def exportable(detector: Detector) -> Exportable:

@@ -155,8 +155,7 @@ class BodyEstimator(Predictor[Bodies]):
                 ``none``): there is one, on the whole picture.
 
         Raises:
-            UserError: the checkpoint is of another model, or of another body; or the detector
-                knows no persons.
+            UserError: the checkpoint is of another model, or of another body.
         """
         body_file = OmegaConf.select(trained.config, "model.body")
         if body_file is None:
@@ -168,8 +167,7 @@ class BodyEstimator(Predictor[Bodies]):
                 f"{trained.source} is for a body of {found} vertices, but {body_file} has "
                 f"{len(body.template)}; give the one it was trained with as dataset.body=FILE"
             )
-        finder = detector if detector == DETECTOR else person_detector(detector)
-        return cls(trained.build(), body, trained.config, finder)
+        return cls(trained.build(), body, trained.config, detector)
 
     @cached_property
     def mapper(self) -> MetroMapper:
@@ -193,9 +191,9 @@ class BodyEstimator(Predictor[Bodies]):
 
     @cached_property
     def finder(self) -> Predictor[Any] | None:
-        """The detector, loaded."""
+        """The detector, loaded on the model's device; UserError if it knows no persons."""
         try:
-            return person_detector(self.detector)
+            return person_detector(self.detector, self.config.train.device)
         except UserError as error:
             how = "detector=None (--detector none) takes the whole picture for one person"
             raise UserError(f"{error}; {how}") from error
@@ -262,14 +260,16 @@ class BodyEstimator(Predictor[Bodies]):
         return Bodies(picture.image, picture.file_name, *tensors, corners, self.body.faces)
 
 
-def person_detector(detector: "Predictor[Any] | str | None") -> Predictor[Any] | None:
+def person_detector(
+    detector: Predictor[Any] | str | Path | None, device: str
+) -> Predictor[Any] | None:
     """Load a detector where only its source is given; UserError if it knows no persons."""
     if detector == "none":
         return None
     if isinstance(detector, str | Path):
         from projects.predictors import load_predictor
 
-        detector = load_predictor(detector)
+        detector = load_predictor(detector, device=device)
     if detector is not None and PERSON not in getattr(detector, "names", ()):
         raise UserError(f"the detector of people knows no class {PERSON!r}")
     return detector

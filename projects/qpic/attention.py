@@ -20,7 +20,7 @@ def attention_panels(
     detector: InteractionDetector,
     record: dict[str, Any],
     words: Sequence[str],
-    score_threshold: float = 0.3,
+    score_threshold: float = InteractionDetector.score_threshold,
 ) -> list[Panel]:
     """Draw an image, and where the query of each of the surest pairs looks, with the pair over it.
 

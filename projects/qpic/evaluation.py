@@ -258,15 +258,16 @@ class HicoDetEvaluator(ImageEvaluator):
         """The pairs of the ground truth on an image with their verbs, without object too."""
         known = self.annotations[image_id]
         boxes = [tuple(box) for box in np.asarray(known["boxes_xyxy"]).tolist()]
+        classes = self.classes
         verbs_of: dict[tuple[int, int], dict[str, float | None]] = {}
         for subject, thing, verb in known["hois"]:
-            verbs_of.setdefault((subject, thing), {})[self.classes["verbs"][verb]] = None
+            verbs_of.setdefault((subject, thing), {})[classes["verbs"][verb]] = None
         pairs = []
         for (subject, thing), verbs in verbs_of.items():
             if thing == NO_OBJECT:
                 pairs.append(Pair(boxes[subject], None, "", verbs))
             else:
-                name = self.classes["objects"][known["labels"][thing]]
+                name = classes["objects"][known["labels"][thing]]
                 pairs.append(Pair(boxes[subject], boxes[thing], name, verbs))
         return pairs
 

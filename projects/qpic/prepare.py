@@ -214,7 +214,8 @@ def split_of(file_names: list[str], path: Path) -> str:
             return split
     raise UserError(
         f"{path}: its images are neither all of train2015 nor all of test2015 by their names, "
-        f"first {file_names[:1]}"
+        f"first {file_names[:1]}; V-COCO's in this layout need no conversion: name them in the "
+        "config's dataset"
     )
 
 

@@ -247,6 +247,7 @@ def test_v_cocos_files_are_named(prepare, tmp_path):
     document[0]["file_name"] = "COCO_train2014_000000000009.jpg"
     error = prepare(write_json(tmp_path / "trainval_vcoco.json", document))[2]
     assert "neither all of train2015 nor all of test2015 by their names, first ['COCO_" in error
+    assert "V-COCO's in this layout need no conversion" in error
 
 
 def test_qpics_files_need_training_annotations_and_an_array_of_numbers(prepare, tmp_path):

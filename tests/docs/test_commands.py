@@ -8,6 +8,7 @@ import pytest
 
 from dropkey_core.engine import UserError, load_config
 from dropkey_core.engine.paths import PROJECT_ROOT
+from tests.docs.all_pages import PAGES
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python |sbatch )?(?:tools|datasets|tests)/[^`]+)`")
@@ -17,12 +18,6 @@ SETTING = re.compile(r"[a-z_0-9]+(?:\.[a-z_0-9]+)+=[^\s=].*")
 # Options that one function gives to several scripts, by the files that have them.
 SHARED = ("dropkey_core/engine/command.py", "datasets/generated_set.py")
 DETECTRON2 = "tools/lazyconfig_train_net.py"  # its own
-
-
-def pages():
-    globs = ("*.md", "docs/**/*.md", "configs/*.md", "datasets/*.md", "projects/*/*.md")
-    found = {page for glob in globs for page in PROJECT_ROOT.glob(glob)}
-    return sorted(found | {PROJECT_ROOT / "dropkey_core/README.md"})
 
 
 def commands(page):
@@ -37,7 +32,7 @@ def commands(page):
 
 
 def scripts_and_options():
-    for page in pages():
+    for page in PAGES:
         for command in commands(page):
             if (script := SCRIPT.search(command)) and script[0] != DETECTRON2:
                 yield page, script[0], OPTION.findall(command[script.end() :])
@@ -64,7 +59,7 @@ def is_known(option, sources):
 
 
 def trainings():
-    for page in pages():
+    for page in PAGES:
         for command in commands(page):
             if "tools/train_net.py" in command and "--config projects/" in command:
                 yield pytest.param(command, id=f"{page.parent.name}/{page.stem}: {command[:60]}")
@@ -91,7 +86,7 @@ RECIPES = [
 def settings_in_text():
     """Settings that pages name in their text, such as train.accumulate=auto, once each."""
     found = {}
-    for page in pages():
+    for page in PAGES:
         for code in re.findall(r"`([^`\n]+=[^`\n]+)`", FENCE.sub("", page.read_text())):
             for word in code.split():
                 if SETTING.fullmatch(word) and not re.search(r"[A-Z]|\.\.\.$|[(,]$", word):

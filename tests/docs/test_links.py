@@ -6,9 +6,8 @@ from urllib.parse import unquote
 import pytest
 
 from dropkey_core.engine.paths import PROJECT_ROOT
+from tests.docs.all_pages import PAGES
 
-GLOBS = ("*.md", "docs/**/*.md", "configs/*.md", "datasets/*.md", "dropkey_core/*.md")
-PAGES = sorted({page for glob in (*GLOBS, "projects/*/*.md") for page in PROJECT_ROOT.glob(glob)})
 FENCE = re.compile(r"^(`{3,}).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from dropkey_core.engine.paths import PROJECT_ROOT
+from tests.docs.all_pages import PAGES
 from projects.detr import build_model
 
 BLOCK = re.compile(
@@ -32,9 +33,7 @@ NUMBER = re.compile(r"\d+\.\d{4}\b")
 
 
 def pages():
-    found = [*PROJECT_ROOT.glob("*.md"), *PROJECT_ROOT.glob("docs/**/*.md")]
-    found += [*PROJECT_ROOT.glob("projects/*/README.md"), PROJECT_ROOT / "dropkey_core/README.md"]
-    for page in sorted(page for page in found if "```python" in page.read_text()):
+    for page in (page for page in PAGES if "```python" in page.read_text()):
         slow = [pytest.mark.slow] if NEEDS_WEIGHTS in page.read_text() else []
         yield pytest.param(page, id=str(page.relative_to(PROJECT_ROOT)), marks=slow)
 

@@ -1,5 +1,6 @@
 """``tools/visualize.py`` and ``tools/predict.py --format`` with each demo's model, untrained."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import instantiate, load_config
-from dropkey_core.engine.paths import PROJECT_ROOT
+from dropkey_core.engine.paths import PROJECT_ROOT, dataset_path
 from tests.projects.small_runs import small_overrides
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,24 @@ def test_each_image_of_the_test_set_and_a_page(project, main, make_run, tmp_path
     drawn = cv2.imread(str(tmp_path / run / "pictures" / page))
     assert abs(np.subtract(drawn.shape[:2], SIZES[project])).max() <= 120  # images differ in size
     assert drawn.std() > 5
+
+
+def test_a_test_set_of_other_classes_is_refused(main, make_run, tmp_path, capsys):
+    """Its names would stand at the model's boxes."""
+    run = make_run("detr")
+    config = OmegaConf.load(tmp_path / run / "config.yaml")
+    document = json.loads(dataset_path(config.dataset.test.annotations).read_text())
+    last = document["categories"].pop()["id"]
+    document["annotations"] = [a for a in document["annotations"] if a["category_id"] != last]
+    (tmp_path / "fewer.json").write_text(json.dumps(document))
+    settings = [
+        "dataloader.test.dataset.annotations=fewer.json",
+        "dataloader.evaluator.annotations=fewer.json",
+        "dataloader.evaluator.same_categories_as=fewer.json",
+    ]
+    config_file = str(tmp_path / run / "config.yaml")
+    assert main(["--model", run, "--config", config_file, *settings]) == 2
+    assert "run tells 3 classes apart, the test set has 2: draw on it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

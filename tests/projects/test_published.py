@@ -69,7 +69,8 @@ def test_an_official_file_becomes_a_classifier(tmp_path, monkeypatch):
         torch.save({"state_dict": {}, "state_dict_ema": averaged}, file)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    content = REGISTRIES["classification"]["t2t-vit-7"].read()
+    entry = REGISTRIES["classification"]["t2t-vit-7"]
+    content = entry.read(entry.fetch())
     expected = {f"network.{name}": tensor for name, tensor in state.items()}
     torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
 

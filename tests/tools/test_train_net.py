@@ -26,8 +26,8 @@ def main(load_script):
         (["model.widht=5"], "error: unknown key 'model.widht'; nearest is 'model.width'\n"),
         (["train.device=tpu"], "error: train.device must be cuda, mps or cpu, got 'tpu'\n"),
         (["--eval-only", "--weights", "w.pth"],
-         "error: no checkpoint at w.pth (from train.init_checkpoint): neither a file, nor the "
-         "folder of a run, nor a published name\n"),
+         "error: no checkpoint at w.pth (from train.init_checkpoint): neither a file nor the "
+         "folder of a run\n"),
         (["dataloader.train.mapper.refuse=3", "dataloader.train.num_workers=1"],
          "error: /nowhere/3.jpg: the image is truncated\n"),
         (["--num-gpus", "0"], "error: --num-gpus must be at least 1, got 0\n"),

@@ -20,6 +20,7 @@ from projects.metro.body.model import Body
 from projects.metro.body.skeleton import JOINTS
 from projects.metro.metro import Metro
 from projects.metro.pictures.rows import draw_mesh, float64, name_of, views
+from projects.metro.pictures.view import COLOURS as MESH_COLOURS
 from projects.metro.pictures.view import SIDE, View, resized
 from projects.metro.predictor import BodyEstimator
 from projects.page import Panel
@@ -31,7 +32,7 @@ MOST = 3.0  # even shares of the attention, from where on the colour is the dark
 COLOURS = LinearSegmentedColormap.from_list(
     "attention", [(0, "#E4E4E4"), (1 / MOST, "#56B4E9"), (1, "#0072B2")]
 )
-LINE = (213, 94, 0)
+LINE = MESH_COLOURS[-1]
 FINER = 4  # lines are drawn so many times as large, and then made smaller
 FADED = 0.35  # how much of the image is left behind the mesh
 NUM_NEAREST = 3  # vertices of the coarsest mesh that one of the full mesh gets its colour from

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dropkey_core.engine import UserError
+from projects.drawing import PICTURE_SIDES
 from projects.metro.geometry import project
 from projects.metro.pictures.rasteriser import render
 
@@ -23,7 +24,6 @@ FOCAL_LENGTH = 1000 / 224  # in longer sides of the picture
 PREDICTED, TRUE = (230, 159, 0), (86, 180, 233)
 COLOURS = (PREDICTED, TRUE, (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0))
 SIDE = 320  # of a crop as it is drawn, in pixels
-SIDES = (800, 1600)  # least and greatest longer side of a picture of people, in pixels
 
 # Turns what is seen from the front to how it is seen from the picture's right.
 QUARTER_TURN = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -104,12 +104,12 @@ def draw_people(
         faces: (F, 3) of each.
 
     Returns:
-        (h, w, 3) uint8; a small picture is enlarged, a large one reduced, see ``SIDES``.
+        (h, w, 3) uint8; a small picture is enlarged, a large one reduced, see ``PICTURE_SIDES``.
 
     Raises:
         UserError: a mesh that is not finite.
     """
-    background = resized(picture, min(max(*picture.shape[:2], SIDES[0]), SIDES[1]))
+    background = resized(picture, min(max(*picture.shape[:2], PICTURE_SIDES[0]), PICTURE_SIDES[1]))
     if not people:
         return background
     points = np.concatenate(list(people.values()))

@@ -204,7 +204,11 @@ def test_an_address(fetched):
     assert trained.state.keys() == {"weight", "bias"}
 
 
-def test_a_published_name(fetched):
+def test_a_published_name(fetched, tmp_path, monkeypatch):
+    """Whatever the working folder holds: a folder of that name has a config of somebody else's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/config.yaml").write_text("model: {_target_: os.system}")
     published = PublishedWeights(
         url=fetched,
         config=DEMO,

@@ -154,13 +154,15 @@ def test_an_official_detr_finds_people_unless_told_otherwise(config, weights, pi
     estimator = BodyEstimator.from_pretrained(weights, config=config)
     assert asked == []  # nothing is fetched before it is needed
     monkeypatch.setattr(
-        "projects.predictors.load_predictor", lambda name: asked.append(name) or PersonDetector()
+        "projects.predictors.load_predictor",
+        lambda *a, **k: asked.append((a, k)) or PersonDetector(),
     )
-    assert [len(estimator(picture)), len(estimator(picture)), asked] == [2, 2, ["detr-r50"]]
+    assert [len(estimator(picture)), len(estimator(picture))] == [2, 2]
+    assert asked == [(("detr-r50",), {"device": "cpu"})]  # the estimator's own
     alone = BodyEstimator.from_pretrained(weights, config=config, detector="none")
     assert alone(picture).squares.tolist() == [[0, -20, 80]]
 
-    def fails(name):
+    def fails(name, device):
         raise UserError("out of reach")
 
     monkeypatch.setattr("projects.predictors.load_predictor", fails)
@@ -220,9 +222,10 @@ def test_all_people_are_in_one_file(crowd, picture, tmp_path):
         crowd(torch.zeros_like(picture.image)).save(tmp_path / "nobody.glb")
 
 
-def test_detector_that_knows_no_persons_is_refused(config, weights):
+def test_detector_that_knows_no_persons_is_refused(config, weights, picture):
     class Cats(PersonDetector):
         names = ("cat",)
 
-    with pytest.raises(UserError, match="knows no class 'person'"):
-        BodyEstimator.from_pretrained(weights, config=config, detector=Cats())
+    estimator = BodyEstimator.from_pretrained(weights, config=config, detector=Cats())
+    with pytest.raises(UserError, match=r"knows no class 'person'; .*--detector none"):
+        estimator(picture)
