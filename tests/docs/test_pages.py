@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from dropkey_core.engine.paths import PROJECT_ROOT
-from tests.docs.all_pages import PAGES
 from projects.detr import build_model
+from tests.docs.all_pages import PAGES
 
 BLOCK = re.compile(
     r"(?P<comment><!-- not run: (?P<reason>[^\n]+) -->\n)?"
