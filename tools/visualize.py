@@ -73,12 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.attention is not None and arguments.files:
         raise UserError("--files is for what is found, not for --attention")
     output = arguments.output or Path(arguments.model[0], "pictures")
-    if not output.parent.is_dir() and arguments.output is None:
-        raise UserError(f"give --output FOLDER: {arguments.model[0]} is no folder of a run")
     models = [
         find_model(source, arguments.config, arguments.overrides, arguments.device)
         for source in arguments.model
     ]
+    if not output.parent.is_dir() and arguments.output is None:
+        raise UserError(f"give --output FOLDER: {arguments.model[0]} is no folder of a run")
     predictors = [build_predictor(model) for model in models]
     if arguments.attention is None:
         draw_test_set(

@@ -1,13 +1,20 @@
 """What every project trains and evaluates with: a config in, a trained and measured model out.
 
 ``load_config`` reads and checks the YAML, ``train`` and ``evaluate`` do the work; the other names
-are what YAMLs and projects build on. It needs the extra ``train``: pip install 'dropkey[train]'.
+are what YAMLs and projects build on. It needs the extra ``train``: in a clone
+pip install -e '.[train]'.
 """
 
+import sys
+
 try:
+    import msgspec  # noqa: F401
     import omegaconf  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("dropkey_core.engine needs: pip install 'dropkey[train]'") from error
+    raise ModuleNotFoundError(
+        f"{sys.executable} lacks what dropkey_core.engine needs: in the clone `make demo` and then "
+        "`. .venv/bin/activate`, or pip install -e '.[train]'"
+    ) from error
 
 from dropkey_core.engine.build import instantiate
 from dropkey_core.engine.checkpoint import load_weights, read_checkpoint, write_checkpoint

@@ -107,7 +107,7 @@ def _fetched(url: str, source: str, sha256: str) -> Path:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"cannot fetch {source}: {reason}; fetched elsewhere it belongs at {file}"
-            ) from error
+            ) from None
     return file
 
 

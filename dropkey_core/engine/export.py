@@ -129,7 +129,7 @@ def export_onnx(model: Exportable, inputs: Inputs, varying: set[str]) -> tuple[b
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"ONNX needs {error.name}, which is not here: pip install 'dropkey[export]'"
+            f"ONNX needs {error.name}, which is not here: pip install -e '.[train,export]'"
         ) from error
     with quietly():
         program: Any = torch.onnx.export(

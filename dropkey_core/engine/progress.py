@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal, plain lines elsewhere, with speed, time to go and memory."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from functools import partial
 
 import torch
 from tqdm import tqdm
+
+_OF_LAYER = re.compile(r"_\d+$")
 
 
 class Progress:
@@ -53,8 +56,12 @@ class Progress:
         return {"images_per_second": speed, "memory_mb": peak_mb()}
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell the state after ``step`` steps: time to go, losses, learning rate, speed, memory."""
-        words = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        """Tell the state after ``step`` steps: time to go, losses, learning rate, speed, memory.
+
+        Loss terms of single layers, ``loss_ce_0``, are for ``metrics.csv`` alone.
+        """
+        shown = {name: value for name, value in metrics.items() if not _OF_LAYER.search(name)}
+        words = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         left = timedelta(seconds=round((self.max_iter - step) * self._seconds_per_step))
         if self._bar is not None:
             self._tell(self._bar.set_postfix_str, words)

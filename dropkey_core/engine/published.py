@@ -52,7 +52,7 @@ class PublishedWeights:
         try:
             file = find_checkpoint(self.url, self.source, self.sha256)
         except UserError as error:
-            raise UserError(f"{error}; {self.notes}" if self.notes else str(error)) from error
+            raise UserError(f"{error}; {self.notes}" if self.notes else str(error)) from None
         found = sha256_of(file) if self.sha256 else ""
         if not found.startswith(self.sha256):
             raise UserError(

@@ -29,8 +29,8 @@ Flag = bool | Annotated[float, Meta(ge=0, le=1, multiple_of=1)]
 
 ANNOTATION_SETTINGS = "dataset.train.annotations or dataset.test.annotations"
 HOW_TO_GET_COCO = (
-    "to get COCO: python datasets/prepare_coco.py; "
-    "to get a small set: python datasets/make_shapes.py"
+    "to get COCO: python datasets/prepare_coco.py; BCCD: python datasets/prepare_bccd.py; "
+    "a generated set: python datasets/make_shapes.py"
 )
 # By the suffix of what other tools write: whose it is, and which script reads it.
 OTHER_LAYOUTS = {

@@ -210,7 +210,8 @@ def fetched(name: str, repository: str, revision: str | None) -> Path | None:
         if absent and not isinstance(error, LocalEntryNotFoundError):
             return None
         raise UserError(
-            f"cannot fetch {name} of {repository} from the Hugging Face hub ({said_by(error)}); "
+            f"no folder {repository} is here, and {name} of {repository} cannot be fetched from "
+            f"the Hugging Face hub ({said_by(error)}); "
             f"fetched elsewhere, give the folder that holds {CONFIG} and {WEIGHTS}"
         ) from error
 

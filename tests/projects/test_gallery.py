@@ -178,10 +178,12 @@ def test_user_error_is_one_line_and_exit_2(project, arguments, message, main, ma
 
 def test_a_checkpoint_alone_needs_an_output_and_a_test_set(main, make_run, capsys):
     run = make_run("detr")
-    assert main(["--model", f"{run}/last.pth"]) == 2
-    assert "give --output FOLDER: run/last.pth is no folder of a run" in capsys.readouterr().err
+    assert main(["--model", "rum"]) == 2
+    assert "no checkpoint at rum" in capsys.readouterr().err  # rather than that it is no folder
     text = Path(run, "config.yaml").read_text()
     torch.save(torch.load(f"{run}/last.pth") | {"config": text}, f"{run}/last.pth")
+    assert main(["--model", f"{run}/last.pth"]) == 2
+    assert "give --output FOLDER: run/last.pth is no folder of a run" in capsys.readouterr().err
     command = ["--model", f"{run}/last.pth", "--output", "out"]
     assert main(command) == 2
     assert "names no dataloader.test.dataset: give --config FILE" in capsys.readouterr().err

@@ -98,5 +98,5 @@ def test_on_a_canvas_no_smaller_images_go(tmp_path):
 
 def test_a_missing_package_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"ONNX needs onnx.*pip install 'dropkey\[export\]'"):
+    with pytest.raises(UserError, match=r"ONNX needs onnx.*pip install -e '.\[train,export\]'"):
         export(exportable(), tmp_path / "model.onnx", "onnx")

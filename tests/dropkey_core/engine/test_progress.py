@@ -23,3 +23,10 @@ def test_a_run_goes_on_when_its_messages_cannot_be_written(monkeypatch, number):
         progress.say("one")
         progress.say("two")
     assert turned == [1]  # what else is printed goes to nowhere, too
+
+
+def test_terms_of_single_layers_are_not_printed(capsys):
+    progress = Progress()
+    progress.max_iter = 4
+    progress.show(2, {"loss": 1.5, "loss_ce_0": 0.25, "loss_ce": 0.5})
+    assert capsys.readouterr().out == "step 2/4  eta 0:00:00  loss 1.5  loss_ce 0.5\n"

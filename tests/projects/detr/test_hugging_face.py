@@ -223,6 +223,6 @@ def test_offline_says_what_to_do(monkeypatch):
         raise LocalEntryNotFoundError("no route")
 
     monkeypatch.setattr(hugging_face.huggingface_hub, "hf_hub_download", download)
-    message = r"cannot fetch config\.json of owner/detr .*\(no route\); fetched elsewhere, give the"
+    message = r"no folder owner/detr is here, .* fetched from .*\(no route\); fetched elsewhere,"
     with pytest.raises(UserError, match=message):
         load_hugging_face("owner/detr")
