@@ -3,7 +3,7 @@
 
 tools/regimes.py configs/regimes/digits_screen.yaml            # what its CSV lacks
 tools/regimes.py configs/regimes/digits_screen.yaml --list     # how far it is
-tools/regimes.py configs/regimes/digits_screen.yaml --again per_class=10 method=dropkey seed=3
+tools/regimes.py configs/regimes/digits_screen.yaml --again images=10 method=dropkey seed=3
 tools/regimes.py configs/regimes/*.yaml --report output/regimes
 
 Stop it at any time: the same command goes on, and loses at most the run that it was at. The same
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.list:
             print(regimes.progress(plan, result))
             continue
-        trainer, runs = regimes.Trainer(plan), plan.runs()
+        trainer, runs = regimes.TRAINERS[plan.trainer](plan), plan.runs()
         if arguments.report:
             rows = regimes.finished_runs(trainer, runs, result)
             print(regimes.write_report(plan, list(rows.values()), arguments.report))

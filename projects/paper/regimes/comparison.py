@@ -10,9 +10,8 @@ from scipy import stats
 
 from projects.paper.regimes.plan import BASELINE, Claim
 from projects.paper.regimes.results import Finished
-from projects.paper.regimes.worker import numbers_of
 
-METRICS = ("test_top1", "test_loss", "test_ece")
+FIT = "train_top1"  # told beside the differences, where a plan's rows have it
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Comparison:
     """A method, ratio and schedule against nothing dropped, in one regime.
 
     Attributes:
-        regime: data, network, images a class, augmentation, steps.
+        regime: data, network, images, augmentation, steps.
         treatment: method, ratio, schedule.
         without: means without dropping, by metric.
         treated: means with it.
@@ -76,8 +75,8 @@ def paired_difference(differences: Sequence[float]) -> Difference:
     return Difference(float(values.mean()), low, high, len(values))
 
 
-def compare(rows: Iterable[Finished]) -> list[Comparison]:
-    """All comparisons that finished runs allow, those of one figure's panel together."""
+def compare(rows: Iterable[Finished], metrics: Sequence[str]) -> list[Comparison]:
+    """All comparisons by those metrics that finished runs allow, those of one panel together."""
     cells: dict[Any, dict[int, Finished]] = defaultdict(dict)
     for row in rows:
         cells[row.run.regime, row.run.treatment][row.run.seed] = row
@@ -87,14 +86,14 @@ def compare(rows: Iterable[Finished]) -> list[Comparison]:
         seeds = sorted(treated.keys() & without.keys())
         if treatment[0] == BASELINE or not seeds:
             continue
-        pairs = [[numbers_of(cell[s].outcome) for s in seeds] for cell in (without, treated)]
+        pairs = [[cell[s].numbers for s in seeds] for cell in (without, treated)]
         values = {
             name: np.array([[numbers[name] for numbers in side] for side in pairs])
-            for name in (*METRICS, "train_top1")
+            for name in pairs[0][0].keys() & {*metrics, FIT}
         }
         before, after = ({name: float(v[i].mean()) for name, v in values.items()} for i in (0, 1))
         differences = {
-            name: paired_difference(values[name][1] - values[name][0]) for name in METRICS
+            name: paired_difference(values[name][1] - values[name][0]) for name in metrics
         }
         found.append(Comparison(regime, treatment, before, after, differences))
     return sorted(found, key=lambda c: (*c.regime[:2], *c.regime[3:], c.treatment[2], c.regime[2]))
@@ -109,7 +108,7 @@ def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Difference | None:
     sides: list[dict[Any, float]] = [{}, {}]
     metrics = claim.metric, claim.than_metric or claim.metric
     for row in rows:
-        run, numbers = asdict(row.run), numbers_of(row.outcome)
+        run, numbers = asdict(row.run), row.numbers
         for side, wanted, metric in zip(sides, (claim.of, claim.than), metrics, strict=True):
             if wanted.items() <= run.items() and metric in numbers:
                 rest = {name: value for name, value in run.items() if name not in wanted}

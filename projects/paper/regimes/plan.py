@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from omegaconf import OmegaConf
 
 from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
 
 BASELINE = "none"
+OWN = "own"  # augmentation, of the engine's plans: what the config says
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Run:
     Attributes:
         data: name of the data set.
         network: one of the plan's.
-        per_class: training images of each class.
+        images: for training; of each class, where the task is to classify.
         augmentation: one of the plan's.
         steps: length of the training.
         method: ``none``, or one of the plan's.
@@ -33,7 +34,7 @@ class Run:
 
     data: str
     network: str
-    per_class: int
+    images: int
     augmentation: str
     steps: int
     method: str
@@ -52,7 +53,7 @@ class Run:
         return astuple(self)[5:8]
 
     def __str__(self) -> str:
-        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        return " ".join(f"{column.name}={getattr(self, column.name)}" for column in fields(self))
 
 
 class Network(Struct, forbid_unknown_fields=True):
@@ -77,18 +78,18 @@ class Grid(Struct, forbid_unknown_fields=True):
     """
 
     network: list[str]
-    per_class: list[int]
-    augmentation: list[str]
+    images: list[int]
     steps: list[int]
     method: list[str]
     ratio: list[float]
     schedule: list[str]
     seeds: int
     first_seed: int = 0
+    augmentation: list[str] = field(default_factory=lambda: [OWN])
 
     def runs(self, data: str) -> list[Run]:
         """All runs, seed after seed: a plan that is stopped early is whole in its first seeds."""
-        regimes = list(product(self.network, self.per_class, self.augmentation, self.steps))
+        regimes = list(product(self.network, self.images, self.augmentation, self.steps))
         treated = [method for method in self.method if method != BASELINE]
         treatments: list[tuple[str, float, str]] = [(BASELINE, 0.0, "-")]
         treatments = treatments if BASELINE in self.method else []
@@ -96,6 +97,20 @@ class Grid(Struct, forbid_unknown_fields=True):
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         wanted = product(seeds, regimes, treatments)
         return [Run(data, *regime, *treatment, seed) for seed, regime, treatment in wanted]
+
+
+class Metric(Struct, forbid_unknown_fields=True):
+    """A column of the CSV to compare methods by: how reports call it, and its decimals."""
+
+    label: str
+    digits: int = 1
+
+
+CLASSIFICATION = {
+    "test_top1": Metric("top-1, points"),
+    "test_loss": Metric("cross entropy", digits=3),
+    "test_ece": Metric("calibration error, points"),
+}
 
 
 class Claim(Struct, forbid_unknown_fields=True):
@@ -120,7 +135,7 @@ class Claim(Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.of.keys() != self.than.keys():
             raise ValueError("of and than must name the same columns")
-        if unknown := self.of.keys() - {field.name for field in fields(Run)}:
+        if unknown := self.of.keys() - {column.name for column in fields(Run)}:
             raise ValueError(f"a run has no column {min(unknown)}")
 
 
@@ -130,9 +145,12 @@ class Plan(Struct, forbid_unknown_fields=True):
     Attributes:
         title: of the report.
         data: name of the data set, for the report; the networks' configs say what it is.
-        batch_size: of every training.
         networks: by name.
-        augmentations: by name.
+        trainer: ``memory`` classifies images that it holds as tensors, a training in seconds;
+            ``engine`` trains whatever a config describes, as ``tools/train_net.py`` does.
+        batch_size: of every training in memory.
+        augmentations: by name, of trainings in memory.
+        metrics: by column of the CSV; the first is drawn.
         methods: the ``drop_unit`` of ``build_model`` by name; ``none`` needs none.
         grids: what to train; what two of them have in common is trained once.
         measures: what else to measure of each trained network, see ``measures.py``.
@@ -142,11 +160,13 @@ class Plan(Struct, forbid_unknown_fields=True):
 
     title: str
     data: str
-    batch_size: int
     networks: dict[str, Network]
-    augmentations: dict[str, Augmentation]
     methods: dict[str, Any]
     grids: list[Grid]
+    trainer: Literal["memory", "engine"] = "memory"
+    batch_size: int = 16
+    augmentations: dict[str, Augmentation] = {}
+    metrics: dict[str, Metric] = field(default_factory=CLASSIFICATION.copy)
     measures: list[Literal["occlusion", "alignment", "entropy"]] = []
     claims: list[Claim] = []
     path: Path = Path()
@@ -172,7 +192,7 @@ def read_plan(path: str | Path) -> Plan:
     plan.path = path
     for grid in plan.grids:
         _check_names(path, "network", grid.network, plan.networks)
-        _check_names(path, "augmentation", grid.augmentation, plan.augmentations)
+        _check_names(path, "augmentation", grid.augmentation, plan.augmentations or [OWN])
         _check_names(path, "method", grid.method, [BASELINE, *plan.methods])
     return plan
 

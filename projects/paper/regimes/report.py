@@ -13,18 +13,13 @@ from matplotlib.figure import Figure
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import make_folder, whole_file
 from projects.figure import DPI, save
-from projects.paper.regimes.comparison import METRICS, Comparison, compare, judge_claim, verdict
+from projects.paper.regimes.comparison import FIT, Comparison, compare, judge_claim, verdict
 from projects.paper.regimes.plan import Plan
 from projects.paper.regimes.results import Finished
 
-LABELS = {"test_top1": "top-1, points", "test_loss": "cross entropy"}
-LABELS |= {"test_ece": "calibration error, points"}
-DIGITS = {"test_top1": 1, "test_loss": 3, "test_ece": 1}
 NAMES = {"dropkey": "DropKey"}
 COLOURS = {"dropout": "#D55E00", "dropkey": "#0072B2"}  # Okabe and Ito's
 SCHEDULES = {"linear_decreasing": "falling", "linear_increasing": "rising"}
-HEAD = ["network", "augmentation", "steps", "images a class", "method", "ratio", "schedule"]
-HEAD += ["seeds", "train top-1 without", "with", "top-1 without"]
 
 METHOD = """Each difference is to the same seed trained without dropping: the same first weights,
 subset of the training images, order, augmentation and test set. Mean over seeds, in brackets its
@@ -37,15 +32,16 @@ def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
     Raises:
         UserError: nothing can be compared yet, or the folder cannot be written to.
     """
-    comparisons = compare(rows)
+    comparisons = compare(rows, [*plan.metrics])
     if not comparisons:
         raise UserError(f"no finished pair of runs of {plan.path}")
-    parts = [f"# {plan.title}", METHOD, *differences(len(rows), comparisons), *verdicts(plan, rows)]
+    parts = [f"# {plan.title}", METHOD, *differences(plan, len(rows), comparisons)]
+    parts += verdicts(plan, rows)
     make_folder(folder)
     table = folder / f"{plan.path.stem}.md"
     with whole_file(table) as file:
         file.write("\n\n".join(parts) + "\n")
-    save(draw(comparisons), table.with_suffix(".png"))
+    save(draw(plan, comparisons), table.with_suffix(".png"))
     return table
 
 
@@ -60,16 +56,26 @@ def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
     return ["## Verdicts", markdown(head, lines)] if lines else []
 
 
-def differences(num_runs: int, comparisons: Sequence[Comparison]) -> list[str]:
+def differences(plan: Plan, num_runs: int, comparisons: Sequence[Comparison]) -> list[str]:
     """The table as Markdown, after a line on how many comparisons it holds."""
     counted = [d for comparison in comparisons for d in comparison.differences.values()]
     apart = sum(difference.excludes_zero for difference in counted)
     judged = sum(difference.seeds > 1 for difference in counted)
-    count = f"{num_runs} runs, {len(comparisons)} x {len(METRICS)} = {len(counted)} comparisons, "
-    count += f"{judged} of them with more than one seed. {apart} intervals exclude 0; were there "
-    count += f"no effect at all, about {0.05 * judged:.0f} would."
-    head = [*HEAD, *(f"{LABELS[name]}, difference" for name in METRICS)]
-    return [count, markdown(head, [cells_of(comparison) for comparison in comparisons])]
+    count = f"{num_runs} runs, {len(comparisons)} x {len(plan.metrics)} = {len(counted)} "
+    count += f"comparisons, {judged} of them with more than one seed. {apart} intervals exclude 0; "
+    count += f"were there no effect at all, about {0.05 * judged:.0f} would."
+    head = ["network", "augmentation", "steps", images_of(plan), "method", "ratio", "schedule"]
+    head += ["seeds"]
+    if FIT in comparisons[0].without:
+        head += ["train top-1 without", "with"]
+    for metric in plan.metrics.values():
+        head += [f"{metric.label} without", "difference"]
+    return [count, markdown(head, [cells_of(plan, comparison) for comparison in comparisons])]
+
+
+def images_of(plan: Plan) -> str:
+    """What the numbers of training images count."""
+    return "images a class" if plan.trainer == "memory" else "images"
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -78,23 +84,24 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def cells_of(comparison: Comparison) -> list[str]:
+def cells_of(plan: Plan, comparison: Comparison) -> list[str]:
     """A row of the table."""
-    _, network, per_class, augmentation, steps = comparison.regime
+    _, network, images, augmentation, steps = comparison.regime
     method, ratio, schedule = comparison.treatment
-    return [
-        *map(str, (network, augmentation, steps, per_class, NAMES.get(method, method), ratio)),
-        SCHEDULES.get(schedule, schedule),
-        str(comparison.differences["test_top1"].seeds),
-        f"{comparison.without['train_top1']:.1f}",
-        f"{comparison.treated['train_top1']:.1f}",
-        f"{comparison.without['test_top1']:.1f}",
-        *(comparison.differences[name].text(DIGITS[name]) for name in METRICS),
-    ]
+    cells = [*map(str, (network, augmentation, steps, images, NAMES.get(method, method), ratio))]
+    cells += [SCHEDULES.get(schedule, schedule)]
+    cells += [str(next(iter(comparison.differences.values())).seeds)]
+    if FIT in comparison.without:
+        cells += [f"{side[FIT]:.1f}" for side in (comparison.without, comparison.treated)]
+    for name, metric in plan.metrics.items():
+        without, difference = comparison.without[name], comparison.differences[name]
+        cells += [f"{without:.{metric.digits}f}", difference.text(metric.digits)]
+    return cells
 
 
-def draw(comparisons: Sequence[Comparison]) -> Figure:
-    """Differences of top-1 over the images a class, a panel for each of the other settings."""
+def draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
+    """Differences of the first metric over the images, a panel for each of the other settings."""
+    name, metric = next(iter(plan.metrics.items()))
     panels: dict[tuple[Any, ...], list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         data, network, _, augmentation, steps = comparison.regime
@@ -109,11 +116,11 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (names, inside) in zip(grid.flat, sorted(panels.items()), strict=False):
-        draw_panel(axes, inside, treatments)
+        draw_panel(axes, name, inside, treatments)
         axes.set_title("{}, {}, {} augmentation, {} steps, {}".format(*names), fontsize=8)
-        axes.set_xlabel("training images a class", fontsize=8)
+        axes.set_xlabel(f"training {images_of(plan)}", fontsize=8)
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"{LABELS['test_top1']}: with - without", fontsize=8)
+        axes.set_ylabel(f"{metric.label}: with - without", fontsize=8)
     sizes = sorted({comparison.regime[2] for comparison in comparisons})
     grid[0, 0].set_xticks(sizes, [str(size) for size in sizes])
     grid[0, 0].minorticks_off()
@@ -131,7 +138,10 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
 
 
 def draw_panel(
-    axes: Axes, comparisons: Sequence[Comparison], treatments: Sequence[tuple[Any, ...]]
+    axes: Axes,
+    metric: str,
+    comparisons: Sequence[Comparison],
+    treatments: Sequence[tuple[Any, ...]],
 ) -> None:
     """One line with intervals for each method and ratio, moved apart a little."""
     axes.axhline(0, color="grey", linewidth=0.8)
@@ -140,7 +150,7 @@ def draw_panel(
         inside = [c for c in comparisons if c.treatment[:2] == (method, ratio)]
         if not inside:
             continue
-        found = [c.differences["test_top1"] for c in inside]
+        found = [c.differences[metric] for c in inside]
         apart = 1 + 0.03 * (place - (len(treatments) - 1) / 2)
         ends = [[d.mean - d.low for d in found], [d.high - d.mean for d in found]]
         axes.errorbar(

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
@@ -15,19 +15,23 @@ from filelock import FileLock, Timeout
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import writing
 from projects.paper.regimes.plan import Run
-from projects.paper.regimes.training import Outcome
 
 RUN = [field.name for field in fields(Run)]
-OUTCOME = [field.name for field in fields(Outcome)][:-1]  # its measures follow
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A row: a run, the settings that it was made with, and its numbers."""
+    """A row of the CSV.
+
+    Attributes:
+        run: what was trained.
+        settings: that it was made with, see ``Trainer.settings``.
+        numbers: by column.
+    """
 
     run: Run
     settings: str
-    outcome: Outcome
+    numbers: dict[str, float]
 
 
 class Results:
@@ -53,7 +57,7 @@ class Results:
             return {}
         text = self.path.read_text(encoding="utf-8")
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        columns = [*RUN, "settings", *OUTCOME]
+        columns = [*RUN, "settings"]
         if rows.fieldnames is not None and list(rows.fieldnames[: len(columns)]) != columns:
             raise UserError(f"{self.path} must have the columns {', '.join(columns)}")
         try:
@@ -103,14 +107,13 @@ class Results:
 
 def header(finished: Finished) -> bytes:
     """The first line of the CSV, of rows with the same measures."""
-    return (",".join([*RUN, "settings", *OUTCOME, *finished.outcome.measures]) + "\n").encode()
+    return (",".join([*RUN, "settings", *finished.numbers]) + "\n").encode()
 
 
 def line(finished: Finished) -> bytes:
     """A row of the CSV, its numbers with six digits."""
-    outcome = finished.outcome
-    numbers = [*(getattr(outcome, name) for name in OUTCOME), *outcome.measures.values()]
-    values = [*asdict(finished.run).values(), finished.settings, *(f"{x:.6g}" for x in numbers)]
+    numbers = [f"{value:.6g}" for value in finished.numbers.values()]
+    values = [*astuple(finished.run), finished.settings, *numbers]
     return (",".join(map(str, values)) + "\n").encode()
 
 
@@ -119,6 +122,4 @@ def parse(row: dict[str, str]) -> Finished:
     types = get_type_hints(Run)
     run = Run(**{name: types[name](row.pop(name)) for name in RUN})
     settings = row.pop("settings")
-    outcome = {name: float(row.pop(name)) for name in OUTCOME}
-    measures = {name: float(value) for name, value in row.items()}
-    return Finished(run, settings, Outcome(**outcome, measures=measures))
+    return Finished(run, settings, {name: float(value) for name, value in row.items()})

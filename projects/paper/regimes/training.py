@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -47,29 +46,6 @@ class Batches(NamedTuple):
     down: Tensor
     right: Tensor
     flipped: Tensor
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Numbers of a finished run; accuracies in percent, losses in nats.
-
-    Attributes:
-        train_top1: of the training images, without augmentation, nothing dropped.
-        train_loss: their mean cross entropy.
-        test_top1: of the test images.
-        test_loss: their mean cross entropy.
-        test_ece: expected calibration error of the test images in percent.
-        seconds: that the processor worked, evaluations included.
-        measures: what else the plan asks for, by column.
-    """
-
-    train_top1: float
-    train_loss: float
-    test_top1: float
-    test_loss: float
-    test_ece: float
-    seconds: float
-    measures: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -116,8 +92,14 @@ class Trainer:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     @one_core()
-    def __call__(self, run: Run) -> Outcome:
+    def __call__(self, run: Run) -> dict[str, float]:
         """Train and judge.
+
+        Returns:
+            ``train_top1`` and ``train_loss`` of the training images, without augmentation and with
+            nothing dropped; ``test_top1``, ``test_loss`` and ``test_ece``; ``seconds`` that the
+            processor worked; what else the plan asks for. Accuracies and the calibration error
+            ``ece`` are in percent, losses are mean cross entropies in nats.
 
         Raises:
             UserError: settings that do not fit the network or the data.
@@ -125,7 +107,7 @@ class Trainer:
         """
         started = time.process_time()
         draws = torch.Generator().manual_seed(run.seed)
-        train = draw_subset(self.split(run.network, "train"), run.per_class, draws)
+        train = draw_subset(self.split(run.network, "train"), run.images, draws)
         augmentation = self.plan.augmentations[run.augmentation]
         config = self.configs[run.network]
         schedule = instantiate(config.lr_multiplier, "lr_multiplier")
@@ -149,8 +131,13 @@ class Trainer:
         measures: dict[str, float] = {}
         for name in self.plan.measures:
             measures |= MEASURES[name](trial)
-        seconds = time.process_time() - started
-        return Outcome(on_train.top1, on_train.loss, *on_test, seconds, measures)
+        return {
+            "train_top1": on_train.top1,
+            "train_loss": on_train.loss,
+            **{f"test_{name}": value for name, value in on_test._asdict().items()},
+            "seconds": time.process_time() - started,
+            **measures,
+        }
 
     def build(self, run: Run) -> ClassificationModel:
         """The network with its method; what it starts from is torch's generator's to say."""

@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
 from typing import Protocol
 
 from dropkey_core.engine.errors import UserError
 from projects.paper.regimes.plan import Plan, Run
 from projects.paper.regimes.results import Finished, Results
-from projects.paper.regimes.training import Outcome
 
 
 class Trains(Protocol):
@@ -17,8 +15,8 @@ class Trains(Protocol):
     def settings(self, run: Run) -> str:
         """What the numbers of a run depend on besides it."""
 
-    def __call__(self, run: Run) -> Outcome:
-        """Do a run."""
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Do a run, and return its numbers by column, ``seconds`` among them."""
 
 
 def work(trainer: Trains, runs: Iterable[Run], results: Results) -> int:
@@ -37,7 +35,7 @@ def work(trainer: Trains, runs: Iterable[Run], results: Results) -> int:
             finished = Finished(run, trainer.settings(run), trainer(run))
             results.append(finished)
             done += 1
-        print(f"{run}: {shown(finished.outcome)}", flush=True)
+        print(f"{run}: {shown(finished.numbers)}", flush=True)
     return done
 
 
@@ -59,9 +57,9 @@ def finished_runs(trainer: Trains, runs: Iterable[Run], results: Results) -> dic
     return finished
 
 
-def shown(outcome: Outcome) -> str:
-    """An outcome in one line for a terminal."""
-    return ", ".join(f"{name} {value:.6g}" for name, value in numbers_of(outcome).items())
+def shown(numbers: dict[str, float]) -> str:
+    """The numbers of a run in one line for a terminal."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
 
 
 def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Sequence[str]) -> bool:
@@ -82,8 +80,8 @@ def repeat(trainer: Trains, runs: Iterable[Run], results: Results, wanted: Seque
         raise UserError(f"no finished run has {' '.join(wanted)}; a run reads: {next(iter(runs))}")
     same = True
     for run, row in finished.items():
-        before, now = row.outcome, trainer(run)
-        equal = shown(replace(before, seconds=0.0)) == shown(replace(now, seconds=0.0))
+        before, now = row.numbers, trainer(run)
+        equal = shown({**before, "seconds": 0.0}) == shown({**now, "seconds": 0.0})
         print(f"{run}\n  before: {shown(before)}\n  now:    {shown(now)}", flush=True)
         print("  the same" if equal else "  not the same", flush=True)
         same = same and equal
@@ -100,10 +98,3 @@ def progress(plan: Plan, results: Results) -> str:
         done[name] += run in finished
     lines = [f"{name}: {done[name]} of {planned[name]}" for name in planned]
     return "\n".join([*lines, f"{done.total()} of {planned.total()} runs are done"])
-
-
-def numbers_of(outcome: Outcome) -> dict[str, float]:
-    """All numbers of an outcome by column."""
-    numbers = asdict(outcome)
-    measures = numbers.pop("measures")
-    return {**numbers, **measures}

@@ -3,7 +3,6 @@ import yaml
 
 from projects.paper.regimes import Run, read_plan
 from projects.paper.regimes.results import Finished
-from projects.paper.regimes.training import Outcome
 
 SMALL = ["model.label_smoothing=0.0", "model.architecture_options.token_dropout=0.0"]
 SMALL += ["model.architecture_options.embed_dim=32", "model.architecture_options.depth=2"]
@@ -20,7 +19,7 @@ CONTENT = {
     "grids": [
         {
             "network": ["t2t"],
-            "per_class": [2, 3],
+            "images": [2, 3],
             "augmentation": ["usual"],
             "steps": [3],
             "method": ["none", "dropout", "dropkey"],
@@ -65,6 +64,7 @@ def finished():
     """Makes a row of the CSV."""
 
     def make(run, top1=50.0, settings="0a1b2c3d"):
-        return Finished(run, settings, Outcome(100.0, 0.25, top1, 1.5, 12.5, 2.0))
+        numbers = {"train_top1": 100.0, "train_loss": 0.25, "test_top1": top1, "test_loss": 1.5}
+        return Finished(run, settings, {**numbers, "test_ece": 12.5, "seconds": 2.0})
 
     return make

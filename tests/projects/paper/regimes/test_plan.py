@@ -30,7 +30,7 @@ def test_seeds_begin_where_the_grid_says(content, write_plan):
         ({"network": ["t2"]}, "no network 't2' in this plan; nearest is 't2t'"),
         ({"method": ["dropky"]}, "no method 'dropky' in this plan; nearest is 'dropkey'"),
         ({"augmentation": ["week"]}, "no augmentation 'week'"),
-        ({"per_class": ["ten"]}, r"Expected `int`, got `str` - at `\$.grids\[0\].per_class"),
+        ({"images": ["ten"]}, r"Expected `int`, got `str` - at `\$.grids\[0\].images"),
         ({"speed": 1}, "unknown field `speed`"),
     ],
 )

@@ -38,7 +38,7 @@ def rows(run, finished):
 
 
 def test_pairs_by_seed(rows, run):
-    (comparison,) = compare(rows)
+    (comparison,) = compare(rows, ["test_top1"])
     assert comparison.regime == run.regime
     assert comparison.treatment == ("dropkey", 0.5, "constant")
     assert comparison.without["test_top1"] == 55.0
@@ -52,7 +52,7 @@ def test_other_regimes_are_not_mixed(rows):
     moved = [
         replace(row, run=replace(row.run, steps=9)) for row in rows if row.run.method == "none"
     ]
-    assert compare([*moved, *rows[2:]]) == []
+    assert compare([*moved, *rows[2:]], ["test_top1"]) == []
 
 
 def claim(paper="more", **changes):
@@ -64,10 +64,10 @@ def claim(paper="more", **changes):
 def sides(run, finished):
     """DropKey against dropout: two sizes of two seeds, and one of DropKey alone."""
     cells = [(2, 0, 60.0, 50.0), (3, 0, 62.0, 60.0), (2, 1, 55.0, 50.0), (3, 1, 55.0, 54.0)]
-    rows = [finished(replace(run, per_class=4), 99.0)]
-    for per_class, seed, *tops in cells:
+    rows = [finished(replace(run, images=4), 99.0)]
+    for images, seed, *tops in cells:
         for method, top1 in zip(("dropkey", "dropout"), tops, strict=True):
-            cell = replace(run, per_class=per_class, seed=seed, method=method)
+            cell = replace(run, images=images, seed=seed, method=method)
             rows.append(finished(cell, top1))
     return rows
 
@@ -99,6 +99,6 @@ def test_writes_table_and_figure(plan, rows, tmp_path):
     text = table.read_text()
     assert "5 runs, 1 x 3 = 3 comparisons, 3 of them with more than one seed. 0 intervals" in text
     assert "| t2t | usual | 3 | 2 | DropKey | 0.5 | constant | 2 |" in text
-    assert "| +2.0 [-10.7, +14.7] |" in text
+    assert "| 100.0 | 100.0 | 55.0 | +2.0 [-10.7, +14.7] | 1.500 | +0.000 [" in text
     assert "| keys beat weights | test_top1 | more | 2 | +2.00 [-10.71, +14.71] | cannot" in text
     assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -19,7 +19,7 @@ def test_reads_what_it_wrote(results, run, finished):
         results.append(row)
     read = results.read()
     assert read[run] == rows[0]
-    assert read[replace(run, seed=1)].outcome.test_top1 == 33.3333
+    assert read[replace(run, seed=1)].numbers["test_top1"] == 33.3333
     assert results.path.read_text().count("\n") == 3
 
 
@@ -50,7 +50,7 @@ def test_other_file_is_refused(results, run, finished, change, message):
 def test_other_measures_are_refused(results, run, finished):
     results.append(finished(run))
     more = finished(replace(run, seed=1))
-    more = replace(more, outcome=replace(more.outcome, measures={"entropy": 2.0}))
+    more = replace(more, numbers={**more.numbers, "entropy": 2.0})
     with pytest.raises(UserError, match=r"toys.csv has rows with other measures: name another"):
         results.append(more)
     assert list(results.read()) == [run]

@@ -38,7 +38,7 @@ def test_methods_share_first_weights_and_pixels(watched, run, method):
     assert_close(watched.start, start, rtol=0, atol=0)
     assert len(seen) == 3
     assert_close(watched.seen, seen, rtol=0, atol=0)
-    assert other.train_loss != with_keys.train_loss  # the masks differ
+    assert other["train_loss"] != with_keys["train_loss"]  # the masks differ
 
 
 def test_another_seed_shares_nothing(watched, run):
@@ -54,7 +54,7 @@ def test_a_run_depends_on_nothing_before_it(plan, run):
     first = trainer(run)
     trainer(replace(run, seed=1))
     again = trainer(run)
-    assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
+    assert {**again, "seconds": 0.0} == {**first, "seconds": 0.0}
 
 
 def test_threads_are_what_they_were(plan, run):
@@ -74,8 +74,8 @@ def test_settings_tell_what_changed(content, plan, run):
 
 def test_fits_its_images(plan, run):
     outcome = Trainer(plan)(replace(run, augmentation="weak", steps=150, ratio=0.1))
-    assert outcome.train_top1 == 100.0
-    assert outcome.train_loss < 1.0 < outcome.test_loss
+    assert outcome["train_top1"] == 100.0
+    assert outcome["train_loss"] < 1.0 < outcome["test_loss"]
 
 
 def test_augments_as_padding_cropping_and_flipping():

@@ -18,7 +18,7 @@ class Counting:
 
     def __call__(self, run):
         self.done.append(run)
-        return self.finished(run).outcome
+        return self.finished(run).numbers
 
 
 @pytest.fixture
@@ -72,11 +72,9 @@ def test_repeats_what_is_asked_for(plan, results, trainer, finished, capsys):
     runs = plan.runs()
     assert work(trainer, runs, results) == 20
     trainer.done.clear()
-    wanted = ["method=dropkey", "seed=1", "per_class=2"]
+    wanted = ["method=dropkey", "seed=1", "images=2"]
     assert repeat(trainer, runs, results, wanted)
-    assert [(run.method, run.seed, run.per_class) for run in trainer.done] == [
-        ("dropkey", 1, 2)
-    ] * 2
+    assert [(run.method, run.seed, run.images) for run in trainer.done] == [("dropkey", 1, 2)] * 2
     assert capsys.readouterr().out.endswith("  the same\n")
     trainer.finished = lambda run: finished(run, top1=51.0)
     assert not repeat(trainer, runs, results, wanted)

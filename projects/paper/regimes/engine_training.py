@@ -1,0 +1,99 @@
+"""One training of a project by the engine, as ``train_net.py`` makes it, on part of the data."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dropkey_core.engine import load_config, train
+from dropkey_core.engine.errors import UserError
+from projects.paper.regimes.plan import BASELINE, Plan, Run
+from projects.paper.regimes.training import one_core
+
+SECTIONS = ("model", "optimizer", "lr_multiplier", "dataset", "dataloader")
+
+
+class EngineTrainer:
+    """Trains the runs of a plan, on one thread, each from its seed alone; keeps no files.
+
+    For one seed all methods start from the same weights and see the same images in the same order,
+    augmented alike. What a model itself draws besides masks, such as the noise of DETR's denoising,
+    differs between methods.
+
+    Args:
+        plan: see there.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.configs = {name: self._config(name) for name in plan.networks}
+
+    def settings(self, run: Run) -> str:
+        """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
+        config: Any = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
+        content = {name: config.get(name) for name in SECTIONS}
+        content |= {"amp": config["train"]["amp"], "unit": self.plan.methods.get(run.method)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @one_core()
+    def __call__(self, run: Run) -> dict[str, float]:
+        """Train and evaluate.
+
+        Returns:
+            the plan's metrics at the last step, and ``seconds`` that the processor worked.
+
+        Raises:
+            UserError: settings or data that do not fit, or no such metric.
+            TrainingStopped: after Ctrl-C or SIGTERM.
+        """
+        started = time.process_time()
+        with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+            found = train(self.config_of(run, folder))
+        if missing := self.plan.metrics.keys() - found.keys():
+            raise UserError(f"{self.plan.path}: no metric {min(missing)}, only {', '.join(found)}")
+        metrics = {name: float(found[name]) for name in self.plan.metrics}
+        return {**metrics, "seconds": time.process_time() - started}
+
+    def config_of(self, run: Run, folder: str) -> DictConfig:
+        """The config of a run that writes to ``folder``."""
+        period = [f"train.{name}={run.steps}" for name in ("max_iter", "eval_period")]
+        period += [f"train.checkpointer.period={run.steps}"]
+        where = [f"train.seed={run.seed}", f"train.output_dir={folder}", "train.device=cpu"]
+        drops = [f"model.drop_ratio={run.ratio}"]
+        if run.method != BASELINE:
+            drops += [f"model.drop_schedule={run.schedule}"]
+            drops += [f"model.drop_unit={self.plan.methods[run.method]}"]
+        config = self._config(run.network, [*period, *where, *drops])
+        section = config.dataloader.train
+        section.dataset = {
+            "_target_": "projects.paper.regimes.engine_training.draw_records",
+            "records": section.dataset,
+            "number": run.images,
+            "seed": run.seed,
+        }
+        return config
+
+    def _config(self, network: str, overrides: Sequence[str] = ()) -> DictConfig:
+        chosen = self.plan.networks[network]
+        return load_config(chosen.config, [*chosen.overrides, *overrides])
+
+
+def draw_records(records: Sequence[Any], number: int, seed: int) -> list[Any]:
+    """``number`` records of a training set, drawn without replacement.
+
+    The fewer of one seed are among the more.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 0 < number <= len(records):
+        raise ValueError(f"images must be from 1 to {len(records)}, got {number}")
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))
+    return [records[index] for index in order[:number].tolist()]
