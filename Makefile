@@ -1,6 +1,7 @@
 # make demo    train DETR with DropKey on a generated set, evaluate it, draw its detections
 # make check   linter, type check and the fast tests: for every day
-# make test    linter, type check and all tests, as continuous integration runs them
+# make test    linter, type check and all tests, as continuous integration runs them; tells how many
+#              lines of dropkey_core/attention and equip they ran
 # make lint    linter and type check alone
 # make package the library's sdist and wheel in dist/, installed and used in an environment of their own
 # make docs    the documentation site in output/site, every link in it checked
@@ -15,6 +16,8 @@ BIN := $(VENV)/bin
 DEMO := output/demo
 # As many processes as cores; tests that share trained runs stay in one.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+# Lines that the tests run of what goes into other people's models.
+COVERAGE := --cov=dropkey_core/attention --cov=dropkey_core/equip --cov-report=term:skip-covered --cov-fail-under=97
 
 .PHONY: demo check test lint package docs gpu-check clean
 
@@ -27,7 +30,7 @@ check: lint
 	$(PYTEST) -m "not slow"
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(COVERAGE)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
