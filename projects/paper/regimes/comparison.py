@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from projects.paper.regimes.plan import BASELINE, Claim
@@ -61,7 +62,22 @@ class Comparison:
     differences: dict[str, Difference]
 
 
-def paired_difference(differences: Sequence[float]) -> Difference:
+@dataclass(frozen=True)
+class Judged:
+    """A claim held against finished runs.
+
+    Attributes:
+        of: mean of the metric over the runs of the first kind that have a partner.
+        than: of their partners.
+        difference: of the pairs, a seed counts once.
+    """
+
+    of: float
+    than: float
+    difference: Difference
+
+
+def paired_difference(differences: Sequence[float] | NDArray[np.float64]) -> Difference:
     """Mean of differences, one for each seed, with Student's t interval.
 
     Of so few seeds a percentile bootstrap's is too narrow: with no effect at all it leaves out 0 in
@@ -99,8 +115,8 @@ def compare(rows: Iterable[Finished], metrics: Sequence[str]) -> list[Comparison
     return sorted(found, key=lambda c: (*c.regime[:2], *c.regime[3:], c.treatment[2], c.regime[2]))
 
 
-def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Difference | None:
-    """How much more the first kind of runs has than the second; None if no pair is finished.
+def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Judged | None:
+    """What the first kind of runs has and what the second; None if no pair is finished.
 
     Pairs are equal in all that the claim does not name. A seed counts once, with the mean of its
     pairs.
@@ -113,12 +129,15 @@ def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Difference | None:
             if wanted.items() <= run.items() and metric in numbers:
                 rest = {name: value for name, value in run.items() if name not in wanted}
                 side[tuple(rest.items())] = numbers[metric]
-    by_seed: dict[int, list[float]] = defaultdict(list)
+    by_seed: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for key in sides[0].keys() & sides[1].keys():
-        if not np.isnan(difference := sides[0][key] - sides[1][key]):
-            by_seed[dict(key)["seed"]].append(difference)
-    means = [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)]
-    return paired_difference(means) if means else None
+        if not np.isnan(sum(pair := (sides[0][key], sides[1][key]))):
+            by_seed[dict(key)["seed"]].append(pair)
+    if not by_seed:
+        return None
+    means = np.array([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)])
+    of, than = means.T
+    return Judged(float(of.mean()), float(than.mean()), paired_difference(of - than))
 
 
 def verdict(claim: Claim, difference: Difference) -> str:

@@ -32,27 +32,30 @@ def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
     Raises:
         UserError: nothing can be compared yet, or the folder cannot be written to.
     """
-    comparisons = compare(rows, [*plan.metrics])
-    if not comparisons:
+    comparisons, judged = compare(rows, [*plan.metrics]), verdicts(plan, rows)
+    if not comparisons and not judged:
         raise UserError(f"no finished pair of runs of {plan.path}")
-    parts = [f"# {plan.title}", METHOD, *differences(plan, len(rows), comparisons)]
-    parts += verdicts(plan, rows)
+    parts = [f"# {plan.title}", METHOD]
+    parts += differences(plan, len(rows), comparisons) if comparisons else []
+    parts += judged
     make_folder(folder)
     table = folder / f"{plan.path.stem}.md"
     with whole_file(table) as file:
         file.write("\n\n".join(parts) + "\n")
-    save(draw(plan, comparisons), table.with_suffix(".png"))
+    if comparisons:
+        save(draw(plan, comparisons), table.with_suffix(".png"))
     return table
 
 
 def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
-    """The claims of a plan as Markdown; nothing if it has none."""
+    """The claims of a plan that can be judged, as Markdown; nothing if there are none."""
     lines = []
     for claim in plan.claims:
-        ours = judge_claim(claim, rows)
-        found = [str(ours.seeds), ours.text(2), verdict(claim, ours)] if ours else ["0", "-", "-"]
-        lines.append([claim.text, claim.metric, claim.paper, *found])
-    head = ["claim", "metric", "paper", "seeds", "ours, difference", "verdict"]
+        if ours := judge_claim(claim, rows):
+            apart = ours.difference
+            found = [str(apart.seeds), f"{ours.of:.2f}", f"{ours.than:.2f}", apart.text(2)]
+            lines.append([claim.text, claim.metric, claim.paper, *found, verdict(claim, apart)])
+    head = ["claim", "metric", "paper", "seeds", "ours: of", "than", "difference", "verdict"]
     return ["## Verdicts", markdown(head, lines)] if lines else []
 
 

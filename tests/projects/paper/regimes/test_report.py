@@ -74,9 +74,10 @@ def sides(run, finished):
 
 def test_claim_is_held_against_pairs_equal_in_all_else(sides):
     """Seed 0: the mean of 10 and 2; seed 1: of 5 and 1."""
-    difference = judge_claim(claim(), sides)
-    assert (difference.mean, difference.seeds) == (4.5, 2)
-    assert verdict(claim(), difference) == "cannot tell"  # of two seeds
+    judged = judge_claim(claim(), sides)
+    assert (judged.of, judged.than) == (58.0, 53.5)
+    assert (judged.difference.mean, judged.difference.seeds) == (4.5, 2)
+    assert verdict(claim(), judged.difference) == "cannot tell"  # of two seeds
     assert verdict(claim(), paired_difference([6.0, 3.0, 4.0])) == "agrees"
     assert verdict(claim("less"), paired_difference([6.0, 3.0, 4.0])) == "disagrees"
     assert verdict(claim(), paired_difference([-1.0, 1.0])) == "cannot tell"
@@ -84,8 +85,17 @@ def test_claim_is_held_against_pairs_equal_in_all_else(sides):
 
 
 def test_claim_about_two_columns_of_one_run(sides):
-    difference = judge_claim(claim(of={}, than={}, than_metric="test_ece"), sides[1:])
-    assert difference.mean == (60 + 50 + 62 + 60 + 55 + 50 + 55 + 54) / 8 - 12.5
+    judged = judge_claim(claim(of={}, than={}, than_metric="test_ece"), sides[1:])
+    mean = (60 + 50 + 62 + 60 + 55 + 50 + 55 + 54) / 8
+    assert (judged.of, judged.than, judged.difference.mean) == (mean, 12.5, mean - 12.5)
+
+
+def test_claims_need_no_baseline(plan, sides, tmp_path):
+    """Such as options of a network against each other."""
+    plan.claims.append(claim())
+    table = write_report(plan, sides, tmp_path)
+    assert "| more | 2 | 58.00 | 53.50 | +4.50 [" in table.read_text()
+    assert not table.with_suffix(".png").exists()
 
 
 def test_writes_table_and_figure(plan, rows, tmp_path):
@@ -100,5 +110,5 @@ def test_writes_table_and_figure(plan, rows, tmp_path):
     assert "5 runs, 1 x 3 = 3 comparisons, 3 of them with more than one seed. 0 intervals" in text
     assert "| t2t | usual | 3 | 2 | DropKey | 0.5 | constant | 2 |" in text
     assert "| 100.0 | 100.0 | 55.0 | +2.0 [-10.7, +14.7] | 1.500 | +0.000 [" in text
-    assert "| keys beat weights | test_top1 | more | 2 | +2.00 [-10.71, +14.71] | cannot" in text
+    assert "| more | 2 | 57.00 | 55.00 | +2.00 [-10.71, +14.71] | cannot" in text
     assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
