@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dropkey_core.engine.errors import UserError
-from dropkey_core.engine.files.atomic_write import whole_file
+from dropkey_core.engine.files.atomic_write import output_file, whole_file
 from dropkey_core.engine.files.inputs import Input, in_batches, is_many, read_inputs
 from dropkey_core.engine.inference import Trained, find_trained
 from dropkey_core.engine.paths import dataset_path
@@ -68,7 +68,7 @@ class Result(ABC):
         return [{"image_id": image_id, **self.to_dict()}]
 
     def save(self, path: str | Path) -> None:
-        """Write ``draw()`` as PNG, JPEG or whatever the path ends in.
+        """Write ``draw()`` as PNG, JPEG or whatever the path ends in; makes the folder.
 
         Raises:
             UserError: an ending that is none of a picture, or the file cannot be written.
@@ -77,7 +77,7 @@ class Result(ABC):
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in Image.SAVE:
             raise UserError(f"cannot save {path}: give it the ending of a picture, such as .png")
-        picture = self.draw()
+        path, picture = output_file(path), self.draw()
         with whole_file(path, "wb") as file:
             picture.save(file, kind, compress_level=1)  # PNG: twice as fast as drawing it, not half
 

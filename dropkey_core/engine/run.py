@@ -80,6 +80,11 @@ class Run:
         self.progress = Progress(quiet=not fabric.is_global_zero)
         self.say = self.progress.say
 
+        # Data first: what is wrong with them is told before weights are fetched.
+        self.train_loader = instantiate(config.dataloader.train, "dataloader.train")
+        self.epoch = steps_per_epoch(self.train_loader)
+        self.count_epochs()
+        self.test_loader, self.evaluator = build_evaluation(config)
         torch.manual_seed(self.settings.seed)
         self.model = build_model(config, weights_follow).to(fabric.device)
         if self.settings.compile:
@@ -87,10 +92,6 @@ class Run:
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lr_multiplier = instantiate(config.lr_multiplier, "lr_multiplier")
-        self.train_loader = instantiate(config.dataloader.train, "dataloader.train")
-        self.epoch = steps_per_epoch(self.train_loader)
-        self.count_epochs()
-        self.test_loader, self.evaluator = build_evaluation(config)
         # The same parameters behind the strategy: calling it exchanges gradients and casts.
         self.wrapped, self.stepper = fabric.setup(self.model, self.optimizer)
         context = fabric.strategy.precision.forward_context

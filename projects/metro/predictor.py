@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dropkey_core.engine import UserError, instantiate
+from dropkey_core.engine.files.atomic_write import output_file
 from dropkey_core.engine.files.inputs import Input
 from dropkey_core.engine.inference import Trained
 from dropkey_core.engine.predictor import Predictor, Result
@@ -96,6 +97,7 @@ class Bodies(Result):
                 f"cannot save {path}: of {len(self.vertices)} people on {self.file_name} none is "
                 "before its camera"
             )
+        path = output_file(path)
         middle = np.mean([vertices.mean(axis=0) for vertices in placed.values()], axis=0)
         meshes = [
             ColouredMesh(f"person {n + 1}", vertices - middle, self.faces, colour_of(n))

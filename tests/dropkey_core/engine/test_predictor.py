@@ -100,5 +100,7 @@ def test_result_is_saved_as_its_name_says(finder, tmp_path):
     for name in ("found", "found.txt"):
         with pytest.raises(UserError, match="give it the ending of a picture"):
             result.save(tmp_path / name)
-    with pytest.raises(UserError, match=r"cannot write .*no/found\.png"):
-        result.save(tmp_path / "no" / "found.png")
+    result.save(tmp_path / "new" / "folder" / "found.png")
+    assert (tmp_path / "new/folder/found.png").exists()
+    with pytest.raises(UserError, match=r"cannot write .*found\.png"):
+        result.save(tmp_path / "found.png" / "more.png")

@@ -14,7 +14,9 @@ from dropkey_core.engine import (
 )
 from dropkey_core.engine.paths import PROJECT_ROOT
 from tests.dropkey_core.engine.toy_run import (
+    after_calls,
     assert_same_run,
+    crash,
     curve,
     run,
     toy,
@@ -81,6 +83,12 @@ def test_folder_of_another_run(toy_folder):
     assert (toy_folder / "output" / "mine.txt").exists()
     with pytest.raises(UserError, match="--resume and --overwrite exclude each other"):
         run(resume=True, overwrite=True)
+
+
+def test_data_are_looked_at_before_weights_are_fetched(toy_folder, monkeypatch):
+    after_calls(monkeypatch, toy("ToyModel"), "__init__", 1, crash)
+    with pytest.raises(UserError, match="has no records to train on"):
+        run("dataset.size=0")
 
 
 def test_a_run_that_never_began_is_in_nobodys_way(toy_folder):

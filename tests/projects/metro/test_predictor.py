@@ -213,8 +213,8 @@ def test_all_people_are_in_one_file(crowd, picture, tmp_path):
         np.testing.assert_array_equal(mesh.faces, found.faces)
     colour = meshes[0].visual.vertex_attributes["color"][0, :3]
     assert colour.tolist() == [202, 88, 0]  # linear: of (230, 159, 0) as on a screen
-    found.save(tmp_path / "people.ply")
-    assert len(trimesh.load(tmp_path / "people.ply", process=False).vertices) == 120
+    found.save(tmp_path / "new" / "people.ply")
+    assert len(trimesh.load(tmp_path / "new/people.ply", process=False).vertices) == 120
     found.save(tmp_path / "people.html")
     assert "person 2" not in (tmp_path / "people.html").read_text()  # within its scene
     found.save(tmp_path / "people.png")
