@@ -4,7 +4,7 @@
 tools/regimes.py configs/regimes/digits_screen.yaml            # what its CSV lacks
 tools/regimes.py configs/regimes/digits_screen.yaml --list     # how far it is
 tools/regimes.py configs/regimes/digits_screen.yaml --again images=10 method=dropkey seed=3
-tools/regimes.py configs/regimes/*.yaml --report output/regimes
+tools/regimes.py configs/regimes/*.yaml --report docs/regimes    # of all that have rows
 
 Stop it at any time: the same command goes on, and loses at most the run that it was at. The same
 command in another terminal shares the work; each works on one core.
@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         trainer, runs = regimes.TRAINERS[plan.trainer](plan), plan.runs()
         if arguments.report:
-            rows = regimes.finished_runs(trainer, runs, result)
-            print(regimes.write_report(plan, list(rows.values()), arguments.report))
+            rows = list(regimes.finished_runs(trainer, runs, result).values())
+            if rows or len(plans) == 1:
+                print(regimes.write_report(plan, rows, arguments.report))
         elif not arguments.again:
             regimes.work(trainer, runs, result)
         elif not regimes.repeat(trainer, runs, result, arguments.again):

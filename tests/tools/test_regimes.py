@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from dropkey_core.engine.paths import PROJECT_ROOT
-from projects.paper.regimes import TRAINERS, read_plan
+from projects.paper.regimes import TRAINERS, Results, finished_runs, read_plan, write_report
 
 PLANS = sorted((PROJECT_ROOT / "configs/regimes").glob("*.yaml"))
 named = pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
@@ -46,14 +46,27 @@ def test_committed_rows_are_those_of_the_plan(path):
         assert texts[name] == row["settings"]
 
 
+@named
+def test_report_in_the_docs_is_of_the_committed_rows(path, tmp_path):
+    if not path.with_suffix(".csv").exists():
+        pytest.skip("no rows yet")
+    plan = read_plan(path)
+    results = Results(path.with_suffix(".csv"))
+    rows = finished_runs(TRAINERS[plan.trainer](plan), plan.runs(), results)
+    table = write_report(plan, list(rows.values()), tmp_path)
+    assert table.read_text() == (PROJECT_ROOT / "docs/regimes" / table.name).read_text()
+
+
 @pytest.fixture
 def toys(load_script, tmp_path, monkeypatch):
     """The command in a folder with a plan of four short runs on digits."""
     content = yaml.safe_load((PROJECT_ROOT / "configs/regimes/digits_chosen.yaml").read_text())
     content["networks"]["t2t"]["overrides"] += ["dataset.test.per_class=2"]
+    del content["grids"][1:]
     content["grids"][0] |= {"images": [2], "steps": [2], "method": ["none", "dropkey"]}
     content["grids"][0] |= {"ratio": [0.3], "seeds": 2, "first_seed": 0}
-    (tmp_path / "toys.yaml").write_text(yaml.safe_dump(content))
+    for name in ("toys.yaml", "none_yet.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
     return load_script("tools/regimes").main
 
@@ -71,6 +84,8 @@ def test_from_first_to_last(toys, tmp_path, capsys):
     assert toys(["toys.yaml", "--report", "report"]) == 0
     assert "report/toys.md" in capsys.readouterr().out
     assert "4 runs, 1 x 3 = 3 comparisons, 3 of them" in (tmp_path / "report/toys.md").read_text()
+    assert toys(["toys.yaml", "none_yet.yaml", "--report", "all"]) == 0
+    assert [path.name for path in (tmp_path / "all").glob("*.md")] == ["toys.md"]
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,13 @@ def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
     parts += judged
     make_folder(folder)
     table = folder / f"{plan.path.stem}.md"
+    figure = table.with_suffix(".png")
+    if comparisons:
+        parts.insert(2, f"![Differences over training {images_of(plan)}]({figure.name})")
     with whole_file(table) as file:
         file.write("\n\n".join(parts) + "\n")
     if comparisons:
-        save(draw(plan, comparisons), table.with_suffix(".png"))
+        save(draw(plan, comparisons), figure)
     return table
 
 
