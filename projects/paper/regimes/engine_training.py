@@ -1,7 +1,5 @@
 """One training of a project by the engine, as ``train_net.py`` makes it, on part of the data."""
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -10,11 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from dropkey_core.engine import load_config, train
+from dropkey_core.engine import train
 from dropkey_core.engine.errors import UserError
 from projects.paper.regimes.plan import BASELINE, Plan, Run
+from projects.paper.regimes.results import fingerprint
 from projects.paper.regimes.training import one_core
 
 SECTIONS = ("model", "optimizer", "lr_multiplier", "dataset", "dataloader")
@@ -33,14 +32,14 @@ class EngineTrainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.configs = {name: self._config(name) for name in plan.networks}
+        self.configs = {name: network.load() for name, network in plan.networks.items()}
 
     def settings(self, run: Run) -> str:
         """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
-        config: Any = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
-        content = {name: config.get(name) for name in SECTIONS}
-        content |= {"amp": config["train"]["amp"], "unit": self.plan.methods.get(run.method)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        config = self.configs[run.network]
+        precision = repr(config.train.amp)
+        unit = self.plan.methods.get(run.method)
+        return fingerprint(config, SECTIONS, amp=precision, unit=unit)
 
     @one_core()
     def __call__(self, run: Run) -> dict[str, float]:
@@ -70,7 +69,7 @@ class EngineTrainer:
         if run.method != BASELINE:
             drops += [f"model.drop_schedule={run.schedule}"]
             drops += [f"model.drop_unit={self.plan.methods[run.method]}"]
-        config = self._config(run.network, [*period, *where, *drops])
+        config = self.plan.networks[run.network].load([*period, *where, *drops])
         section = config.dataloader.train
         section.dataset = {
             "_target_": "projects.paper.regimes.engine_training.draw_records",
@@ -79,10 +78,6 @@ class EngineTrainer:
             "seed": run.seed,
         }
         return config
-
-    def _config(self, network: str, overrides: Sequence[str] = ()) -> DictConfig:
-        chosen = self.plan.networks[network]
-        return load_config(chosen.config, [*chosen.overrides, *overrides])
 
 
 def draw_records(records: Sequence[Any], number: int, seed: int) -> list[Any]:

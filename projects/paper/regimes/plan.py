@@ -1,5 +1,6 @@
 """Plan of many small trainings: grids of regimes, methods and seeds, read from a YAML."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from dropkey_core.engine.config import load_config
 from dropkey_core.engine.errors import UserError, suggestion
 from dropkey_core.engine.files.yaml_file import find_yaml, read_yaml
 
@@ -61,6 +63,10 @@ class Network(Struct, forbid_unknown_fields=True):
 
     config: str
     overrides: list[str] = []
+
+    def load(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """The config with the plan's changes and further ones; UserError if it is not right."""
+        return load_config(self.config, [*self.overrides, *overrides])
 
 
 class Augmentation(Struct, forbid_unknown_fields=True):

@@ -32,6 +32,10 @@ def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
     Raises:
         UserError: nothing can be compared yet, or the folder cannot be written to.
     """
+    for row in rows[:1]:  # all have the same columns
+        if missing := plan.metrics.keys() - row.numbers.keys():
+            there = ", ".join(row.numbers)
+            raise UserError(f"{plan.path}: its rows have no metric {min(missing)}, only {there}")
     comparisons, judged = compare(rows, [*plan.metrics]), verdicts(plan, rows)
     if not comparisons and not judged:
         raise UserError(f"no finished pair of runs of {plan.path}")
@@ -51,13 +55,18 @@ def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
 
 
 def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
-    """The claims of a plan that can be judged, as Markdown; nothing if there are none."""
+    """The claims of a plan as Markdown; nothing if none can be judged."""
+    judged = [judge_claim(claim, rows) for claim in plan.claims]
+    if not any(judged):
+        return []
     lines = []
-    for claim in plan.claims:
-        if ours := judge_claim(claim, rows):
+    for claim, ours in zip(plan.claims, judged, strict=True):
+        found = ["0", "-", "-", "-", "-"]
+        if ours:
             apart = ours.difference
             found = [str(apart.seeds), f"{ours.of:.2f}", f"{ours.than:.2f}", apart.text(2)]
-            lines.append([claim.text, claim.metric, claim.paper, *found, verdict(claim, apart)])
+            found += [verdict(claim, apart)]
+        lines.append([claim.text, claim.metric, claim.paper, *found])
     head = ["claim", "metric", "paper", "seeds", "ours: of", "than", "difference", "verdict"]
     return ["## Verdicts", markdown(head, lines)] if lines else []
 

@@ -1,16 +1,19 @@
 """Results of a plan in one CSV: a row for each finished run, written by any number of workers."""
 
 import csv
+import hashlib
 import io
+import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
 
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.files.atomic_write import writing
@@ -103,6 +106,13 @@ class Results:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / name)
+
+
+def fingerprint(config: DictConfig, sections: Sequence[str], **more: Any) -> str:
+    """8 hexadecimal digits for what numbers depend on: sections of a config, and more."""
+    plain: Any = OmegaConf.to_container(config, enum_to_str=True)
+    content = {"config": {name: plain.get(name) for name in sections}, **more}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def header(finished: Finished) -> bytes:

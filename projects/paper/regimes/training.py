@@ -7,8 +7,6 @@ differ by their masks alone.
 Shapes: N images of S x S pixels, B of them in a batch.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +19,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dropkey_core.engine.build import build_optimizer, instantiate
-from dropkey_core.engine.config import load_config
 from dropkey_core.engine.errors import UserError
 from projects.classification.classifier import ClassificationModel
 from projects.paper.regimes.judging import Images, judge, normalised
 from projects.paper.regimes.measures import MEASURES, Trial
 from projects.paper.regimes.plan import BASELINE, Augmentation, Plan, Run
+from projects.paper.regimes.results import fingerprint
 
 FINETUNING_RATE, FINETUNING_PART = 1e-5, 6  # the paper's 50 epochs are a sixth of 300
 MASK_SEEDS = 2**31  # masks are seeded apart from weights; the generator takes 32 bits
@@ -73,23 +71,18 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.configs = {
-            name: load_config(network.config, network.overrides)
-            for name, network in plan.networks.items()
-        }
+        self.configs = {name: network.load() for name, network in plan.networks.items()}
         self.split = cache(self._split)  # of a network's data, by name
 
     def settings(self, run: Run) -> str:
         """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
-        config: Any = OmegaConf.to_container(self.configs[run.network], enum_to_str=True)
-        sections = ("model", "optimizer", "lr_multiplier", "dataset")
-        content = {
-            "config": {name: config.get(name) for name in sections},
-            "batch_size": self.plan.batch_size,
-            "augmentation": repr(self.plan.augmentations[run.augmentation]),
-            "unit": self.plan.methods.get(run.method),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return fingerprint(
+            self.configs[run.network],
+            ("model", "optimizer", "lr_multiplier", "dataset"),
+            batch_size=self.plan.batch_size,
+            augmentation=repr(self.plan.augmentations[run.augmentation]),
+            unit=self.plan.methods.get(run.method),
+        )
 
     @one_core()
     def __call__(self, run: Run) -> dict[str, float]:

@@ -32,10 +32,11 @@ def work(trainer: Trains, runs: Iterable[Run], results: Results) -> int:
         with results.claim(run) as held:
             if not held or is_done(trainer, run, results):
                 continue
+            print(run, end=": ", flush=True)  # some take minutes
             finished = Finished(run, trainer.settings(run), trainer(run))
             results.append(finished)
             done += 1
-        print(f"{run}: {shown(finished.numbers)}", flush=True)
+        print(shown(finished.numbers), flush=True)
     return done
 
 

@@ -98,6 +98,19 @@ def test_claims_need_no_baseline(plan, sides, tmp_path):
     assert not table.with_suffix(".png").exists()
 
 
+def test_claim_without_runs_stands_beside_the_others(plan, sides, tmp_path):
+    plan.claims += [claim(), claim(of={"method": "absent"})]
+    text = write_report(plan, sides, tmp_path).read_text()
+    assert "| keys beat weights | test_top1 | more | 0 | - | - | - | - |" in text
+
+
+def test_metric_that_the_rows_lack_is_told(plan, rows, tmp_path):
+    plan.metrics["test_top5"] = plan.metrics["test_top1"]
+    message = r"toys.yaml: its rows have no metric test_top5, only train_top1, train_loss, test_top1"
+    with pytest.raises(UserError, match=message):
+        write_report(plan, rows, tmp_path)
+
+
 def test_writes_table_and_figure(plan, rows, tmp_path):
     with pytest.raises(UserError, match=r"no finished pair of runs of .*toys.yaml"):
         write_report(plan, [], tmp_path)

@@ -31,11 +31,12 @@ def trainer(finished):
     return Counting(finished)
 
 
-def test_does_what_is_missing(plan, results, trainer, finished):
+def test_does_what_is_missing(plan, results, trainer, finished, capsys):
     runs = plan.runs()
     results.append(finished(runs[3]))
     assert work(trainer, runs, results) == 19
     assert trainer.done == runs[:3] + runs[4:]
+    assert capsys.readouterr().out.startswith(f"{runs[0]}: train_top1 100, train_loss 0.25, ")
     assert work(trainer, runs, results) == 0
     assert len(results.read()) == 20
 
