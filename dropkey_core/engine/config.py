@@ -279,7 +279,10 @@ class Float32Precision(Enum):
 
 @dataclass
 class AmpSettings:
-    """Mixed precision; without a dtype it is bfloat16, on a GPU that has none float16."""
+    """Mixed precision; without a dtype it is bfloat16 where the device computes in it.
+
+    Elsewhere it is float16 on a GPU, and float32 on a CPU.
+    """
 
     enabled: bool = False
     dtype: AmpDtype | None = None

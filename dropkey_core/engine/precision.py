@@ -1,9 +1,10 @@
 """Precision: the dtype of the forward, of float32 matrix products, and what stays float32.
 
-In mixed precision the forward is bfloat16 where the device can, by torch's autocast. Elsewhere on
-CUDA it is float16, and a scaler multiplies the loss so that small gradients do not vanish. Where
-one overflows it leaves out the step, which counts all the same, and halves the scale; after 2,000
-good steps in a row it doubles it.
+In mixed precision the forward is bfloat16 where the device computes in it, by torch's autocast.
+Elsewhere on CUDA it is float16, and a scaler multiplies the loss so that small gradients do not
+vanish. Where one overflows it leaves out the step, which counts all the same, and halves the scale;
+after 2,000 good steps in a row it doubles it. Elsewhere it stays float32: a CPU without bfloat16
+takes ten times as long and more to imitate it (pytorch#118499).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,26 +23,30 @@ LEAST_SCALE = 2.0**-14
 
 def check_precision(train: DictConfig) -> None:
     """Raise UserError if ``train.device`` cannot do ``train.amp.dtype``."""
+    dtype, device = amp_dtype(train), train.device
+    other = "leave the dtype out, or train.amp.enabled=false"
+    if dtype is torch.float16 and device != "cuda":
+        raise UserError(f"train.amp.dtype float16 needs a CUDA device, not {device}: {other}")
+    if dtype is torch.bfloat16 and device != "cpu" and not has_bfloat16(device):
+        raise UserError(f"train.amp.dtype: this {device} device has no bfloat16: {other}")
+
+
+def amp_dtype(train: DictConfig) -> torch.dtype | None:
+    """Return the dtype of the forward in mixed precision, None where it stays float32.
+
+    Left open it is bfloat16 where the device computes in it, else float16 on CUDA.
+    """
     if not train.amp.enabled:
-        return
-    dtype, other = amp_dtype(train), "bfloat16 where the device can, or train.amp.enabled=false"
-    if dtype is torch.float16 and train.device != "cuda":
-        raise UserError(f"train.amp.dtype float16 needs a CUDA device, not {train.device}: {other}")
-    if dtype is torch.bfloat16 and not has_bfloat16(train.device):
-        other = "float16 on CUDA, or train.amp.enabled=false"
-        raise UserError(f"train.amp.dtype: this {train.device} device has no bfloat16: {other}")
-
-
-def amp_dtype(train: DictConfig) -> torch.dtype:
-    """Return the dtype of mixed precision; left open, bfloat16 wherever CUDA does not lack it."""
+        return None
     if train.amp.dtype is not None:
         return getattr(torch, train.amp.dtype.name)
-    lacks = train.device == "cuda" and not has_bfloat16("cuda")
-    return torch.float16 if lacks else torch.bfloat16
+    if has_bfloat16(train.device):
+        return torch.bfloat16
+    return torch.float16 if train.device == "cuda" else None
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return whether CUDA computes in bfloat16 itself, another device in some way."""
+    """Return whether a device computes in bfloat16, and does not imitate it."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "mps":
@@ -49,7 +54,10 @@ def has_bfloat16(device: str) -> bool:
             torch.zeros(1, dtype=torch.bfloat16, device="mps")
         except (TypeError, RuntimeError):  # macOS before 14
             return False
-    return torch.amp.is_autocast_available(device)
+        return True
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # AVX-512, AMX, bf16 of ARM
 
 
 def precision_of(train: DictConfig) -> "Precision":
@@ -66,9 +74,10 @@ def precision_of(train: DictConfig) -> "Precision":
     if train.device == "cuda":
         torch.set_float32_matmul_precision(train.float32_precision.name)
         torch.backends.cudnn.allow_tf32 = train.float32_precision.name != "highest"
-    if not train.amp.enabled:
+    dtype = amp_dtype(train)
+    if dtype is None:
         return Precision()
-    is_float16 = amp_dtype(train) is torch.float16
+    is_float16 = dtype is torch.float16
     plugin: Any = MixedPrecision("16-mixed" if is_float16 else "bf16-mixed", device=train.device)
     plugin.convert_input = lambda data: data  # its own would also round the true boxes
     return plugin
@@ -77,7 +86,11 @@ def precision_of(train: DictConfig) -> "Precision":
 def describe_precision(train: DictConfig) -> str:
     """Return in words what :func:`precision_of` chooses."""
     matmul = train.float32_precision.name if train.device == "cuda" else "torch's own"
-    amp = str(amp_dtype(train)).removeprefix("torch.") if train.amp.enabled else "off"
+    dtype = amp_dtype(train)
+    amp = "off" if dtype is None else str(dtype).removeprefix("torch.")
+    if train.amp.enabled and not (dtype is torch.float16 or has_bfloat16(train.device)):
+        slowly = "" if dtype is None else ", much slower than train.amp.enabled=false"
+        amp += f" (this {train.device} device has no bfloat16{slowly})"
     return f"on {train.device}; mixed precision {amp}; float32 matrix products {matmul}"
 
 

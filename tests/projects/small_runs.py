@@ -74,7 +74,7 @@ SMALLER = {  # by project
     "detr": SMALL_PICTURES,
     "qpic": SMALL_PICTURES,
     "metro": SMALL_METRO,
-    "classification": ["train.amp.enabled=false"],  # which needs a GPU
+    "classification": ["train.amp.enabled=false"],  # the same on all CPUs
 }
 SMALL_CLASSIFIERS = {  # by config, at real size
     "t2t": ["model.architecture=t2t_vit_7", "model.image_size=32", "model.num_classes=2"],

@@ -12,7 +12,7 @@ from tests.projects.small_runs import DATA, SMALL, SMALL_METRO
 pytestmark = pytest.mark.slow
 
 MODERN = [
-    "train.amp.enabled=true",
+    "train.amp={enabled: true, dtype: bfloat16}",
     "train.accumulate=2",
     "train.ema.decay=0.5",
     "train.max_iter=4",

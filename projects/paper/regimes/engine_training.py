@@ -12,11 +12,13 @@ from omegaconf import DictConfig
 
 from dropkey_core.engine import train
 from dropkey_core.engine.errors import UserError
+from dropkey_core.engine.precision import amp_dtype
 from projects.paper.regimes.plan import BASELINE, Plan, Run
 from projects.paper.regimes.results import fingerprint
 from projects.paper.regimes.training import one_core
 
 SECTIONS = ("model", "optimizer", "lr_multiplier", "dataset", "dataloader")
+ON_CPU = "train.device=cpu"
 
 
 class EngineTrainer:
@@ -32,14 +34,13 @@ class EngineTrainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.configs = {name: network.load() for name, network in plan.networks.items()}
+        self.configs = {name: network.load([ON_CPU]) for name, network in plan.networks.items()}
 
     def settings(self, run: Run) -> str:
         """What the numbers depend on besides ``run``, as 8 hexadecimal digits."""
         config = self.configs[run.network]
-        precision = repr(config.train.amp)
         unit = self.plan.methods.get(run.method)
-        return fingerprint(config, SECTIONS, amp=precision, unit=unit)
+        return fingerprint(config, SECTIONS, amp=str(amp_dtype(config.train)), unit=unit)
 
     @one_core()
     def __call__(self, run: Run) -> dict[str, float]:
@@ -64,7 +65,7 @@ class EngineTrainer:
         """The config of a run that writes to ``folder``."""
         period = [f"train.{name}={run.steps}" for name in ("max_iter", "eval_period")]
         period += [f"train.checkpointer.period={run.steps}"]
-        where = [f"train.seed={run.seed}", f"train.output_dir={folder}", "train.device=cpu"]
+        where = [f"train.seed={run.seed}", f"train.output_dir={folder}", ON_CPU]
         drops = [f"model.drop_ratio={run.ratio}"]
         if run.method != BASELINE:
             drops += [f"model.drop_schedule={run.schedule}"]

@@ -14,11 +14,17 @@ from dropkey_core.engine import (
     replay_step,
     trainer,
 )
-from dropkey_core.engine.precision import check_precision, describe_precision, precision_of
+from dropkey_core.engine.precision import (
+    check_precision,
+    describe_precision,
+    has_bfloat16,
+    precision_of,
+)
 from dropkey_core.engine.trainer import Trainer
 from tests.dropkey_core.engine.toy_run import curve, run
 
-BF16 = "train.amp.enabled=true"
+MIXED = "train.amp.enabled=true"
+BF16 = "train.amp={enabled: true, dtype: bfloat16}"
 
 
 def settings(*overrides):
@@ -33,13 +39,24 @@ def cuda(toy_folder, monkeypatch):
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16
         )
-        return settings("train.device=cuda", "train.amp.enabled=true", *overrides)
+        return settings("train.device=cuda", MIXED, *overrides)
 
     return pretend
 
 
-def test_bfloat16_is_the_default_without_a_scaler(toy_folder):
-    plugin = precision_of(settings(BF16))
+@pytest.fixture
+def cpu(toy_folder, monkeypatch):
+    """Settings as on a CPU with or without bfloat16."""
+
+    def pretend(has_bfloat16, *overrides):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda device: has_bfloat16)
+        return settings(*overrides)
+
+    return pretend
+
+
+def test_bfloat16_is_the_default_without_a_scaler(cpu):
+    plugin = precision_of(cpu(True, MIXED))
     assert plugin.scaler is None
     with plugin.forward_context():
         assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is torch.bfloat16
@@ -52,10 +69,36 @@ def test_an_old_gpu_has_float16_and_a_scaler(cuda):
     assert describe_precision(cuda(True)).startswith("on cuda; mixed precision bfloat16;")
 
 
+def test_a_cpu_without_bfloat16_stays_float32_and_says_so(cpu):
+    train = cpu(False, MIXED)
+    check_precision(train)
+    with precision_of(train).forward_context():
+        assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is torch.float32
+    said = "on cpu; mixed precision off (this cpu device has no bfloat16); float32"
+    assert describe_precision(train).startswith(said)
+
+
+def test_a_cpu_without_bfloat16_imitates_it_where_that_is_asked_for(cpu):
+    train = cpu(False, BF16)
+    check_precision(train)
+    with precision_of(train).forward_context():
+        assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is torch.bfloat16
+    slowly = "(this cpu device has no bfloat16, much slower than train.amp.enabled=false)"
+    assert f"mixed precision bfloat16 {slowly};" in describe_precision(train)
+
+
+def test_a_cpu_has_bfloat16_where_its_kernels_take_it(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        assert has_bfloat16("cpu") is has
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_bfloat16("cpu")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([BF16, "train.amp.dtype=float16"], "float16 needs a CUDA device, not cpu: bfloat16"),
+        ([MIXED, "train.amp.dtype=float16"], "float16 needs a CUDA device, not cpu: leave the dtype out"),
         (["train.amp.dtype=float8"], "train.amp.dtype.*float8"),
         (["train.float32_precision=low"], "train.float32_precision.*low"),
     ],
@@ -66,7 +109,7 @@ def test_what_cannot_be_is_told_before_data_is_read(toy_folder, overrides, messa
 
 
 def test_a_gpu_without_bfloat16(cuda):
-    with pytest.raises(UserError, match="this cuda device has no bfloat16: float16 on CUDA"):
+    with pytest.raises(UserError, match="this cuda device has no bfloat16: leave the dtype out"):
         check_precision(cuda(False, "train.amp.dtype=bfloat16"))
 
 
@@ -95,8 +138,7 @@ def test_some_things_stay_float32():
 def test_a_run_in_bfloat16_is_near_that_in_float32_and_says_so(toy_folder, capsys):
     run("train.max_iter=1", output="float32")
     run(BF16, "train.max_iter=1")
-    said = "on cpu; mixed precision bfloat16; float32 matrix products torch's own"
-    assert said in capsys.readouterr().out
+    assert "on cpu; mixed precision bfloat16" in capsys.readouterr().out
     found, expected = (logged("loss", name)[0] for name in ("output", "float32"))
     assert found == pytest.approx(expected, rel=0.02)
     assert found != expected

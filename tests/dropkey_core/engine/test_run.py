@@ -26,7 +26,7 @@ from tests.dropkey_core.engine.toy_run import (
         "dataloader.train.num_workers=2",
         "train.ema={decay: 0.75, warmup: true}",
         "train.accumulate=2",  # in step 4, in the first evaluation, in step 8
-        "train.amp.enabled=true",
+        "train.amp={enabled: true, dtype: bfloat16}",
     ],
 )
 def test_crashed_run_resumes_to_the_last_bit(toy_folder, monkeypatch, setting, calls):
