@@ -59,12 +59,13 @@ gpu-check: $(VENV)/.test
 # One rule for the stamps .venv/.train, .venv/.test and .venv/.docs: install that extra, unless it is
 # there. UV= takes pip though uv is there.
 UV ?= $(shell command -v uv)
-FETCHED := torch comes with CUDA libraries: 3 GB to fetch, 5 on the disk; without a GPU docs/start.md has a smaller one
+FETCHED := torch comes with CUDA libraries: 3 GB to fetch, 6 on the disk; without a GPU docs/start.md has a smaller one
 $(VENV)/.train $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
 	@$(BIN)/python -c 'import torch' 2> /dev/null || echo "$(FETCHED)"
 	@if test -n "$(UV)"; then \
 		echo "installing with uv into $(VENV) (a few minutes the first time)"; \
+		test -x $(BIN)/python || $(UV) venv --quiet --seed --python $(PYTHON) $(VENV); \
 		$(UV) sync --locked --inexact --python $(PYTHON) --extra $*; \
 	else \
 		echo "installing with pip into $(VENV) (some minutes the first time)"; \

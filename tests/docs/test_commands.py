@@ -1,6 +1,7 @@
 """Commands on the pages: scripts are there, with these options; configs have these settings."""
 
 import contextlib
+import os
 import re
 import shlex
 
@@ -50,6 +51,13 @@ def test_scripts_are_there_and_have_the_options():
         known = "".join(source.read_text() for source in sources if source.exists())
         missing += [f"{page.name}: {script} {o}" for o in options if not is_known(o, known)]
     assert not missing
+
+
+def test_scripts_that_are_called_by_name_may_be():
+    lines = {line.split(" ")[0] for page in PAGES for line in commands(page) if " " in line}
+    called = {word for word in lines if SCRIPT.fullmatch(word)} - {DETECTRON2}
+    assert "tools/train_net.py" in called
+    assert not {script for script in called if not os.access(PROJECT_ROOT / script, os.X_OK)}
 
 
 def is_known(option, sources):
