@@ -93,16 +93,13 @@ def test_ratio_0_drops_nothing(small_detr):
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "message"),
+    ("settings", "message"),
     [
-        ({"backbone": "vgg16"}, UserError, "backbone must be one of .*got 'vgg16'"),
-        ({"backbone_norm": "sync"}, UserError, "backbone_norm must be .*got 'sync'"),
-        ({"drop_sites": ["encoder"]}, UserError, "drop_sites may hold encoder_self, .*got encoder"),
-        ({"drop_ratio": 1.0}, ValueError, r"must be in \[0, 1\), got 1.0"),
-        ({"drop_unit": "head"}, ValueError, "unit must be one of key, weight, .* got 'head'"),
-        ({"drop_schedule": "sine"}, ValueError, "schedule must be one of .*got 'sine'"),
+        ({"backbone": "vgg16"}, "backbone must be one of .*got 'vgg16'"),
+        ({"backbone_norm": "sync"}, "backbone_norm must be .*got 'sync'"),
+        ({"drop_sites": ["encoder"]}, "drop_sites may hold encoder_self, .*got encoder"),
     ],
 )
-def test_bad_settings_are_named(small_detr, settings, error, message):
-    with pytest.raises(error, match=message):
+def test_bad_settings_are_named(small_detr, settings, message):
+    with pytest.raises(UserError, match=message):
         small_detr(**settings)

@@ -182,7 +182,6 @@ def test_crops_have_sides_and_places_of_their_range():
         ({"min_sizes": []}, r"sizes must be 1 pixel or more, got \[\]"),
         ({"min_sizes": [0]}, r"sizes must be 1 pixel or more, got \[0\]"),
         ({"crop_range": [9, 4]}, "crop_range must be .* got 9, 4"),
-        ({"flip_probability": 1.5}, "interval"),
     ],
 )
 def test_impossible_settings_are_refused(arguments, message):

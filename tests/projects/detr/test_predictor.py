@@ -40,10 +40,6 @@ def found(detector):
     return Detections.of(Input(image, "a.jpg"), outputs, 0.5, *classes)
 
 
-def test_what_is_printed_is_short(detector):
-    assert repr(detector) == "<Detector: DETR, finds objects>"
-
-
 def test_fields_of_the_surest(found):
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6]))
     assert repr(found) == "<Detections on a.jpg (800 x 500): 2 found>"

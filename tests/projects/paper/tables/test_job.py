@@ -73,18 +73,6 @@ def test_settings_leave_out_where_and_how_it_runs(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        (Plan("huge"), "no scale 'huge'; it has full, demo"),
-        (Plan(rows=("nnoe",)), "no row 'nnoe'; nearest is 'none'"),
-    ],
-)
-def test_unknown_names(table, plan, message):
-    with pytest.raises(UserError, match=message):
-        plan_jobs(table, plan)
-
-
-@pytest.mark.parametrize(
     ("override", "option"), [("train.seed=3", "--seeds"), ("train.output_dir=x", "--output")]
 )
 def test_overrides_that_are_the_tables(override, option):
