@@ -16,8 +16,8 @@ focus: the share of the most attended tokens, on clean and corrupted images (TAP
 metric under corruption.
 masks: which keys queries lose, without a model: patches, blocks, crosses (Figure 2).
 
-Models are given as --runs, folders that trainings wrote, or as --config and --weights. Runs of
-equal label are repetitions, as of several seeds: figures show their mean and deviation.
+Models are given as --runs, folders that trainings wrote. Runs of equal label are repetitions, as of
+several seeds: figures show their mean and deviation.
 """
 
 import argparse
@@ -81,10 +81,8 @@ def add_study(commands, name: str, num_images: int | None = None) -> argparse.Ar
     """Add a subcommand with the options that all have."""
     study = commands.add_parser(name)
     add = study.add_argument
-    add("--runs", nargs="+", type=Path, default=[], metavar="FOLDER", help="what trainings wrote")
+    add("--runs", nargs="+", type=Path, required=True, metavar="FOLDER", help="of trainings")
     add("--labels", nargs="+", metavar="NAME", help="one for each run; default: its folder's name")
-    add("--config", metavar="FILE", help="an experiment's YAML; default: the run's own")
-    add("--weights", metavar="FILE", help="a checkpoint; default: the run's best or last")
     add("--set", nargs="+", default=[], metavar="key=value", help="changes to the YAML")
     what = "at most so many of the test set, chosen at random, always the same; default: "
     what += str(num_images or "all")
@@ -111,9 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.num_images is not None and arguments.num_images < 1:
         raise UserError(f"--num-images must be at least 1, got {arguments.num_images}")
-    sources = find_sources(
-        arguments.runs, arguments.labels, arguments.config, arguments.weights, arguments.set
-    )
+    sources = find_sources(arguments.runs, arguments.labels, arguments.set)
     make_folder(arguments.output)
     common = (sources, arguments.output, arguments.num_images)
     if arguments.study == "entropy":

@@ -26,32 +26,9 @@ from dropkey_core.engine.files.outside import reading
 from dropkey_core.engine.launch import DEVICES, available_device
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights
-from dropkey_core.engine.run_folder import CONFIG, checkpoint_in
+from dropkey_core.engine.run_folder import CONFIG
 
 T = TypeVar("T")
-
-
-def find_run_files(run: Path | None, config: str | None, weights: str | None) -> tuple[str, str]:
-    """Return the paths of config and weights of a command line.
-
-    Args:
-        run: ``--run``, the folder of a training; it fills the gaps.
-        config: ``--config``, else the run's resolved config.
-        weights: ``--weights``, else the run's best checkpoint or its last.
-
-    Raises:
-        UserError: naming the option that is missing, or what the run's folder lacks.
-    """
-    if run is None:
-        if config is None:
-            raise UserError("nothing to show: give --run FOLDER, or --config FILE --weights FILE")
-        if weights is None:
-            raise UserError("no weights to look at: give --weights FILE, or --run FOLDER")
-        return config, weights
-    folder = run.expanduser().absolute()
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is no folder of a run: it has no {CONFIG}")
-    return config or str(folder / CONFIG), weights or str(checkpoint_in(folder))
 
 
 @dataclass(frozen=True)

@@ -137,10 +137,8 @@ def test_focus_under_corruption(analyze, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["entropy"], "nothing to show: give --run FOLDER"),
         (["entropy", "--runs", "no"], "no is no folder of a run"),
         (["entropy", "--runs", "RUNS", "--labels", "a"], "2 runs, 1 labels"),
-        (["entropy", "--runs", "RUNS", "--weights", "a"], "--weights is for one model"),
         (["entropy", "--runs", "RUNS", "--num-images", "0"], "--num-images must be at least 1"),
         (["occlusion", "--runs", "RUNS", "--ratios", "1"], "ratio must be in [0, 1), got 1"),
         (["occlusion", "--runs", "RUNS", "--metric", "AP"], "--metric must be one of cls/top1"),
@@ -164,7 +162,7 @@ def test_a_users_errors_are_one_line(main, runs, tmp_path, capsys, words, messag
 def test_a_selection_is_random_and_always_the_same(runs):
     from projects.paper.figures.trained import find_sources, load_trained
 
-    (source,) = find_sources([Path(runs[0])], None, None, None, ["dataset.test.per_class=null"])
+    (source,) = find_sources([Path(runs[0])], None, ["dataset.test.per_class=null"])
     trained = load_trained(source)
     chosen = [[s["image_id"] for batch in trained.batches(12) for s in batch] for _ in "ab"]
     assert chosen[0] == chosen[1] == sorted(set(chosen[0]))

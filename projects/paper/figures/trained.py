@@ -23,7 +23,7 @@ from dropkey_core.engine.config import load_config
 from dropkey_core.engine.data import TestBatchSampler
 from dropkey_core.engine.errors import UserError
 from dropkey_core.engine.evaluation import Evaluator
-from dropkey_core.engine.inference import find_run_files
+from dropkey_core.engine.run_folder import CONFIG, checkpoint_in
 from projects.paper.figures.corruptions import Corruption
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Source:
     Attributes:
         label: what it is called in figures; models of equal label are repetitions, as of several
             seeds.
-        place: the folder or file it is from, for CSV files.
+        place: the folder it is from, for CSV files.
         config: loaded.
         weights: path of a checkpoint.
     """
@@ -56,39 +56,35 @@ class Source:
 
 
 def find_sources(
-    runs: Sequence[Path],
-    labels: Sequence[str] | None,
-    config: str | None,
-    weights: str | None,
-    overrides: Sequence[str],
+    runs: Sequence[Path], labels: Sequence[str] | None, overrides: Sequence[str]
 ) -> list[Source]:
     """Find the models that a command line names.
 
     Args:
-        runs: folders of trainings; none: the model of ``config`` and ``weights``.
+        runs: folders of trainings.
         labels: one for each run; None: the folders' names.
-        config: a config, for all the runs too if there are some.
-        weights: a checkpoint, where there is at most one run.
         overrides: changes to all configs.
 
     Raises:
-        UserError: labels or weights that do not fit the runs, or as ``find_run_files`` says.
+        UserError: labels that do not fit the runs, a folder that is none of a run, or a run without
+            a checkpoint.
     """
-    places: list[Path | None] = [*runs] or [None]
-    if labels is not None and len(labels) != len(places):
-        raise UserError(f"--labels must name each run: {len(places)} runs, {len(labels)} labels")
-    if weights is not None and len(runs) > 1:
-        raise UserError("--weights is for one model; each of several --runs has its own")
-    names = labels or [(place or Path(weights or "model")).absolute().stem for place in places]
-    sources = []
-    for name, place in zip(names, places, strict=True):
-        path, checkpoint = find_run_files(place, config, weights)
-        loaded = load_config(path, overrides)
-        # A test set's evaluator writes predictions where those of the training lie.
-        if OmegaConf.select(loaded, "dataloader.evaluator.output_dir") is not None:
-            loaded.dataloader.evaluator.output_dir = None
-        sources.append(Source(name, str(place or checkpoint), loaded, checkpoint))
-    return sources
+    names = labels or [run.absolute().name for run in runs]
+    if len(names) != len(runs):
+        raise UserError(f"--labels must name each run: {len(runs)} runs, {len(names)} labels")
+    return [find_source(run, name, overrides) for run, name in zip(runs, names, strict=True)]
+
+
+def find_source(run: Path, label: str, overrides: Sequence[str]) -> Source:
+    """Find the model of one run, see ``find_sources``."""
+    folder = run.expanduser().absolute()
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no folder of a run: it has no {CONFIG}")
+    config = load_config(folder / CONFIG, overrides)
+    # A test set's evaluator writes predictions where those of the training lie.
+    if OmegaConf.select(config, "dataloader.evaluator.output_dir") is not None:
+        config.dataloader.evaluator.output_dir = None
+    return Source(label, str(run), config, str(checkpoint_in(folder)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 import copy
 import datetime
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dropkey_core.engine import UserError, load_config
-from dropkey_core.engine.inference import find_run_files, find_trained
+from dropkey_core.engine.inference import find_trained
 from dropkey_core.engine.paths import PROJECT_ROOT
 from dropkey_core.engine.published import PublishedWeights
 
@@ -223,43 +222,3 @@ def test_a_published_name(fetched, tmp_path, monkeypatch):
     assert trained.state.keys() == {"renamed"}
     with pytest.raises(UserError, match=r"no checkpoint at smal .*: neither.*nearest is 'small'"):
         find_trained("smal", {"small": published})
-
-
-# ---- runs ----------------------------------------------------------------------------------------
-@pytest.fixture
-def run(tmp_path):
-    """The folder of a run that has a config and its last checkpoint."""
-    for name in ("config.yaml", "last.pth"):
-        (tmp_path / name).touch()
-    return tmp_path
-
-
-def test_a_run_fills_what_is_not_given(run):
-    found = str(run / "config.yaml"), str(run / "last.pth")
-    assert find_run_files(run, None, None) == found
-    given = ("c.yaml", "w.pth")
-    assert find_run_files(run, *given) == find_run_files(None, *given) == given
-
-
-def test_the_best_checkpoint_comes_first(run):
-    (run / "best.pth").touch()
-    assert find_run_files(run, None, None)[1] == str(run / "best.pth")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ((None, None, "w.pth"), "nothing to show: give --run FOLDER"),
-        ((None, "c.yaml", None), "no weights to look at: give --weights FILE"),
-        ((Path("none"), None, None), "none is no folder of a run: it has no config.yaml"),
-    ],
-)
-def test_what_is_missing_is_named(given, message):
-    with pytest.raises(UserError, match=message):
-        find_run_files(*given)
-
-
-def test_a_run_without_checkpoint(run):
-    (run / "last.pth").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint yet, neither best\.pth nor last\.pth"):
-        find_run_files(run, None, None)
