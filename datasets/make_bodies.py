@@ -43,7 +43,6 @@ from projects.metro.humbi.files import (
     vertex_file,
     write_cameras,
     write_fit,
-    write_keypoints,
     write_vertices,
 )
 from projects.metro.humbi.prepare import INDEX, prepare
@@ -243,7 +242,7 @@ def write_subject(bundle: Path, body: Body, settings: PeopleSettings, subject: i
     for frame, (fit, vertices) in enumerate(zip(fits, meshes, strict=True), 1):
         write_fit(parameter_file(folder, frame), fit)
         write_vertices(vertex_file(folder, frame), vertices)
-        write_keypoints(keypoint_file(folder, frame), vertices[keypoints])
+        write_vertices(keypoint_file(folder, frame), vertices[keypoints])
         for number, camera in cameras.items():
             path = image_file(folder, frame, number)
             path.parent.mkdir(exist_ok=True)

@@ -92,10 +92,7 @@ def convert_metro(arguments: argparse.Namespace) -> list[str]:
 
 
 def convert_classification(arguments: argparse.Namespace) -> list[str]:
-    """The weights of a T2T-ViT, VOLO or DeiT, official or timm's, under our names.
-
-    Of an older checkpoint of ours that holds averaged weights inside the model: those.
-    """
+    """The weights of a T2T-ViT, VOLO or DeiT, official or timm's, under our names."""
     from projects.classification.convert import classifier_weights
 
     return convert_checkpoint(arguments.input, arguments.output, classifier_weights)

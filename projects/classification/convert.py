@@ -1,4 +1,4 @@
-"""Published weights of classifiers, and averaged weights of ours, for ``train.init_checkpoint``."""
+"""Published weights of classifiers for ``train.init_checkpoint``."""
 
 import math
 from collections.abc import Mapping
@@ -15,9 +15,7 @@ from projects.classification.t2t import T2TViT
 # Where training scripts put weights, the best first: T2T-ViT's and VOLO's follow timm's.
 PLACES = ("state_dict_ema", "model", "state_dict")
 NETWORK = "network."
-AVERAGE = "average.module."
 WRAPPED = "module."  # of a model that was trained by several processes
-AVERAGED = "the averaged weights took the network's place"
 T2T_MARK = "tokens_to_token.project.weight"
 
 
@@ -26,18 +24,17 @@ def classifier_weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
 
     Args:
         content: of a checkpoint of the official T2T-ViT (its averaged weights if there are some),
-            VOLO or DeiT, or of timm; or of an older one of ours that holds averaged weights inside
-            the model, which take the place of the others.
+            VOLO or DeiT, or of timm.
 
     Raises:
         UserError: it is of something else.
     """
     place, state = weights_of(content)
-    network, said = network_weights(state)
-    if T2T_MARK in network and AVERAGED not in said:
+    network = network_weights(state)
+    said = [f"converted: {len(network)} tensors of {place}"]
+    if T2T_MARK in network:
         said.append(describe_t2t(network))
-    converted = {f"{NETWORK}{name}": tensor for name, tensor in network.items()}
-    return converted, [f"converted: {len(network)} tensors of {place}", *said]
+    return {f"{NETWORK}{name}": tensor for name, tensor in network.items()}, said
 
 
 def weights_of(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
@@ -53,24 +50,21 @@ def tensors_of(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in mapping.items() if isinstance(value, Tensor)}
 
 
-def network_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The bare network's weights, and a line that says which they are.
+def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The bare network's weights.
 
     Raises:
-        UserError: no weights, or ours without an average: there is nothing to convert.
+        UserError: no weights, or ours: there is nothing to convert.
     """
     if not state:
         raise UserError(
             f"there are no weights in the checkpoint, neither below {', '.join(PLACES)} nor outside"
         )
-    if average := without_prefix(state, AVERAGE):
-        return average, [AVERAGED]  # of any size
     if all(name.startswith(NETWORK) for name in state):  # some names in a VOLO do, too
         raise UserError(
-            "these are weights of this project's Classifier already, without averaged ones: "
-            "nothing to convert"
+            "these are weights of this project's Classifier already: nothing to convert"
         )
-    return without_prefix(state, WRAPPED) or dict(state), []
+    return without_prefix(state, WRAPPED) or dict(state)
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

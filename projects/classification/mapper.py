@@ -33,7 +33,6 @@ class ClassificationMapper:
         training: whether to augment.
         image_size: side of the square sample in pixels.
         crop: ``resized`` or ``padded``, in training.
-        min_scale: smallest part of the image's area that a ``resized`` crop takes.
         padding: greatest shift of a ``padded`` crop in pixels; what comes in is black.
         flip_probability: share of images that are mirrored left to right.
         rand_augment_ops: number of random operations, each with probability 0.5; 0 is none.
@@ -56,7 +55,6 @@ class ClassificationMapper:
         training: bool,
         image_size: int = 224,
         crop: str = "resized",
-        min_scale: float = 0.08,
         padding: int = 4,
         flip_probability: float = 0.5,
         rand_augment_ops: int = 0,
@@ -71,7 +69,6 @@ class ClassificationMapper:
         resized = training and crop == "resized"
         check_choice("interpolation", interpolation, INTERPOLATIONS + ("random",) * resized)
         for name, value, least, most in (
-            ("min_scale", min_scale, 0, 1),
             ("crop_pct", crop_pct, 0.01, 2),
             ("rand_augment_magnitude", rand_augment_magnitude, 0, 10),
             ("flip_probability", flip_probability, 0, 1),
@@ -85,7 +82,6 @@ class ClassificationMapper:
         self.transform = create_transform(
             image_size,
             is_training=training,
-            scale=(min_scale, 1.0),
             hflip=flip_probability,
             color_jitter=None,  # the recipes' random operations take its place
             auto_augment=operations if rand_augment_ops else None,

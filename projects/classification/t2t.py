@@ -25,13 +25,11 @@ class T2TAttention(nn.Module):
     Args:
         embed_dim: E.
         num_heads: H, a divisor of E.
-        scale: factor on the dot products; None is D^-0.5.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, scale: float | None = None) -> None:
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = scale
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
@@ -39,7 +37,7 @@ class T2TAttention(nn.Module):
         """(B, L, E) -> (B, L, E)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, L, D) each
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -51,20 +49,12 @@ class T2TBlock(nn.Module):
         num_heads: H.
         mlp_ratio: hidden width of the feed-forward network over E.
         drop_path: probability that a sample skips a branch (stochastic depth).
-        scale: see ``T2TAttention``.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        drop_path: float,
-        scale: float | None,
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.attn = T2TAttention(embed_dim, num_heads, scale)
+        self.attn = T2TAttention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -90,8 +80,6 @@ class T2TViT(nn.Module):
         tokens: ``performer`` or ``transformer``.
         token_dim: width between the splits.
         token_dropout: of the performer layers.
-        qk_scale: factor on the dot products of the blocks; None is D^-0.5. The official factories
-            set E^-0.5 if they are asked for pretrained weights, and D^-0.5 else.
 
     Raises:
         UserError: sizes that do not fit each other.
@@ -111,7 +99,6 @@ class T2TViT(nn.Module):
         tokens: str = "performer",
         token_dim: int = 64,
         token_dropout: float = 0.1,
-        qk_scale: float | None = None,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads or embed_dim % 2:
@@ -131,7 +118,7 @@ class T2TViT(nn.Module):
         table = sinusoid_table(side**2 + 1, embed_dim)[None]
         self.pos_embed = nn.Parameter(table, requires_grad=False)
         self.blocks = nn.ModuleList(
-            T2TBlock(embed_dim, num_heads, mlp_ratio, drop_path * i / max(depth - 1, 1), qk_scale)
+            T2TBlock(embed_dim, num_heads, mlp_ratio, drop_path * i / max(depth - 1, 1))
             for i in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)

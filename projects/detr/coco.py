@@ -52,7 +52,6 @@ class CategoryMap:
         self._category_id_of = dict(zip(indices, ids, strict=True))
         numbers = [self._category_id_of.get(index, index) for index in range(self.num_classes)]
         self.classes = [Category(number, self.names.get(number, "unused")) for number in numbers]
-        self.class_names = [each.name for each in self.classes]
 
     def class_index(self, category_id: int) -> int:
         """Class index of a category id of the file."""

@@ -82,7 +82,6 @@ class BackboneConfig(msgspec.Struct):
     model_type: Literal["timm_backbone", "resnet"]
     backbone: str | None = None  # timm's name
     output_stride: int | None = None
-    out_indices: list[int] | None = None
     depths: tuple[int, ...] = (3, 4, 6, 3)
     layer_type: Literal["basic", "bottleneck"] = "bottleneck"
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)

@@ -20,7 +20,7 @@ from projects.qpic.average_precision import (
     strongest_interactions,
 )
 from projects.qpic.classes import read_classes
-from projects.qpic.ground_truth import NO_OBJECT, Triplet, distinct, image_truth
+from projects.qpic.ground_truth import NO_OBJECT, Triplet, image_truth
 from projects.qpic.interaction_file import read_interactions
 from projects.qpic.picture import Pair, draw_pairs
 
@@ -155,8 +155,8 @@ class HicoDetEvaluator(ImageEvaluator):
         self.truth = {image_id: image_truth(known) for image_id, known in ground_truth.items()}
         # How many interactions of each triplet are asked for, by first appearance.
         self.num_truths = Counter(t for truth in self.truth.values() for t in truth.triplets)
-        self.rare = distinct(rare_triplets)
-        self.non_rare = distinct(non_rare_triplets)
+        self.rare = set(rare_triplets)
+        self.non_rare = set(non_rare_triplets)
         self.subject_label = subject_label
         self.object_names = object_names or range(self.num_classes)
         self.verb_names = verb_names or range(self.num_verbs)

@@ -1,6 +1,6 @@
 """The ground truth of interaction detection: what there is to find on an image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +62,3 @@ def image_truth(annotations: Mapping[str, Any]) -> ImageTruth:
         labels[is_object].tolist(),
         len(boxes) > 0,
     )
-
-
-def distinct(triplets: Iterable[Triplet]) -> set[Triplet]:
-    """Triplets of any integer type, such as numpy's, as a set of plain tuples."""
-    return {(int(subject), int(obj), int(verb)) for subject, obj, verb in triplets}

@@ -168,7 +168,7 @@ SIZES = ("embed_dim", "num_heads", "num_decoder_layers", "ffn_dim", "num_queries
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print what came out."""
     config = load_config(arguments.config, arguments.overrides)
-    num_classes = len(read_categories(config.dataset.test.annotations).class_names)
+    num_classes = read_categories(config.dataset.test.annotations).num_classes
     if arguments.detector == "fcos":
         mapper = config.dataloader.test.mapper
         sizes = {"min_size": max(mapper.min_sizes), "max_size": mapper.max_size}

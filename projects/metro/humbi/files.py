@@ -298,14 +298,12 @@ def write_cameras(body: Path, cameras: Mapping[int, Camera], num_frames: int) ->
 
 
 def write_vertices(path: Path, vertices: NDArray[np.floating]) -> None:
-    """Write smpl_vertex.txt, vertices (V, 3) in world units, with nine digits (a float32's)."""
+    """Write smpl_vertex.txt or keypoints.txt, points (V, 3) in world units.
+
+    Nine digits, a float32's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savetxt(path, vertices, fmt="%.9g")
-
-
-def write_keypoints(path: Path, keypoints: NDArray[np.floating]) -> None:
-    """Write keypoints.txt, keypoints (25, 3) in world units."""
-    write_vertices(path, keypoints)
 
 
 def write_fit(path: Path, fit: Fit) -> None:

@@ -8,7 +8,7 @@ import math
 import torch
 
 
-def plain_t2t(state, images, num_heads, splits, scale=None):
+def plain_t2t(state, images, num_heads, splits):
     """Logits (B, K) and the names of all tensors that were read."""
     state = {name: tensor.double() for name, tensor in state.items()}
     used = set()
@@ -57,7 +57,7 @@ def plain_t2t(state, images, num_heads, splits, scale=None):
         heads = []
         for h in range(num_heads):
             part = slice(h * width, (h + 1) * width)
-            logits = q[..., part] @ k[..., part].transpose(1, 2) * (scale or width**-0.5)
+            logits = q[..., part] @ k[..., part].transpose(1, 2) * width**-0.5
             heads.append(torch.softmax(logits, -1) @ v[..., part])
         return linear(f"{name}.proj", torch.cat(heads, -1))
 

@@ -55,20 +55,6 @@ def test_averaged_weights_come_first_and_prefixes_go(small_t2t, tmp_path, conver
     torch.testing.assert_close(state["network.cls_token"], small_t2t["cls_token"] + 1)
 
 
-def test_an_average_inside_a_model_becomes_its_network(tiny, samples, tmp_path, convert_classifier):
-    model = tiny()
-    state = model.state_dict()
-    averages = {name.replace("network.", "average.module."): t for name, t in state.items()}
-    raw = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    torch.save({"model": {**raw, **averages}, "step": 7}, tmp_path / "best.pth")
-    # A T2T-ViT of no official size is converted without being described.
-    said = convert_classifier(tmp_path / "best.pth", tmp_path / "b.pth")
-    assert said[1:] == ["the averaged weights took the network's place"]
-    plain = tiny()
-    load_weights(plain, tmp_path / "b.pth")
-    torch.testing.assert_close(plain.eval()(samples), model.eval()(samples))
-
-
 def test_volo_is_taken_with_timms_names(tmp_path, convert_classifier):
     sizes = {"layers": [1, 1, 1, 1], "embed_dims": [16, 32, 32, 32], "num_heads": [2, 2, 2, 2]}
     network = build_model("volo", 4, 32, architecture_options=sizes).network

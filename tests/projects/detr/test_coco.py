@@ -20,7 +20,7 @@ def test_sparse_ids_become_contiguous_in_id_order_and_come_back():
     assert categories_.num_classes == 3
     assert [categories_.class_index(number) for number in (1, 3, 7)] == [0, 1, 2]
     assert [categories_.category_id(index) for index in (0, 1, 2)] == [1, 3, 7]
-    assert categories_.class_names == ["c1", "c3", "c7"]
+    assert [each.name for each in categories_.classes] == ["c1", "c3", "c7"]
 
 
 def test_cocos_own_ids_are_the_class_indices_of_official_checkpoints():
@@ -32,7 +32,7 @@ def test_cocos_own_ids_are_the_class_indices_of_official_checkpoints():
         for number in COCO_CATEGORY_IDS
     )
     assert categories_.category_id(12) is None
-    assert [categories_.class_names[index] for index in (0, 12, 90)] == ["unused", "unused", "c90"]
+    assert [categories_.classes[index].name for index in (0, 12, 90)] == ["unused", "unused", "c90"]
 
 
 def test_a_part_of_cocos_ids_is_not_coco():
@@ -41,7 +41,7 @@ def test_a_part_of_cocos_ids_is_not_coco():
 
 def test_names_that_occur_twice_are_told_apart():
     categories_ = CategoryMap([Category(0, "fish"), Category(4, "fish")])
-    assert categories_.class_names == ["fish (0)", "fish (4)"]
+    assert [each.name for each in categories_.classes] == ["fish (0)", "fish (4)"]
 
 
 def test_class_index_outside_the_file_is_refused():

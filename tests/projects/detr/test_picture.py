@@ -22,7 +22,8 @@ DOCUMENT = {
 def test_true_boxes_keep_their_names_and_crowds(write_coco):
     images, annotations = map(str, write_coco())
     record = load_coco(images, annotations)[0]
-    boxes = true_boxes(record["annotations"], read_categories(annotations).class_names)
+    names = [each.name for each in read_categories(annotations).classes]
+    boxes = true_boxes(record["annotations"], names)
     assert [(box.corners, box.marking().label) for box in boxes] == [
         ((5, 6, 25, 16), "ship"),
         ((0, 0, 60, 40), "tree (crowd)"),

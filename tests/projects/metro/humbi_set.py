@@ -13,7 +13,6 @@ from projects.metro.humbi.files import (
     vertex_file,
     write_cameras,
     write_fit,
-    write_keypoints,
     write_vertices,
 )
 from projects.metro.humbi.index import LAYOUT, stored
@@ -76,7 +75,7 @@ def write_subject(bundle, subject, frames, num_vertices, mesh=None):
         vertices = vertices_of(subject, frame, num_vertices) if mesh is None else mesh(fit)
         write_fit(parameter_file(body, frame), fit)
         write_vertices(vertex_file(body, frame), vertices)
-        write_keypoints(keypoint_file(body, frame), np.zeros((25, 3)))
+        write_vertices(keypoint_file(body, frame), np.zeros((25, 3)))
         for camera in CAMERAS:
             path = image_file(body, frame, camera)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ pytest.importorskip("smplx", reason="the check poses bodies with smplx")
 from dropkey_core.engine import UserError
 from projects.metro.body.model import BodyModel
 from projects.metro.humbi.check import KEYPOINTS, check_meshes
-from projects.metro.humbi.files import keypoint_file, vertex_file, write_keypoints, write_vertices
+from projects.metro.humbi.files import keypoint_file, vertex_file, write_vertices
 from projects.metro.humbi.prepare import prepare
 from tests.projects.metro.humbi_set import SCALE, write_subject
 
@@ -65,7 +65,7 @@ def test_keypoints_that_were_found_are_compared(checked, tmp_path, toy_body):
     keypoints = np.zeros((25, 3))  # zeros: not found
     keypoints[list(KEYPOINTS[:3])] = joints[:3] + np.array([0, 0.05 * SCALE, 0])
     keypoints[KEYPOINTS[3]] = np.nan
-    write_keypoints(keypoint_file(body, 2), keypoints)
+    write_vertices(keypoint_file(body, 2), keypoints)
     assert checked()[1] == "keypoints and the mesh's joints: 50 mm apart (median)"
 
 

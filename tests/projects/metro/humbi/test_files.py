@@ -18,7 +18,6 @@ from projects.metro.humbi.files import (
     vertex_file,
     write_cameras,
     write_fit,
-    write_keypoints,
     write_vertices,
 )
 
@@ -185,7 +184,7 @@ def test_keypoints_may_be_missing_and_have_more_columns(tmp_path):
     assert keypoints.shape == (25, 3)
     assert keypoints[0].tolist() == [1, 2, 3]
     assert np.isnan(keypoints[1]).all()
-    write_keypoints(tmp_path / "again.txt", keypoints)
+    write_vertices(tmp_path / "again.txt", keypoints)
     assert np.array_equal(read_keypoints(tmp_path / "again.txt"), keypoints, equal_nan=True)
 
 
