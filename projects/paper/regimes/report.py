@@ -128,17 +128,17 @@ def draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     treatments = sorted({comparison.treatment[:2] for comparison in comparisons})
+    sizes = sorted({comparison.regime[2] for comparison in comparisons})
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (names, inside) in zip(grid.flat, sorted(panels.items()), strict=False):
-        draw_panel(axes, name, inside, treatments)
+        draw_panel(axes, name, inside, treatments, sizes)
         axes.set_title("{}, {}, {} augmentation, {} steps, {}".format(*names), fontsize=8)
         axes.set_xlabel(f"training {images_of(plan)}", fontsize=8)
     for axes in grid[:, 0]:
         axes.set_ylabel(f"{metric.label}: with - without", fontsize=8)
-    sizes = sorted({comparison.regime[2] for comparison in comparisons})
-    grid[0, 0].set_xticks(sizes, [str(size) for size in sizes])
-    grid[0, 0].minorticks_off()
+    grid[0, 0].set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    grid[0, 0].set_xlim(-0.5, len(sizes) - 0.5)
     handles = {
         label: handle
         for axes in grid.flat
@@ -157,22 +157,23 @@ def draw_panel(
     metric: str,
     comparisons: Sequence[Comparison],
     treatments: Sequence[tuple[Any, ...]],
+    sizes: Sequence[int],
 ) -> None:
     """One line with intervals for each method and ratio, moved apart a little."""
     axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set_xscale("log")
+    largest = max(ratio for _, ratio in treatments)
     for place, (method, ratio) in enumerate(treatments):
         inside = [c for c in comparisons if c.treatment[:2] == (method, ratio)]
         if not inside:
             continue
         found = [c.differences[metric] for c in inside]
-        apart = 1 + 0.03 * (place - (len(treatments) - 1) / 2)
+        apart = 0.5 * ((place + 0.5) / len(treatments) - 0.5)
         ends = [[d.mean - d.low for d in found], [d.high - d.mean for d in found]]
         axes.errorbar(
-            [c.regime[2] * apart for c in inside],
+            [sizes.index(c.regime[2]) + apart for c in inside],
             [d.mean for d in found],
             np.abs(ends),
-            color=shade(COLOURS.get(method, "#009E73"), ratio),
+            color=shade(COLOURS.get(method, "#009E73"), ratio / largest),
             marker="o",
             markersize=3,
             linewidth=1,
@@ -180,8 +181,8 @@ def draw_panel(
         )
 
 
-def shade(colour: str, ratio: float) -> str:
-    """The colour of a method, paler for smaller ratios."""
-    strength = 0.35 + 0.65 * min(1.0, ratio / 0.3)
-    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
+def shade(colour: str, part: float) -> str:
+    """The colour of a method, paler for smaller parts of its largest ratio."""
+    strength = 0.35 + 0.65 * part
+    red, green, blue = (1 - strength * (1 - channel) for channel in to_rgb(colour))
     return to_hex((red, green, blue))
