@@ -3,8 +3,8 @@
 In mixed precision the forward is bfloat16 where the device computes in it, by torch's autocast.
 Elsewhere on CUDA it is float16, and a scaler multiplies the loss so that small gradients do not
 vanish. Where one overflows it leaves out the step, which counts all the same, and halves the scale;
-after 2,000 good steps in a row it doubles it. Elsewhere it stays float32: a CPU without bfloat16
-takes ten times as long and more to imitate it (pytorch#118499).
+after 2,000 good steps in a row it doubles it. On a CPU without bfloat16 it stays float32: imitating
+it takes ten times as long and more (pytorch#118499).
 """
 
 from typing import TYPE_CHECKING, Any

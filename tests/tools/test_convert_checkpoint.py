@@ -72,6 +72,18 @@ def fail(main, capsys, *arguments):
     return error
 
 
+def test_code_in_the_file_is_refused(main, tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    torch.save({"model": Bomb()}, tmp_path / "bad.pth")
+    error = fail(main, capsys, tmp_path / "bad.pth", tmp_path / "start.pth")
+    assert "is refused: only tensors and plain values are loaded" in error
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "start.pth").exists()
+
+
 def test_errors_in_one_line(main, detr_file, tmp_path, capsys):
     output = tmp_path / "start.pth"
     assert "no checkpoint at" in fail(main, capsys, tmp_path / "none.pth", output)

@@ -93,3 +93,4 @@ def test_what_a_gpu_would_be_asked(check, tmp_path):
     asked = [" ".join(part.command) for part in check.parts("cuda", "/detr", tmp_path)]
     assert "--reference /detr" in asked[1]
     assert all("cpu" not in command for command in asked)
+    assert check.SECONDS < 480

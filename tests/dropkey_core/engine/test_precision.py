@@ -69,22 +69,23 @@ def test_an_old_gpu_has_float16_and_a_scaler(cuda):
     assert describe_precision(cuda(True)).startswith("on cuda; mixed precision bfloat16;")
 
 
-def test_a_cpu_without_bfloat16_stays_float32_and_says_so(cpu):
-    train = cpu(False, MIXED)
+@pytest.mark.parametrize(
+    ("setting", "dtype", "said"),
+    [
+        (MIXED, torch.float32, "off (this cpu device has no bfloat16)"),
+        (
+            BF16,
+            torch.bfloat16,
+            "bfloat16 (this cpu device has no bfloat16, much slower than train.amp.enabled=false)",
+        ),
+    ],
+)
+def test_a_cpu_without_bfloat16_imitates_it_only_where_that_is_asked_for(cpu, setting, dtype, said):
+    train = cpu(False, setting)
     check_precision(train)
     with precision_of(train).forward_context():
-        assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is torch.float32
-    said = "on cpu; mixed precision off (this cpu device has no bfloat16); float32"
-    assert describe_precision(train).startswith(said)
-
-
-def test_a_cpu_without_bfloat16_imitates_it_where_that_is_asked_for(cpu):
-    train = cpu(False, BF16)
-    check_precision(train)
-    with precision_of(train).forward_context():
-        assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is torch.bfloat16
-    slowly = "(this cpu device has no bfloat16, much slower than train.amp.enabled=false)"
-    assert f"mixed precision bfloat16 {slowly};" in describe_precision(train)
+        assert torch.nn.Linear(2, 2)(torch.randn(1, 2)).dtype is dtype
+    assert f"on cpu; mixed precision {said}; float32" in describe_precision(train)
 
 
 def test_a_cpu_has_bfloat16_where_its_kernels_take_it(monkeypatch):
