@@ -141,7 +141,7 @@ def judge_claim(claim: Claim, rows: Iterable[Finished]) -> Judged | None:
 
 
 def verdict(claim: Claim, difference: Difference) -> str:
-    """Whether ours agrees with the paper; it cannot tell if the interval holds 0."""
+    """Whether ours is as expected; it cannot tell if the interval holds 0."""
     if not difference.excludes_zero:
         return "cannot tell"
-    return "agrees" if (difference.mean > 0) == (claim.paper == "more") else "disagrees"
+    return "agrees" if (difference.mean > 0) == (claim.expected == "more") else "disagrees"

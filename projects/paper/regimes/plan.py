@@ -120,11 +120,11 @@ CLASSIFICATION = {
 
 
 class Claim(Struct, forbid_unknown_fields=True):
-    """What the paper says of two kinds of runs, to be held against ours, paired by all else.
+    """What a paper says of two kinds of runs, to be held against ours, paired by all else.
 
     Attributes:
         text: the claim.
-        paper: whether the first kind has more of the metric than the second, or less.
+        expected: whether the first kind has more of the metric than the second, or less.
         metric: a column of the CSV.
         of: what the first kind's columns hold, ``{method: dropkey}``; none: all runs.
         than: the second kind's, of the same columns.
@@ -132,7 +132,7 @@ class Claim(Struct, forbid_unknown_fields=True):
     """
 
     text: str
-    paper: Literal["more", "less"]
+    expected: Literal["more", "less"]
     metric: str
     of: dict[str, Any] = {}
     than: dict[str, Any] = {}

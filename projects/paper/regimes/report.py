@@ -21,9 +21,9 @@ NAMES = {"dropkey": "DropKey"}
 COLOURS = {"dropout": "#D55E00", "dropkey": "#0072B2"}  # Okabe and Ito's
 SCHEDULES = {"linear_decreasing": "falling", "linear_increasing": "rising"}
 
-METHOD = """Each difference is to the same seed trained without dropping: the same first weights,
-subset of the training images, order, augmentation and test set. Mean over seeds, in brackets its
-95 % interval (Student's t)."""
+METHOD = """A difference is between trainings of one seed: the same first weights where the networks
+are the same, subset of the training images, order, augmentation and test set. Mean over seeds, in
+brackets its 95 % interval (Student's t)."""
 
 
 def write_report(plan: Plan, rows: Sequence[Finished], folder: Path) -> Path:
@@ -66,8 +66,8 @@ def verdicts(plan: Plan, rows: Sequence[Finished]) -> list[str]:
             apart = ours.difference
             found = [str(apart.seeds), f"{ours.of:.2f}", f"{ours.than:.2f}", apart.text(2)]
             found += [verdict(claim, apart)]
-        lines.append([claim.text, claim.metric, claim.paper, *found])
-    head = ["claim", "metric", "paper", "seeds", "ours: of", "than", "difference", "verdict"]
+        lines.append([claim.text, claim.metric, claim.expected, *found])
+    head = ["claim", "metric", "expected", "seeds", "ours: of", "than", "difference", "verdict"]
     return ["## Verdicts", markdown(head, lines)] if lines else []
 
 
@@ -76,7 +76,8 @@ def differences(plan: Plan, num_runs: int, comparisons: Sequence[Comparison]) ->
     counted = [d for comparison in comparisons for d in comparison.differences.values()]
     apart = sum(difference.excludes_zero for difference in counted)
     judged = sum(difference.seeds > 1 for difference in counted)
-    count = f"{num_runs} runs, {len(comparisons)} x {len(plan.metrics)} = {len(counted)} "
+    count = 'Here a difference is to nothing dropped, "without". '
+    count += f"{num_runs} runs, {len(comparisons)} x {len(plan.metrics)} = {len(counted)} "
     count += f"comparisons, {judged} of them with more than one seed. {apart} intervals exclude 0; "
     count += f"were there no effect at all, about {0.05 * judged:.0f} would."
     head = ["network", "augmentation", "steps", images_of(plan), "method", "ratio", "schedule"]

@@ -55,9 +55,9 @@ def test_other_regimes_are_not_mixed(rows):
     assert compare([*moved, *rows[2:]], ["test_top1"]) == []
 
 
-def claim(paper="more", **changes):
+def claim(expected="more", **changes):
     sides = {"of": {"method": "dropkey"}, "than": {"method": "dropout"}}
-    return Claim("keys beat weights", paper, "test_top1", **(sides | changes))
+    return Claim("keys beat weights", expected, "test_top1", **(sides | changes))
 
 
 @pytest.fixture
