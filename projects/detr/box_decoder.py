@@ -74,32 +74,10 @@ class Cells(NamedTuple):
     padding_mask: Tensor | None
 
 
-class Visibility(NamedTuple):
-    """Which queries a query does not see.
-
-    Attributes:
-        apart: (Q, Q) bool, True = a query may not see another; None = it sees all.
-        blank: (B, Q) bool, True = none may see it; None = it is seen.
-    """
-
-    apart: Tensor | None = None
-    blank: Tensor | None = None
-
-
-ALL_SEEN = Visibility()
-
-
 class BoxDecoderLayer(DecoderLayer):
     """``DecoderLayer`` whose cross-attention is conditional."""
 
-    def forward(
-        self,
-        x: Tensor,
-        box_embedding: Tensor,
-        centre: Tensor,
-        cells: Cells,
-        seen: Visibility,
-    ) -> Tensor:
+    def forward(self, x: Tensor, box_embedding: Tensor, centre: Tensor, cells: Cells) -> Tensor:
         """Let each query gather what it needs from the others and from the image.
 
         Args:
@@ -107,7 +85,6 @@ class BoxDecoderLayer(DecoderLayer):
             box_embedding: (B, Q, D) of their boxes, added to queries and keys among themselves.
             centre: (B, Q, D) of the boxes' centres, the place from which they look at cells.
             cells: what they look at.
-            seen: which queries they see.
 
         Returns:
             (B, Q, D).
@@ -115,14 +92,7 @@ class BoxDecoderLayer(DecoderLayer):
 
         def attend_to_queries(x: Tensor) -> Tensor:
             query = x + box_embedding
-            return self.self_attn(
-                query,
-                query,
-                x,
-                key_padding_mask=seen.blank,
-                need_weights=False,
-                attn_mask=seen.apart,
-            )[0]
+            return self.self_attn(query, query, x, need_weights=False)[0]
 
         def attend_to_image(x: Tensor) -> Tensor:
             return self.multihead_attn(
@@ -164,12 +134,7 @@ class BoxDecoder(nn.Module):
         self.centre_scale = perceptron(embed_dim, embed_dim, embed_dim)
 
     def forward(
-        self,
-        x: Tensor,
-        boxes: Tensor,
-        cells: Cells,
-        box_heads: nn.ModuleList,
-        seen: Visibility = ALL_SEEN,
+        self, x: Tensor, boxes: Tensor, cells: Cells, box_heads: nn.ModuleList
     ) -> tuple[Tensor, Tensor]:
         """Decode queries.
 
@@ -178,7 +143,6 @@ class BoxDecoder(nn.Module):
             boxes: (B, Q, 4) float32 that they start from.
             cells: what they look at.
             box_heads: the step of each layer's boxes, (B, Q, D) -> (B, Q, 4).
-            seen: which queries they see.
 
         Returns:
             (N, B, Q, D) normalised output and (N, B, Q, 4) float32 boxes of each layer.
@@ -187,7 +151,7 @@ class BoxDecoder(nn.Module):
         for layer, head in zip(self.layers, box_heads, strict=True):
             waves = self.encoding.of_coordinates(boxes.flip(-1)).flatten(-2)  # h, w, y, x
             centre = waves[..., waves.shape[-1] // 2 :] * self.centre_scale(x)
-            x = layer(x, self.box_embedding(waves), centre, cells, seen)
+            x = layer(x, self.box_embedding(waves), centre, cells)
             outputs.append(self.norm(x))
             with in_float32(x.device):
                 all_boxes.append(refined(boxes, head(outputs[-1].float())))

@@ -43,7 +43,6 @@ class BodySettings:
         canvas: the least height and width, in pixels, that images are padded to. On images of a few
             cells the padding of a batch shows in the boxes; with all of them on one canvas, an
             image alone gets the boxes that it gets in a batch.
-        query_groups: groups of queries in training, see ``DetrBody``; 1 for one group as published.
         query_boxes: queries are boxes that each layer of the decoder refines, see ``BoxDecoder``.
         position_temperature: longest over shortest wavelength of the position encoding; about 20
             tells the cells of a small feature map better apart.
@@ -58,7 +57,7 @@ class BodySettings:
             ``decoder_cross``.
 
     Raises:
-        UserError: an unknown site, or no group.
+        UserError: an unknown site.
     """
 
     backbone: str = "resnet50"
@@ -76,7 +75,6 @@ class BodySettings:
     dilation: bool = False
     backbone_top_down: int = 0
     canvas: int = 0
-    query_groups: int = 1
     query_boxes: bool = False
     position_temperature: float = 10_000.0
     checkpoint_layers: bool = False
@@ -90,8 +88,6 @@ class BodySettings:
             raise UserError(
                 f"drop_sites may hold {', '.join(ATTENTION_SITES)}, got {', '.join(unknown)}"
             )
-        if self.query_groups < 1:
-            raise UserError(f"query_groups must be at least 1, got {self.query_groups}")
 
 
 def build_transformer(body: BodySettings) -> Transformer:
@@ -143,7 +139,7 @@ def build_body(body: BodySettings) -> BodyParts:
         body.backbone_top_down,
     )
     position_encoding = SinePositionEncoding(body.embed_dim, body.position_temperature)
-    sizes = (body.embed_dim, body.num_queries, body.query_groups, body.canvas)
+    sizes = (body.embed_dim, body.num_queries, body.canvas)
     return BodyParts(backbone, position_encoding, transformer, *sizes)
 
 
@@ -169,10 +165,8 @@ def build_model(
     dilation: bool = BodySettings.dilation,
     backbone_top_down: int = BodySettings.backbone_top_down,
     canvas: int = BodySettings.canvas,
-    query_groups: int = BodySettings.query_groups,
     query_boxes: bool = BodySettings.query_boxes,
     select_queries: bool = False,
-    denoising_groups: int = 0,
     focal: bool = False,
     position_temperature: float = BodySettings.position_temperature,
     checkpoint_layers: bool = BodySettings.checkpoint_layers,
@@ -195,8 +189,6 @@ def build_model(
         embed_dim: see ``BodySettings``, as what is not said here.
         select_queries: queries begin as the surest cells of the encoder, see ``CellDetector``;
             needs ``query_boxes`` and ``focal``.
-        denoising_groups: groups of noisy queries in training, see ``noisy_queries``; needs
-            ``query_boxes`` and ``focal``.
         focal: each class has a sigmoid of its own, judged by ``focal_loss``; ``class_weight`` 2
             is usual for it.
 
@@ -207,11 +199,8 @@ def build_model(
         UserError: see ``BodySettings`` and ``build_body``; an option without what it needs.
         ValueError: see ``build_body``.
     """
-    if denoising_groups < 0:
-        raise UserError(f"denoising_groups must be at least 0, got {denoising_groups}")
-    if (select_queries or denoising_groups) and not (query_boxes and focal):
-        name = "select_queries" if select_queries else "denoising_groups"
-        raise UserError(f"{name} needs query_boxes=true and focal=true: set them as well")
+    if select_queries and not (query_boxes and focal):
+        raise UserError("select_queries needs query_boxes=true and focal=true: set them as well")
     body = BodySettings(
         backbone=backbone,
         num_queries=num_queries,
@@ -228,7 +217,6 @@ def build_model(
         dilation=dilation,
         backbone_top_down=backbone_top_down,
         canvas=canvas,
-        query_groups=query_groups,
         query_boxes=query_boxes,
         position_temperature=position_temperature,
         checkpoint_layers=checkpoint_layers,
@@ -240,5 +228,5 @@ def build_model(
     loss = DetectionLoss(class_weight, l1_weight, giou_weight, no_object_weight, focal)
     parts = build_body(body)
     if query_boxes:
-        return BoxDetr(parts, num_classes, loss, denoising_groups, select_queries)
+        return BoxDetr(parts, num_classes, loss, select_queries)
     return Detr(parts, num_classes, loss)

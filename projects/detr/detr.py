@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from dropkey_core.engine import in_float32
-from projects.detr.denoising import apart
-from projects.detr.losses import DetectionLoss, times
+from projects.detr.losses import DetectionLoss
 from projects.detr.releases import dilation_problem, release_of
 from projects.detr.transformer import Transformer
 
@@ -34,7 +33,6 @@ class BodyParts(NamedTuple):
         transformer: encoder and decoder.
         embed_dim: D.
         num_queries: Q, the most objects (or pairs) that can be found in an image.
-        num_groups: G, groups of so many queries while training, of which the first stays.
         canvas: the least height and width, in pixels, that images are padded to.
     """
 
@@ -43,7 +41,6 @@ class BodyParts(NamedTuple):
     transformer: Transformer
     embed_dim: int
     num_queries: int
-    num_groups: int = 1
     canvas: int = 0
 
 
@@ -71,10 +68,6 @@ class CellFeatures(NamedTuple):
 class DetrBody(nn.Module):
     """Everything of DETR but its heads: from images to decoded queries.
 
-    With G groups (Group DETR, arXiv 2207.13085) there are G Q queries while training. Each group
-    is matched to the objects by itself, L = (L_1 + ... + L_G) / G, and does not see the others, so
-    that each object teaches G queries a step; in evaluation the first group is all there is.
-
     Parameters are named as in the official checkpoints; the backbone is slot 0 of a list whose
     slot 1 is the position encoding, which has no parameters.
     """
@@ -83,9 +76,8 @@ class DetrBody(nn.Module):
         super().__init__()
         self.transformer = parts.transformer
         self.num_queries = parts.num_queries
-        self.num_groups = parts.num_groups
         self.canvas = parts.canvas
-        self.query_embed = nn.Embedding(self.num_groups * self.num_queries, parts.embed_dim)
+        self.query_embed = nn.Embedding(self.num_queries, parts.embed_dim)
         self.input_proj = nn.Conv2d(parts.backbone.num_channels, parts.embed_dim, kernel_size=1)
         self.backbone = nn.ModuleList([parts.backbone, parts.position_encoding])
         # Non-persistent: official checkpoints hold no such entries.
@@ -144,22 +136,15 @@ class DetrBody(nn.Module):
             padding_mask: (B, H, W) bool, True = padding; None = no padding anywhere.
 
         Returns:
-            (N, B, Q, D) output of each decoder layer, first to last; in training (N, B, G Q, D).
+            (N, B, Q, D) output of each decoder layer, first to last.
         """
         cells = self.cell_features(images, padding_mask)
-        sizes = [self.num_queries] * self.active_groups
         return self.transformer(
             cells.features,
             cells.position,
-            self.query_embed.weight[: sum(sizes)],
+            self.query_embed.weight,
             cells.key_padding_mask,
-            apart(sizes, self.device),
         )
-
-    @property
-    def active_groups(self) -> int:
-        """G in training, else 1."""
-        return self.num_groups if self.training else 1
 
     def cell_features(self, images: Tensor, padding_mask: Tensor | None) -> CellFeatures:
         """What the backbone makes of a batch, see ``decode``."""
@@ -272,26 +257,8 @@ class Detr(DetrBody):
     ) -> dict[str, Tensor]:
         """Judge what is found on a padded batch, see ``forward``."""
         outputs = self.predict_batch(images, padding_mask)
-        return self.judge_groups(outputs, labels, boxes_cxcywh, totals)
-
-    def judge_groups(
-        self,
-        outputs: dict[str, Tensor],
-        labels: Sequence[Tensor],
-        boxes_cxcywh: Sequence[Tensor],
-        totals: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Judge (N, B, G Q, ...) outputs: each group as if it were another image of the batch."""
-        groups = self.num_groups
-        outputs = {
-            name: x.unflatten(2, (groups, x.shape[2] // groups)).flatten(1, 2)
-            for name, x in outputs.items()
-        }
-        labels, boxes_cxcywh = (
-            [own for own in targets for _ in range(groups)] for targets in (labels, boxes_cxcywh)
-        )
         with in_float32(self.device):
-            return self.loss(outputs, labels, boxes_cxcywh, totals and times(totals, groups))
+            return self.loss(outputs, labels, boxes_cxcywh, totals)
 
     def predict_batch(
         self, images: Tensor, padding_mask: Tensor | None = None
@@ -300,8 +267,7 @@ class Detr(DetrBody):
 
         Returns:
             ``pred_logits`` (N, B, Q, C + 1), the last logit "no object"; ``pred_boxes``
-            (N, B, Q, 4), cxcywh in [0, 1] of the unpadded image; layers first to last. In
-            training those of all groups, one after another.
+            (N, B, Q, 4), cxcywh in [0, 1] of the unpadded image; layers first to last.
         """
         queries = self.decode(images, padding_mask)  # (N, B, Q, D)
         queries = queries.to(self.query_embed.weight.dtype)

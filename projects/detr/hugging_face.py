@@ -282,8 +282,7 @@ def save_hugging_face(
     """Write a model as a folder that ``DetrForObjectDetection.from_pretrained`` reads.
 
     The backbone is timm's ResNet there, as in facebook/detr-resnet-50. Beside the model lies what
-    ``DetrImageProcessor`` must know. Of several groups of queries the first is written, which is
-    all that evaluation uses.
+    ``DetrImageProcessor`` must know.
 
     Args:
         model: which has its official parts alone.
@@ -329,11 +328,9 @@ def save_hugging_face(
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
     }
-    state = model.state_dict()
-    state["query_embed.weight"] = state["query_embed.weight"][: model.num_queries]
     folder = make_folder(Path(folder).expanduser())
     with whole_file(folder / WEIGHTS, "wb") as file:
-        file.write(safetensors.torch.save(to_their_names(state), {"format": "pt"}))
+        file.write(safetensors.torch.save(to_their_names(model.state_dict()), {"format": "pt"}))
     for file_name, document in ((CONFIG, config), (IMAGES, images)):
         with whole_file(folder / file_name) as file:
             json.dump(document, file, indent=2)

@@ -172,34 +172,8 @@ class DetectionLoss(nn.Module):
             process in the official code: there a few objects count less in many processes.)
         """
         outputs = {name: outputs[name].float() for name in ("pred_logits", "pred_boxes")}
-        pairs = self.match(outputs, labels, boxes_cxcywh)
-        return self.judge(outputs, pairs, labels, boxes_cxcywh, totals)
-
-    @torch.no_grad()
-    def match(
-        self, outputs: dict[str, Tensor], labels: Sequence[Tensor], boxes_cxcywh: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Which query answers for which object: images, queries, objects, see ``assign``."""
-        weights = (self.class_weight, self.l1_weight, self.giou_weight)
-        objects = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
-        predicted = outputs["pred_logits"], outputs["pred_boxes"]
-        cost = detection_cost(*predicted, *objects, *weights, self.focal)
-        return [t.to(cost.device) for t in assign(cost, [len(own) for own in labels])]
-
-    def judge(
-        self,
-        outputs: dict[str, Tensor],
-        pairs: Sequence[Tensor],
-        labels: Sequence[Tensor],
-        boxes_cxcywh: Sequence[Tensor],
-        totals: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Judge float32 outputs whose queries have got their objects; see ``forward``.
-
-        ``pairs`` are images (M,), queries and objects, (N, M) both or (1, M) for all layers.
-        """
+        images, queries, objects = self.match(outputs, labels, boxes_cxcywh)
         pred_logits, pred_boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        images, queries, objects = pairs
         all_labels, all_boxes = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
         device = pred_logits.device
 
@@ -211,7 +185,7 @@ class DetectionLoss(nn.Module):
 
         totals = totals or {"objects": number_over_processes(len(all_labels), device)}
         num_objects = totals["objects"]
-        l1, giou = box_losses(pred_boxes[matched], all_boxes[objects].expand(len(layers), -1, -1))
+        l1, giou = box_losses(pred_boxes[matched], all_boxes[objects])
         if self.focal:
             ce = focal_loss(pred_logits, query_labels, num_objects)
         else:
@@ -224,3 +198,14 @@ class DetectionLoss(nn.Module):
             "loss_giou": self.giou_weight * per_total(giou.sum(1), num_objects),
         }
         return by_layer(losses)
+
+    @torch.no_grad()
+    def match(
+        self, outputs: dict[str, Tensor], labels: Sequence[Tensor], boxes_cxcywh: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Which query answers for which object: images, queries, objects, see ``assign``."""
+        weights = (self.class_weight, self.l1_weight, self.giou_weight)
+        objects = torch.cat(list(labels)), torch.cat(list(boxes_cxcywh))
+        predicted = outputs["pred_logits"], outputs["pred_boxes"]
+        cost = detection_cost(*predicted, *objects, *weights, self.focal)
+        return [t.to(cost.device) for t in assign(cost, [len(own) for own in labels])]

@@ -120,7 +120,6 @@ class DecoderLayer(ResidualLayer):
         memory: Tensor,
         memory_with_position: Tensor,
         key_padding_mask: Tensor | None,
-        attn_mask: Tensor | None = None,
     ) -> Tensor:
         """Let each query gather what it needs from the others and from the image.
 
@@ -130,7 +129,6 @@ class DecoderLayer(ResidualLayer):
             memory: (B, L, D) the encoder's output.
             memory_with_position: (B, L, D) the same plus its position encoding, the keys.
             key_padding_mask: (B, L) bool, True = ignore; None = nothing to ignore.
-            attn_mask: (Q, Q) bool, True = a query may not see another; None = it sees all.
 
         Returns:
             (B, Q, D).
@@ -138,7 +136,7 @@ class DecoderLayer(ResidualLayer):
 
         def attend_to_queries(x: Tensor) -> Tensor:
             query = x + query_position
-            return self.self_attn(query, query, x, need_weights=False, attn_mask=attn_mask)[0]
+            return self.self_attn(query, query, x, need_weights=False)[0]
 
         def attend_to_image(x: Tensor) -> Tensor:
             return self.multihead_attn(
@@ -183,7 +181,6 @@ class Decoder(nn.Module):
         memory: Tensor,
         position: Tensor,
         key_padding_mask: Tensor | None,
-        attn_mask: Tensor | None = None,
     ) -> Tensor:
         """Decode the queries, which start from zero.
 
@@ -192,7 +189,6 @@ class Decoder(nn.Module):
             memory: (B, L, D) the encoder's output.
             position: (B, L, D) its position encoding.
             key_padding_mask: (B, L) bool, True = ignore; None = nothing to ignore.
-            attn_mask: (Q, Q) bool, True = a query may not see another; None = it sees all.
 
         Returns:
             (N, B, Q, D) normalised output of each layer, first to last.
@@ -201,7 +197,7 @@ class Decoder(nn.Module):
         x = memory.new_zeros(memory.shape[0], *query_position.shape)  # (B, Q, D)
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_position, memory, keys, key_padding_mask, attn_mask)
+            x = layer(x, query_position, memory, keys, key_padding_mask)
             outputs.append(self.norm(x))
         return torch.stack(outputs)
 
@@ -223,8 +219,7 @@ class Transformer(nn.Module):
         position: Tensor,
         query_position: Tensor,
         key_padding_mask: Tensor | None,
-        attn_mask: Tensor | None = None,
     ) -> Tensor:
         """Decode the objects of a feature map ``x`` (B, L, D); see ``Decoder``."""
         memory = self.encoder(x, position, key_padding_mask)
-        return self.decoder(query_position, memory, position, key_padding_mask, attn_mask)
+        return self.decoder(query_position, memory, position, key_padding_mask)

@@ -145,10 +145,7 @@ def test_they_start_from_our_checkpoints(project, theirs):
 
 # What a model draws at random differs, since our engine alone reseeds before every step.
 NOTHING_DRAWN = ["model.drop_ratio=0.0"]
-NOTHING_DRAWN_EITHER = {
-    "detr": ["model.denoising_groups=0"],
-    "metro": ["model.dropout=0.0", "model.max_masked=0.0"],
-}
+NOTHING_DRAWN_EITHER = {"metro": ["model.dropout=0.0", "model.max_masked=0.0"]}
 
 
 @pytest.mark.parametrize("project", DEMOS)

@@ -6,7 +6,6 @@ are in tests/distributed_check.py.
 
 import json
 from contextlib import nullcontext
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from dropkey_core.engine.accumulation import add_losses, calls_of
 from dropkey_core.engine.data import TestBatchSampler
 from dropkey_core.engine.distributed import rank_and_world_size
 from projects.classification.evaluation import ClassificationEvaluator
-from projects.detr import denoising
 from projects.detr.evaluation import CocoEvaluator
 from projects.metro.evaluation import MeshEvaluator
 from projects.qpic.evaluation import HicoDetEvaluator
@@ -36,7 +34,7 @@ pytestmark = pytest.mark.slow
 NOTHING_DRAWN = {"dropout": 0.0, "drop_ratio": 0.0}
 DETR_SIZES = {**SMALL_BODY, "backbone_stages": 2, "pre_norm": True, **NOTHING_DRAWN}
 SMALL_SET = {**DETR_SIZES, "query_boxes": True, "focal": True, "select_queries": True}
-SMALL_SET |= {"query_groups": 2, "denoising_groups": 2, "backbone_top_down": 1}
+SMALL_SET |= {"backbone_top_down": 1}
 T2T_SIZES = {"splits": [[3, 1, 1], [3, 2, 1], [1, 1, 0]], "token_dim": 8, "embed_dim": 16}
 T2T_SIZES |= {"depth": 2, "num_heads": 2, "mlp_ratio": 1.0}
 METRO_SIZES = {**SMALL_METRO, "image_size": 32, "backbone_stages": 2, "max_masked": 0.0}
@@ -101,7 +99,6 @@ def samples(project, body_file):
     return made
 
 
-@mock.patch.multiple(denoising, BOX_NOISE=0.0, LABEL_NOISE=0.0)  # other draws
 def train_a_little(project, body_file, number=1, batch=None):
     """What ``STEPS`` steps of this process's share give: losses, first gradients, last weights.
 

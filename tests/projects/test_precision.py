@@ -22,7 +22,7 @@ def outputs_of(toy_body_file):  # noqa: F811
     def predict(project):
         model, batch = build(project, toy_body_file), samples(project, toy_body_file)
         images = model.batch(batch)
-        model.eval()  # nothing is drawn, and no noisy queries are there
+        model.eval()  # nothing is drawn
         return model, batch, model.predict_batch(*(images if type(images) is tuple else [images]))
 
     return predict

@@ -19,7 +19,7 @@ from tests.projects.detr.conftest import SMALL_BODY
 from tests.projects.small_runs import small_overrides
 
 DETR = (Detector, "projects.detr", "DetrMapper", build_detr, {"num_classes": 3})
-SMALL_SET = {"query_boxes": True, "focal": True, "select_queries": True, "query_groups": 2}
+SMALL_SET = {"query_boxes": True, "focal": True, "select_queries": True}
 BOXES = (*DETR[:4], {"num_classes": 3}, SMALL_SET)
 QPIC = (InteractionDetector, "projects.qpic", "QpicMapper", build_qpic)
 QPIC += ({"num_object_classes": 3, "num_verb_classes": 4},)

@@ -25,8 +25,7 @@ class EngineTrainer:
     """Trains the runs of a plan, on one thread, each from its seed alone; keeps no files.
 
     For one seed all methods start from the same weights and see the same images in the same order,
-    augmented alike. What a model itself draws besides masks, such as the noise of DETR's denoising,
-    differs between methods.
+    augmented alike. What a model itself draws besides masks differs between methods.
 
     Args:
         plan: see there.

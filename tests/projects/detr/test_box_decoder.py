@@ -4,7 +4,7 @@ from torch.nn.functional import linear
 
 from dropkey_core import apply_dropkey, set_drop_ratio
 from dropkey_core.analysis.capture import captured_attention
-from projects.detr.box_decoder import Cells, ConditionalAttention, Visibility
+from projects.detr.box_decoder import Cells, ConditionalAttention
 from projects.detr.build import BodySettings, build_transformer
 
 D, H = 16, 2
@@ -120,14 +120,3 @@ def test_boxes_say_where_a_query_looks(decoder):
         other[..., coordinate] = 0.1
         after, _ = decoder(x, other, cells, [no_step, no_step])
         assert (after - before).abs().max() > 1e-3, coordinate
-
-
-def test_a_mask_keeps_queries_apart(decoder):
-    x, boxes, cells = start()
-    mask = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).bool()
-    together, _ = decoder(x, boxes, cells, [no_step, no_step], Visibility(mask))
-    alone, _ = decoder(x[:, 2:], boxes[:, 2:], cells, [no_step, no_step])
-    torch.testing.assert_close(together[:, :, 2:], alone)
-    blank = torch.tensor([[True, True, False]])
-    together, _ = decoder(x, boxes, cells, [no_step, no_step], Visibility(blank=blank))
-    torch.testing.assert_close(together[:, :, 2:], alone)

@@ -4,27 +4,16 @@ import pytest
 import torch
 
 from dropkey_core.engine import UserError
-from projects.detr import denoising
 from projects.detr.attention import run_with_attention
 
 BOXES = {"query_boxes": True, "position_temperature": 20.0}
 FOCAL = {"focal": True, "class_weight": 2.0}
-ALL = {
-    **BOXES,
-    **FOCAL,
-    "query_groups": 2,
-    "select_queries": True,
-    "denoising_groups": 2,
-    "backbone_top_down": 1,
-    "pre_norm": True,
-}
+ALL = {**BOXES, **FOCAL, "select_queries": True, "backbone_top_down": 1, "pre_norm": True}
 OPTIONS = {
     "none": {},
     "top_down": {"backbone_top_down": 1},
-    "groups": {"query_groups": 2},
     "focal": FOCAL,
     "boxes": BOXES,
-    "denoising": {**BOXES, **FOCAL, "denoising_groups": 2},
     "selection": {**BOXES, **FOCAL, "select_queries": True},
     "all": ALL,
 }
@@ -65,7 +54,7 @@ def test_dropping_is_felt_in_training_and_in_training_only(small_detr, small_sam
         torch.testing.assert_close(model(small_samples), model(small_samples), rtol=0, atol=0)
 
 
-def test_evaluation_has_one_group_and_no_noise(small_detr, small_samples, options):
+def test_evaluation_finds_as_many_as_there_are_queries(small_detr, small_samples, options):
     model = small_detr(**options)
     with torch.no_grad():
         found = model.eval()(small_samples)
@@ -93,58 +82,6 @@ def test_padding_does_not_matter_in_evaluation(small_detr, options):
     torch.testing.assert_close(soiled, clean)
 
 
-@pytest.mark.parametrize("name", ["groups", "all"])
-def test_the_first_group_is_the_same_with_and_without_the_others(small_detr, name):
-    """Groups that do not see each other: training, nothing drawn, gives what evaluation gives."""
-    model = small_detr(**OPTIONS[name], **NOTHING_DRAWN)
-    images = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        several = model.predict_batch(images)
-        alone = model.eval().predict_batch(images)
-    for key, found in alone.items():
-        assert several[key].shape[2] == 2 * found.shape[2]
-        torch.testing.assert_close(several[key][:, :, :5], found)
-    assert not torch.allclose(several["pred_logits"][:, :, 5:], alone["pred_logits"])
-
-
-def test_groups_are_judged_one_by_one(small_detr, small_samples):
-    """The loss is the mean of the losses of either group alone, each matched by itself."""
-    model = small_detr(query_groups=2, **NOTHING_DRAWN)
-    together = model(small_samples)
-    labels = [sample["labels"] for sample in small_samples]
-    boxes = [sample["boxes_cxcywh"] for sample in small_samples]
-    with torch.no_grad():
-        outputs = model.predict_batch(*model.batch(small_samples))
-        each = [
-            model.loss({name: x[:, :, own] for name, x in outputs.items()}, labels, boxes)
-            for own in (slice(0, 5), slice(5, 10))
-        ]
-    for name, loss in together.items():
-        torch.testing.assert_close(loss, (each[0][name] + each[1][name]) / 2)
-
-
-def test_noisy_queries_are_judged_against_their_own_objects(small_detr, small_samples):
-    """Neither do they change what the others find, nor do they count blank places."""
-    model = small_detr(**OPTIONS["denoising"], **NOTHING_DRAWN)
-    losses = model(small_samples)
-    model.num_denoising = 0
-    plain = model(small_samples)
-    assert set(losses) - set(plain) == {f"noisy_{name}" for name in plain}
-    for name, loss in plain.items():
-        torch.testing.assert_close(losses[name], loss)
-
-
-def test_noisy_groups_are_averaged(small_detr, small_samples, monkeypatch):
-    """Without noise two groups are twice the same, and lose what one loses."""
-    monkeypatch.setattr(denoising, "BOX_NOISE", 0.0)
-    monkeypatch.setattr(denoising, "LABEL_NOISE", 0.0)
-    model = small_detr(**OPTIONS["denoising"], **NOTHING_DRAWN)
-    losses = {}
-    for model.num_denoising in (1, 2):
-        losses[model.num_denoising] = model(small_samples)
-    torch.testing.assert_close(losses[2], losses[1])
-
-
 def test_cells_are_judged_against_four_copies(small_detr, small_samples):
     model = small_detr(**OPTIONS["selection"], **NOTHING_DRAWN)
     losses = model(small_samples)
@@ -157,11 +94,8 @@ def test_cells_are_judged_against_four_copies(small_detr, small_samples):
         torch.testing.assert_close(losses[f"cells_{name}"], loss.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["groups", "focal", "all"])
-def test_parts_of_a_batch_add_up_to_it(small_detr, small_samples, name, monkeypatch):
-    """Noisy queries too, of which the image with one object has blank ones beside the other."""
-    monkeypatch.setattr(denoising, "BOX_NOISE", 0.0)  # else the draws follow the parts
-    monkeypatch.setattr(denoising, "LABEL_NOISE", 0.0)
+@pytest.mark.parametrize("name", ["focal", "all"])
+def test_parts_of_a_batch_add_up_to_it(small_detr, small_samples, name):
     model = small_detr(**OPTIONS[name], **NOTHING_DRAWN)
     whole = model(small_samples)
     totals = model.totals(small_samples)
@@ -204,9 +138,6 @@ def test_ratios_and_sites_are_those_of_the_plain_model(small_detr):
     ("settings", "message"),
     [
         ({"select_queries": True}, "select_queries needs query_boxes=true and focal=true"),
-        ({**BOXES, "denoising_groups": 1}, "denoising_groups needs query_boxes=true and focal"),
-        ({"denoising_groups": -1}, "denoising_groups must be at least 0, got -1"),
-        ({"query_groups": 0}, "query_groups must be at least 1, got 0"),
         ({"backbone_top_down": 4}, r"backbone_top_down must be in 0..3, .*got 4"),
     ],
 )

@@ -102,8 +102,8 @@ def test_ours_becomes_theirs_and_comes_back(ours, dilated, tmp_path):
     assert processor.size["shortest_edge"] == 800
 
 
-def test_trainable_norms_and_groups_of_queries_are_written_as_evaluated(ours, tmp_path):
-    model = ours(backbone_norm="batch", query_groups=2)
+def test_trainable_norms_are_written_as_evaluated(ours, tmp_path):
+    model = ours(backbone_norm="batch")
     save_hugging_face(model, NAMES, tmp_path)
     state, settings, _ = load_hugging_face(tmp_path)
     again = build_model(**settings).eval()

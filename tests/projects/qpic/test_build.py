@@ -28,9 +28,7 @@ OFFICIAL_HEADS = {
     },
 }
 # Settings of DETR that QPIC does not have.
-DETR_ALONE = {"backbone_top_down", "query_groups", "query_boxes"}
-# Settings that are looked at while a model is built.
-ONE_GROUP = {"query_groups": 1, "query_boxes": False}
+DETR_ALONE = {"backbone_top_down", "query_boxes"}
 
 DETR_HEADS = ("class_embed.", "bbox_embed.")
 
@@ -78,7 +76,7 @@ def test_all_settings_of_the_body_can_be_given_and_arrive(build, monkeypatch):
     monkeypatch.setattr(module, "build_body", told.append)
     for name in ("Detr", "Qpic"):
         monkeypatch.setattr(module, name, lambda *parts: None, raising=False)
-    values = {field.name: object() for field in fields} | ONE_GROUP
+    values = {field.name: object() for field in fields} | {"query_boxes": False}  # looked at
     values = {name: value for name, value in values.items() if name in given}
     values["drop_sites"] = ["encoder_self"]
     build(**values)
