@@ -90,10 +90,6 @@ class BoxDecoderLayer(DecoderLayer):
             (B, Q, D).
         """
 
-        def attend_to_queries(x: Tensor) -> Tensor:
-            query = x + box_embedding
-            return self.self_attn(query, query, x, need_weights=False)[0]
-
         def attend_to_image(x: Tensor) -> Tensor:
             return self.multihead_attn(
                 torch.cat([x, centre.to(x.dtype)], dim=-1),
@@ -103,9 +99,7 @@ class BoxDecoderLayer(DecoderLayer):
                 need_weights=False,
             )[0]
 
-        x = self.residual(x, self.norm1, attend_to_queries)
-        x = self.residual(x, self.norm2, attend_to_image)
-        return self.residual(x, self.norm3, self.feed_forward)
+        return self.refine(x, box_embedding, attend_to_image)
 
 
 class BoxDecoder(nn.Module):

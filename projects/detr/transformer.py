@@ -134,10 +134,6 @@ class DecoderLayer(ResidualLayer):
             (B, Q, D).
         """
 
-        def attend_to_queries(x: Tensor) -> Tensor:
-            query = x + query_position
-            return self.self_attn(query, query, x, need_weights=False)[0]
-
         def attend_to_image(x: Tensor) -> Tensor:
             return self.multihead_attn(
                 x + query_position,
@@ -146,6 +142,17 @@ class DecoderLayer(ResidualLayer):
                 key_padding_mask=key_padding_mask,
                 need_weights=False,
             )[0]
+
+        return self.refine(x, query_position, attend_to_image)
+
+    def refine(
+        self, x: Tensor, query_position: Tensor, attend_to_image: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The three sub-layers, of which the second is ``attend_to_image``; see ``forward``."""
+
+        def attend_to_queries(x: Tensor) -> Tensor:
+            query = x + query_position
+            return self.self_attn(query, query, x, need_weights=False)[0]
 
         x = self.residual(x, self.norm1, attend_to_queries)
         x = self.residual(x, self.norm2, attend_to_image)
