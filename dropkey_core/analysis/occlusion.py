@@ -54,6 +54,10 @@ def occluded_forward(model: nn.Module, batch: Any, ratio: float, order: PatchOrd
         batch: what it is called with.
         ratio: in [0, 1); 0 calls the model as it is.
         order: decides which patches; the first ones are taken away.
+
+    Raises:
+        ValueError: nothing drops keys, or not in blocks; a model that needs all of its tokens, as
+            DETR for its positions and METRO for its vertices.
     """
     if not ratio:
         return model(batch)
@@ -69,7 +73,13 @@ def occluded_forward(model: nn.Module, batch: Any, ratio: float, order: PatchOrd
         return torch.cat([tokens[:, :prefix], empty], dim=1)
 
     with _replaced_first_tokens(model, replace):
-        return model(batch)
+        try:
+            return model(batch)
+        except RuntimeError as error:  # of shapes that do not fit
+            raise ValueError(
+                f"{type(model).__name__} cannot do without a part of its tokens, as a classifier "
+                f"can: {str(error).splitlines()[0]}"
+            ) from error
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def occlusion_curve(
         ``len(ratios) * num_runs`` results, ratio by ratio, those of ratio 0 all the same.
 
     Raises:
-        ValueError: a bad ratio or number of runs; nothing is equipped, or not in blocks.
+        ValueError: a bad ratio or number of runs, or see ``occluded_forward``.
     """
     check_ratios(ratios)
     if num_runs < 1:

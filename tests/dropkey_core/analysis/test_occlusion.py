@@ -47,6 +47,21 @@ def test_pooled_patches_stay_on_their_grid():
         assert_close(kept[~gone], sample["image"][~gone])
 
 
+def test_a_model_that_needs_all_its_tokens_says_so():
+    """As DETR, whose positions have the length of the whole sequence."""
+
+    class Positioned(Classifier):
+        def forward(self, samples):
+            x = torch.stack([sample["image"] for sample in samples])
+            return self.blocks[0](x) + torch.ones(10, 8)
+
+    model = Positioned()
+    apply_dropkey(model, 0.0)
+    with pytest.raises(ValueError, match="Positioned cannot do without a part of its tokens"):
+        occluded_forward(model, data(3)[0], 0.3, PatchOrder(0))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 def test_each_image_and_run_loses_others_and_less_is_part_of_more(model):
     order = PatchOrder(0)
     first = order(4, 10)
