@@ -177,5 +177,6 @@ def _random_words(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _random_thresholds(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
     """Draw int8 thresholds below which lies, on average, that ``share`` of all bytes."""
-    rounding = torch.rand(shape, device=generator.device, generator=generator)
+    device = generator.device
+    rounding = torch.rand(shape, dtype=torch.float32, device=device, generator=generator)
     return (rounding + 256 * share).floor_().sub_(128).to(torch.int8)

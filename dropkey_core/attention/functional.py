@@ -20,7 +20,13 @@ from dropkey_core.attention.flex import (
     flex_drop_key_attention,
     flex_fits,
 )
-from dropkey_core.attention.masks import add_causal, additive_mask, draw_seed, split_causal
+from dropkey_core.attention.masks import (
+    add_causal,
+    additive_mask,
+    draw_seed,
+    mask_far,
+    split_causal,
+)
 from dropkey_core.attention.patterns import Key, MaskDraw, Pattern
 from dropkey_core.attention.places import DROPOUT, BeforeSoftmax, Unit, find_unit
 from dropkey_core.attention.recomputed import recomputed_attention, recomputing_pays
@@ -109,7 +115,9 @@ def drop_key_attention(
     ``torch.manual_seed``, the same mask, with ``need_weights`` or without.
 
     A query that would lose all the keys it may attend to loses none of them this time. A query that
-    may attend to none in the first place gets zeros, and zero gradients. Neither is ever nan.
+    may attend to none in the first place gets zeros, and zero gradients. Neither is ever nan. While
+    keys are dropped, those that a mask lowers by 64 or more below the highest of their row (-1e9,
+    the lowest of the type) count as masked, as with -inf.
 
     Args:
         query: (B, H, Lq, D), floating.
@@ -158,7 +166,8 @@ def drop_key_attention(
     is_fused = isinstance(unit, BeforeSoftmax) or unit == DROPOUT or ratio == 0.0
     if need_weights or is_aligned or not is_fused:
         softmax = partial(drop_key_softmax, unit=unit, training=training, inference=inference)
-        output, weights = inputs.attend_explicitly(partial(softmax, drop_ratio=drop_ratio))
+        softmax = partial(softmax, drop_ratio=drop_ratio)
+        output, weights = inputs.attend_explicitly(softmax, inputs.mask())
         return (output, weights) if need_weights else output
     return inputs.attend(dropout=ratio)
 
@@ -178,7 +187,8 @@ def drop_key_softmax(
 
     Args:
         logits: (B, H, Lq, Lk), or any shape that ends in (Lq, Lk); scaled and masked already,
-            -inf = may not attend.
+            -inf = may not attend; while keys are dropped, so are those that are 64 or more below
+            the largest of their row, as a mask of -1e9 makes them.
         drop_ratio: as in ``drop_key_attention``, like all that follow.
         unit: what is dropped.
         training: whether to drop anything.
@@ -196,6 +206,7 @@ def drop_key_softmax(
     check_logits(logits)
     if drop_ratio == 0.0 or (not training and inference is None):
         return _softmax(logits)
+    logits = mask_far(logits)
     if not training and inference is not None:
         return _align(logits, drop_ratio, unit, inference)
     if isinstance(unit, BeforeSoftmax):
@@ -237,6 +248,13 @@ class _Inputs:
         """Return the additive mask that broadcasts to ``shape``, but for the diagonal."""
         return additive_mask(self.attn_mask, self.key_padding_mask, self.query.dtype)
 
+    def allowed(self) -> Tensor | None:
+        """Return ``mask`` with -inf wherever it means it: no other key may be dropped or kept."""
+        mask = self.mask()
+        given = (self.attn_mask, self.key_padding_mask)
+        is_bool = all(x is None or x.dtype == torch.bool for x in given)
+        return mask if mask is None or is_bool else mask_far(mask)
+
     def with_diagonal(self, mask: Tensor | None) -> Tensor | None:
         """Return an additive mask with the diagonal in it; None if nothing is masked."""
         return add_causal(mask, self.diagonal, (self.shape[-2], self.shape[-1]), like=self.query)
@@ -263,10 +281,12 @@ class _Inputs:
             enable_gqa=self.enable_gqa,
         )
 
-    def attend_explicitly(self, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def attend_explicitly(
+        self, softmax: Callable[[Tensor], Tensor], mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the output, and the weights that ``softmax`` makes of the masked logits."""
         logits = _per_group(self.query * self.scale, self.key.transpose(-2, -1))
-        mask = self.with_diagonal(self.mask())
+        mask = self.with_diagonal(mask)
         weights = softmax(logits if mask is None else logits + mask)
         return _per_group(weights, self.value.to(weights.dtype)), weights
 
@@ -292,10 +312,10 @@ def _attend_to_kept_keys(
                 _warn_of_dense_masks()
         unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, by whichever way
         single = None
+    allowed = inputs.allowed()
     if need_weights:
         softmax = partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
-        return inputs.attend_explicitly(softmax)
-    allowed = inputs.mask()
+        return inputs.attend_explicitly(softmax, allowed)
     if single is not None and seed is not None and recomputing_pays(query, key, value, allowed):
         return recomputed_attention(query, key, value, drop_ratio, seed, allowed=allowed, **rest)
     draw = MaskDraw(inputs.shape, drop_ratio, seed, query.device)

@@ -34,6 +34,12 @@ NEGLIGIBLE = 2.0**-40
 # -2048, such as the smallest finite number, counts as one that the query may not attend to.
 RESCUING_SHIFT = 2048.0
 
+# A key whose logit is this far below the largest one of its row is masked. Its weight is at most
+# e^-64 = 2e-28, which no floating type sees beside 1. Many models add a number, from Swin's -100 to
+# the lowest of the type, where they mean -inf. What counts is the distance: a softmax does not
+# change where all logits are low.
+FAR = 64.0
+
 
 def draw_seed(device: torch.device | None = None) -> int | None:
     """Draw 64 bits from torch's default CPU generator, whatever the device of the model.
@@ -98,7 +104,8 @@ def random_key_mask(
     if seed is None:
         # With what a compiler understands: no generator, nothing that depends on values. Each key
         # is dropped with the right probability to within 2^-24.
-        mask = minus_inf_where(torch.rand(shape, device=device) < drop_ratio, dtype)
+        numbers = torch.rand(shape, dtype=torch.float32, device=device)
+        mask = minus_inf_where(numbers < drop_ratio, dtype)
         may_be_bare = True
     else:
         generator = torch.Generator(device).manual_seed(seed)
@@ -174,6 +181,21 @@ def additive_mask(
         )[:, None, None, :]  # (B, 1, 1, Lk)
         mask = padding if mask is None else mask + padding
     return mask
+
+
+def mask_far(logits: Tensor) -> Tensor:
+    """Put -inf where a logit, or an additive mask, is ``FAR`` below the largest of its row.
+
+    Else a query that has lost all the keys it may attend to would turn to those that a large
+    negative number masks.
+
+    Args:
+        logits: (..., Lk).
+    """
+    if logits.shape[-1] == 0:
+        return logits
+    lowest = logits.detach().amax(-1, keepdim=True) - FAR
+    return logits.masked_fill(logits < lowest, -torch.inf)
 
 
 def check_mask_type(name: str, mask: Tensor | None) -> None:

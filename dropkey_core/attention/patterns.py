@@ -56,9 +56,10 @@ class MaskDraw(NamedTuple):
             bool tensor of that shape, True = it happens
         """
         if self.seed is None:
-            return torch.rand(shape, device=self.device) < probability
+            return torch.rand(shape, dtype=torch.float32, device=self.device) < probability
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        return torch.rand(shape, generator=generator, device=self.device) < probability
+        numbers = torch.rand(shape, generator=generator, dtype=torch.float32, device=self.device)
+        return numbers < probability
 
 
 @dataclass(frozen=True)

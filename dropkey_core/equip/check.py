@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from dropkey_core.attention.drop_key import DropKey
 from dropkey_core.equip.apply import attention_that_drops, remove_dropkey
 from dropkey_core.equip.equipped import original_name, temporary_attributes
-from dropkey_core.equip.interception import SOFTMAXES
+from dropkey_core.equip.interception import SOFTMAXES, with_dim
 from dropkey_core.equip.report import count, table
 from dropkey_core.equip.trial import trial
 
@@ -251,10 +251,10 @@ class _Watch(TorchFunctionMode):
         func: Callable[..., Any],
         types: Any,
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Look at one call to torch."""
-        kwargs = kwargs or {}
+        kwargs = with_dim(kwargs or {})
         describe = _ATTENTION.get(func)
         if describe is not None:
             self._note(describe(*args, **kwargs))

@@ -8,7 +8,7 @@ Shapes: (..., Lq, Lk) = batch and heads in any number of axes, queries, keys.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType
@@ -21,17 +21,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from dropkey_core.attention.functional import Inference, drop_key_attention, drop_key_softmax
-from dropkey_core.attention.masks import draw_seed, is_causal_bias
+from dropkey_core.attention.masks import draw_seed, is_causal_bias, mask_far
 from dropkey_core.attention.modules import Observe, Reweigh
 from dropkey_core.attention.patterns import Pattern
 from dropkey_core.attention.places import BeforeSoftmax, Unit, find_unit
 from dropkey_core.equip.axes import KEYS, Axes, ChannelAxes, attends_to, runs_over
-
-# A key whose logit is this far below the largest one of its row is masked. Its weight is at most
-# e^-64 = 2e-28, which no floating type sees beside 1. Many models add a number, from Swin's -100 to
-# the lowest of the type, where they mean -inf. What counts is the distance: a softmax does not
-# change where all logits are low.
-FAR = 64.0
 
 # All that softmax is called in torch.
 SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
@@ -111,7 +105,7 @@ class Interception:
         )
         if attn_mask is not None and not is_causal_bias(attn_mask):
             if attn_mask.dtype != torch.bool:
-                attn_mask = _mask_far(attn_mask)
+                attn_mask = mask_far(attn_mask)
             if attn_mask.dim() > 2 and lead != (batch, heads):
                 attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:])
                 attn_mask = attn_mask.reshape(batch, heads, *attn_mask.shape[-2:])
@@ -172,13 +166,14 @@ class Interception:
         self._count_attention()
         logits = input if dtype is None else input.to(dtype)
         num_sinks = int(_take(self.sunk, input.shape))
-        logits = _mask_far(logits)
         if self.drop_ratio == 0.0:
-            return self._finish_beside_sinks(drop_key_softmax(logits, 0.0), num_sinks)
+            weights = drop_key_softmax(mask_far(logits), 0.0)
+            return self._finish_beside_sinks(weights, num_sinks)
         if self._heads_share_a_draw and logits.dim() > 2:
             logits = logits.reshape(*self._batch_and_heads(input.shape[:-2]), *input.shape[-2:])
         if num_sinks:
             self.awaited.append(input[..., :-num_sinks].shape)
+            logits = mask_far(logits)
             weights = self._normalise_beside_sinks(*logits.tensor_split([-num_sinks], -1))
         else:
             self.awaited.append(input.shape)
@@ -298,10 +293,10 @@ class AttentionInterception(TorchFunctionMode):
         func: Callable[..., Any],
         types: Any,
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer one call to torch."""
-        kwargs = kwargs or {}
+        kwargs = with_dim(kwargs or {})
         answer = _ANSWERS.get(func)
         if func is F.multi_head_attention_forward:
             with self:  # torch leaves this mode for the time of a call: look into this one
@@ -334,6 +329,13 @@ _ANSWERS: dict[Callable[..., Any], Callable[..., Tensor]] = {
 }
 
 
+def with_dim(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return named arguments with ``axis``, which torch takes from NumPy, as the ``dim`` it is."""
+    if "axis" not in kwargs:
+        return kwargs
+    return {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
+
+
 def _unseen(tensors: Any) -> bool:
     """Take the place of ``has_torch_function``: no, go on with the code of the function."""
     return False
@@ -345,14 +347,6 @@ _multi_head_attention = FunctionType(
 )
 _multi_head_attention.__defaults__ = _torchs.__defaults__
 _multi_head_attention.__kwdefaults__ = _torchs.__kwdefaults__
-
-
-def _mask_far(logits: Tensor) -> Tensor:
-    """Put -inf where a logit, or an additive mask, is ``FAR`` below the largest of its row."""
-    if logits.shape[-1] == 0:
-        return logits
-    lowest = logits.detach().amax(-1, keepdim=True) - FAR
-    return logits.masked_fill(logits < lowest, -torch.inf)
 
 
 def _take(shapes: list[torch.Size], shape: torch.Size) -> bool:

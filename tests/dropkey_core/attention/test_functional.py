@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.utils.checkpoint import checkpoint
 
-from dropkey_core import Block, Key, drop_key_attention
+from dropkey_core import Block, Key, drop_key_attention, drop_key_softmax
 from dropkey_core.attention import recomputed
 from tests.dropkey_core.toys import output_and_gradients
 
@@ -202,6 +202,34 @@ def test_a_sequence_of_padding_gives_zeros(qkv, need_weights, drop_ratio):
     for x in qkv:
         assert x.grad.isfinite().all()
         assert (x.grad[0] == 0).all()
+
+
+@pytest.mark.parametrize("low", [-1e9, -1e4, -100.0, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("given", ["attn_mask", "key_padding_mask", "both"])
+def test_a_large_negative_number_masks_as_minus_infinity_does(qkv, low, need_weights, given):
+    """A query that has lost all keys it may attend to keeps them, and looks at no others."""
+    few = torch.zeros(9, 12).masked_fill(torch.arange(12) >= 3, -INF)
+    padded = torch.zeros(2, 12).masked_fill(padding(2, 4), -INF)
+    masks = {"attn_mask": few, "key_padding_mask": padded}
+    masks = masks if given == "both" else {given: masks[given]}
+    found = []
+    for value in (low, -INF):
+        torch.manual_seed(1)
+        of_value = {name: mask.clamp(min=value) for name, mask in masks.items()}
+        found.append(drop_key_attention(*qkv, 0.9, need_weights=need_weights, **of_value))
+    for ours, expected in zip(*found, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_a_large_negative_logit_is_masked():
+    allowed = torch.arange(6) < 2
+    logits = torch.randn(64, 6)
+    found = []
+    for low in (-1e9, -INF):
+        torch.manual_seed(1)
+        found.append(drop_key_softmax(logits.masked_fill(~allowed, low), 0.9))
+    assert torch.equal(*found) and not found[0][:, 2:].any()
 
 
 @pytest.mark.parametrize("how", ["stored", "recomputed", "explicit"])

@@ -228,3 +228,18 @@ def test_a_window_longer_than_the_keys_is_refused():
 
 def test_a_grid_may_be_a_list_as_a_yaml_has_it():
     assert Block(2, grid=[3, 5]) == Block(2, grid=(3, 5))
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("pattern", [Key(), Block(3), Window(3)], ids=str)
+def test_the_default_type_of_tensors_does_not_change_what_is_drawn(pattern, seed):
+    """A bfloat16 number would be below 1/120 more often, for it has 256 values only."""
+    shape, masks = (2, 4, 36, 36), []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        torch.manual_seed(1)
+        try:
+            masks.append(draw(pattern, shape, 1 / 120, seed))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*masks)

@@ -271,6 +271,21 @@ def test_a_logit_that_is_joined_is_a_key_where_the_code_has_no_sinks():
     torch.testing.assert_close(weights, expected)
 
 
+@pytest.mark.parametrize(
+    "softmax",
+    [
+        lambda x: torch.softmax(x, axis=-1),
+        lambda x: x.softmax(axis=-1),
+        lambda x: torch.cat([x[..., :2], x[..., 2:]], axis=-1).softmax(-1),
+    ],
+)
+def test_axis_is_another_name_of_dim(softmax):
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    with intercepted()[1]:
+        weights = softmax(logits)
+    torch.testing.assert_close(weights, (logits + every_third(4, 5)).softmax(-1))
+
+
 # --- torch.compile ---
 
 
