@@ -10,7 +10,7 @@ import multiprocessing
 import pickle
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
@@ -231,6 +231,20 @@ def steps_per_epoch(loader: "DataLoader[list[Sample]]") -> float | None:
     if not isinstance(sampler, TrainBatchSampler):
         return None
     return sampler.size / sampler.total_batch_size
+
+
+def endless(loader: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
+    """Yield the batches of a loader, again from the first where one that is not ours ends.
+
+    Raises:
+        UserError: it has none.
+    """
+    while True:
+        number = -1
+        for number, batch in enumerate(loader):  # noqa: B007
+            yield batch
+        if number < 0:
+            raise UserError("dataloader.train has no batches: it needs more records than a batch")
 
 
 class SampleLoader(DataLoader[Any]):

@@ -115,17 +115,33 @@ class ClippedAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
-            many = f"{broken} of {len(gradients)} hold NaN or inf"
-            total = f"their total norm is {norm.item()}"
-            raise FloatingPointError(f"the gradients are not finite: {total}, and {many}")
+        gradients = gradients_of(self)
+        norm = finite_norm(gradients)
         if self.max_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
         super().step()
         return loss
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the gradients that a step would follow."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def finite_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients together, of shape ().
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not torch.isfinite(norm):
+        broken = sum(not torch.isfinite(gradient).all() for gradient in gradients)
+        many = f"{broken} of {len(gradients)} hold NaN or inf"
+        total = f"their total norm is {norm.item()}"
+        raise FloatingPointError(f"the gradients are not finite: {total}, and {many}")
+    return norm
 
 
 try:  # detectron2 checks that its schedulers are fvcore's

@@ -109,7 +109,8 @@ def measure_overflow(
 
     Args:
         precision: Lightning's plugin.
-        optimizer: keeps in its state how many steps it did.
+        optimizer: one of Adam's keeps in its state how many steps it did; of others only the scale
+            is told.
         step: steps of the run.
 
     Raises:
@@ -124,5 +125,7 @@ def measure_overflow(
             f"step {step}: in mixed precision no gradients are finite, with the loss scaled by "
             f"{scale:.3g} only; try train.amp.enabled=false or a lower optimizer.lr"
         )
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):  # keeps no count
+        return {"loss_scale": scale}
     done = max((float(state["step"]) for state in optimizer.state.values()), default=0.0)
     return {"loss_scale": scale, "skipped_steps": step - done}

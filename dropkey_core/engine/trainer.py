@@ -19,7 +19,7 @@ from dropkey_core.engine.accumulation import add_losses, check_accumulation
 from dropkey_core.engine.build import build_evaluation, build_model, published_weights
 from dropkey_core.engine.checkpoint import load_weights
 from dropkey_core.engine.config import check_train_settings
-from dropkey_core.engine.data import seed_step, start_at
+from dropkey_core.engine.data import endless, seed_step, start_at
 from dropkey_core.engine.distributed import Processes, is_first_process
 from dropkey_core.engine.errors import UserError, listed, said_by
 from dropkey_core.engine.evaluation import Examples, run_evaluation
@@ -27,6 +27,7 @@ from dropkey_core.engine.failed_step import write_failed_step
 from dropkey_core.engine.files.atomic_write import WriteError
 from dropkey_core.engine.launch import choose_device, ending_together, launch
 from dropkey_core.engine.loggers import check_loggers, start_loggers
+from dropkey_core.engine.optim import ClippedAdamW, finite_norm, gradients_of
 from dropkey_core.engine.precision import describe_precision, measure_overflow
 from dropkey_core.engine.progress import Progress
 from dropkey_core.engine.run import Run
@@ -128,7 +129,7 @@ class Trainer(Run):
             if self.step:  # what a run that was stopped after a step had still to do
                 self.evaluate_if_due()
                 self.save_if_due()
-            batches = iter(self.train_loader)
+            batches = endless(self.train_loader)
             while not self.is_done():
                 self.progress.start()
                 batch = next(batches)
@@ -169,6 +170,8 @@ class Trainer(Run):
         try:
             while not self.has_gradients(batch, losses):
                 self.accumulation.double(batch)
+            if self.must_check_gradients:
+                finite_norm(gradients_of(self.optimizer))
             self.stepper.step()
         except FloatingPointError as error:
             raise self.failure(error, batch, losses) from error
@@ -177,6 +180,12 @@ class Trainer(Run):
             self.average.update(self.model, self.step)
         total: Any = sum(losses.values())
         return {"loss": total, **losses}
+
+    @property
+    def must_check_gradients(self) -> bool:
+        """Whether nobody else refuses gradients that are not finite: our optimizer, a scaler."""
+        has_scaler = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        return not has_scaler and not isinstance(self.optimizer, ClippedAdamW)
 
     def has_gradients(self, batch: list[dict[str, Any]], losses: dict[str, Tensor]) -> bool:
         """Put losses and gradients of a batch into their places; False if GPU memory runs out."""

@@ -101,7 +101,7 @@ def apply_dropkey(
     kept = {name for name, module in found.items() if select is None or select(name, module)}
     chosen = {n: m for n, m in model.named_modules() if n in kept or n in included}
     refused = [
-        LeftOut(name, original_name(module), "select returned False")
+        LeftOut(name, original_name(module), _why_refused(module))
         for name, module in found.items()
         if name not in chosen
     ]
@@ -128,8 +128,9 @@ def set_drop_ratio(
 ) -> DropKeyReport:
     """Spread another drop ratio over the attention that drops keys already.
 
-    That is what ``apply_dropkey`` equipped and every ``MultiheadAttention`` and ``DropKey`` of
-    ours, in the same order of depth. It may be called before each step of a training.
+    That is what ``apply_dropkey`` equipped and every ``DropKey`` and ``MultiheadAttention`` of
+    ours, but for one with dropout of weights, in the same order of depth. It may be called before
+    each step of a training.
 
     Args:
         model: any module.
@@ -143,7 +144,9 @@ def set_drop_ratio(
         ValueError: nothing drops keys; unknown ``schedule``; a ratio outside [0, 1); a list of
             ratios that fits no stack.
     """
-    modules = attention_that_drops(model)
+    modules = {n: m for n, m in attention_that_drops(model).items() if why_never(m) is None}
+    if not modules:
+        raise ValueError(f"{type(model).__name__} drops no keys: all its attention has dropout")
     places = {n: vars(m)[_PLACE] for n, m in modules.items() if _PLACE in vars(m)}
     report = DropKeyReport(_spread(model, modules, places, drop_ratio, schedule))
     for site in report.equipped:
@@ -310,6 +313,13 @@ def _ratios(
     except ValueError as error:
         raise ValueError(f"{error}" + (f" (stack {stack})" if stack else "")) from None
     return [[ratio] * len(layer) for layer, ratio in zip(layers, spread, strict=True)]
+
+
+def _why_refused(module: nn.Module) -> str:
+    reason = "select returned False"
+    if not drops_keys(module):
+        return reason
+    return f"{reason}: it keeps its drop_ratio {module.drop_ratio:g}; remove_dropkey takes it away"
 
 
 def _warn_of(lookalikes: list[LeftOut]) -> None:

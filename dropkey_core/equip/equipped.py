@@ -52,7 +52,7 @@ class Equipment:
             notebooks put it there, in place of that of the class. None: there was none.
         is_bound: whether it is a function that was bound to the instance.
         kinds: what each softmax of its forward runs over, as far as it is known; see ``axes``.
-        has_attended: whether it has dropped keys, outside of compiled code.
+        has_attended: whether it has dropped keys in training, outside of compiled code.
     """
 
     own_forward: Callable[..., Any] | None = None
@@ -174,7 +174,7 @@ class EquippedAttention(nn.Module):
             return
         if doubtful and not self._dropkey.has_attended:
             warnings.warn(_explain_beside(self.original_class, doubtful[0]), stacklevel=2)
-        self._dropkey.has_attended = True
+        self._dropkey.has_attended |= self.training
 
     def _refuse_tracers(self, *args: Any, **kwargs: Any) -> None:
         """Raise an error in the hands of a tracer that would record one draw, or none."""
@@ -213,7 +213,7 @@ class EquippedMultiheadAttention(EquippedAttention, MultiheadAttention):
         if not self._has_something_to_do():
             return nn.MultiheadAttention.forward(self, *args, **kwargs)
         self._refuse_tracers(*args, **kwargs)
-        if not torch.compiler.is_compiling():
+        if self.training and not torch.compiler.is_compiling():
             self._dropkey.has_attended = True
         return MultiheadAttention.forward(self, *args, **kwargs)
 

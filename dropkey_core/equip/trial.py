@@ -17,8 +17,9 @@ def trial(model: nn.Module, training: bool) -> Iterator[None]:
     """Put a model into one mode for a while, without gradients; then undo what runs change.
 
     Put back are the mode of each module, all buffers (running statistics, caches), and the random
-    state of torch, Python and numpy. Compiled code is run as it was written, so that hooks see it,
-    and who watches for the first training forward still waits for it afterwards.
+    state of torch, Python and numpy. Equipped attention forgets that it has dropped keys: training
+    may run in other kernels, on another device. Compiled code is run as it was written, so that
+    hooks see it, and who watches for the first training forward still waits for it afterwards.
 
     Args:
         model: any module.
@@ -27,6 +28,8 @@ def trial(model: nn.Module, training: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module, _copied(module._buffers)) for module in model.modules()]
     hooks = [(module, dict(module._forward_hooks)) for module in model.modules()]
+    equipped = [vars(m)["_dropkey"] for m in model.modules() if "_dropkey" in vars(m)]
+    attended = [equipment.has_attended for equipment in equipped]
     for module in model.modules():
         stop_watching(module)
     model.train(training)
@@ -42,6 +45,8 @@ def trial(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
         for module, of_module in buffers:
             _put_back(module, of_module)
+        for equipment, has_attended in zip(equipped, attended, strict=True):
+            equipment.has_attended = has_attended
         for module, before in hooks:
             module._forward_hooks.clear()
             module._forward_hooks.update(before)

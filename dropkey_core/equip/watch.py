@@ -18,8 +18,8 @@ _MOST_NAMES = 8
 class FirstForward:
     """Forward hook of a stack that tells once which of its attention was not reached.
 
-    It does nothing in evaluation, without gradients and in compiled code, and removes itself when
-    it has seen the first training forward.
+    It does nothing in evaluation, without gradients, in compiled code and while all ratios are 0,
+    as at the start of a ramp; it removes itself when it has seen the first other training forward.
 
     Args:
         sites: name in the model -> equipped attention.
@@ -31,7 +31,8 @@ class FirstForward:
     def __call__(self, owner: nn.Module, args: Any, output: Any) -> None:
         """See which attention the forward that has just ended did not reach."""
         is_trial = not owner.training or not torch.is_grad_enabled()
-        if is_trial or torch.compiler.is_compiling():
+        drops = any(vars(site).get("drop_ratio") for site in self.sites.values())
+        if is_trial or not drops or torch.compiler.is_compiling():
             return
         stop_watching(owner)
         compiled = [m for m in owner.modules() if _is_compiled(m)]

@@ -13,6 +13,7 @@ from dropkey_core.engine import UserError, build_test_loader, build_train_loader
 from dropkey_core.engine.data import (
     TestBatchSampler,
     TrainBatchSampler,
+    endless,
     fold_seed,
     sample_randomness,
     seed_step,
@@ -293,3 +294,10 @@ def test_sample_randomness_seeds_all_three_generators_and_leaves_no_trace():
         assert draw() == inside
     with sample_randomness(12):
         assert not set(draw()) & set(inside)
+
+
+def test_a_loader_that_ends_begins_again():
+    batches = endless([[{"a": 1}], [{"a": 2}]])
+    assert [next(batches)[0]["a"] for _ in range(5)] == [1, 2, 1, 2, 1]
+    with pytest.raises(UserError, match="no batches"):
+        next(endless([]))

@@ -1,5 +1,6 @@
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dropkey_core.engine.precision import (
     check_precision,
     describe_precision,
     has_bfloat16,
+    measure_overflow,
     precision_of,
 )
 from dropkey_core.engine.trainer import Trainer
@@ -255,6 +257,17 @@ def test_gradients_that_never_become_finite_end_the_run(on_a_cpu, scaled_by):
     with pytest.raises(UserError, match=message):
         run_scaled("train.max_iter=100", "train.eval_period=0")
     assert logged("skipped_steps")[-1] == 30
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_of_an_optimizer_that_counts_no_steps_only_the_scale_is_told(momentum):
+    weight = torch.ones(1, requires_grad=True)
+    weight.sum().backward()
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=momentum)
+    optimizer.step()
+    precision = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+    precision.scaler.scale(weight.sum())  # it begins
+    assert measure_overflow(precision, optimizer, 1) == {"loss_scale": 8.0}
 
 
 def test_nothing_is_told_without_a_scaler(toy_folder):

@@ -194,6 +194,15 @@ def test_report_has_names_classes_ratios_and_what_was_left_out():
     assert (site.name, site.drop_ratio, site.stack) == ("blocks.0.attn", 0.3, "")
 
 
+def test_what_a_second_call_leaves_out_keeps_its_ratio_and_the_report_says_so():
+    model = Model(depth=2)
+    apply_dropkey(model, 0.3)
+    report = apply_dropkey(model, 0.1, select=lambda name, _: name != "blocks.0.attn")
+    assert [m.attn.drop_ratio for m in model.blocks] == [0.3, 0.1]
+    [left_out] = report.left_out
+    assert "it keeps its drop_ratio 0.3" in left_out.reason
+
+
 def test_select_spreads_over_what_it_selects_and_silences_the_warning():
     model = Model(depth=4)
     model.gate = ChannelAttention()

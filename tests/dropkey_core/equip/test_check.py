@@ -102,6 +102,23 @@ def test_the_first_training_forward_is_still_watched_for_afterwards(model):
         model.train()(inputs())
 
 
+def test_attention_that_trains_in_another_kernel_is_an_error_after_a_check_too():
+    """As on a GPU, where a module may call flash-attn; here it does so in float64."""
+
+    class KernelAttention(SelfAttention):
+        def forward(self, x, mask=0.0):
+            has_kernel = x.dtype == torch.float64
+            return 2 * self.qkv(x) if has_kernel else super().forward(x, mask)
+
+    model = nn.Sequential(KernelAttention(), nn.Identity())
+    apply_dropkey(model, 0.4)
+    check = check_dropkey(model, inputs(5))
+    assert by_name(check)["0"].lost > 0.0
+    model.double()
+    with pytest.raises(RuntimeError, match="flash-attn"):
+        model(inputs(5).double())
+
+
 def test_attention_that_no_site_covers_is_told_with_its_module():
     """What select refused, what a function computes, and what an instance's forward hides."""
     model = nn.Sequential(SelfAttention(), SelfAttention(), SelfAttention())

@@ -7,6 +7,7 @@ from torch import nn
 from dropkey_core import (
     DropKey,
     Expected,
+    MultiheadAttention,
     apply_dropkey,
     check_dropkey,
     remove_dropkey,
@@ -85,3 +86,11 @@ def test_check_sees_a_second_softmax_that_it_does_not_cover():
 
     check = check_dropkey(WithPooling(), torch.randn(2, 6, 16))
     assert [(x.name, x.shape) for x in check.uncovered] == [("", (2, 6, 6))]
+
+
+def test_attention_with_dropout_of_weights_keeps_it():
+    model = nn.Sequential(*(MultiheadAttention(16, 2, dropout=p) for p in (0.1, 0.0, 0.0)))
+    set_drop_ratio(model, 0.2)
+    assert [module.drop_ratio for module in model] == [0.0, 0.2, 0.1]
+    with pytest.raises(ValueError, match="all its attention has dropout"):
+        set_drop_ratio(model[:1], 0.2)

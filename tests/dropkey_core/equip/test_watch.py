@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dropkey_core.equip.apply import apply_dropkey, remove_dropkey
+from dropkey_core.equip.apply import apply_dropkey, remove_dropkey, set_drop_ratio
 from tests.dropkey_core.toys import WIDTH, compiles_whole, each_copy
 
 
@@ -102,6 +102,17 @@ def test_a_stack_that_does_not_run_is_not_told(silent):
     model.forward = lambda x: model["a"](x)
     apply_dropkey(model, 0.5)
     model(X)
+
+
+def test_a_ramp_that_begins_at_0_is_waited_for():
+    model = equipped(bypassed=(1,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_drop_ratio(model, 0.0)
+        model(X)
+    set_drop_ratio(model, 0.1)
+    with pytest.warns(UserWarning, match=r"reached no attention in blocks\.1"):
+        model(X)
 
 
 def test_attention_without_a_ratio_is_not_told(silent):
