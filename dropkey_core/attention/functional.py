@@ -166,8 +166,7 @@ def drop_key_attention(
     is_fused = isinstance(unit, BeforeSoftmax) or unit == DROPOUT or ratio == 0.0
     if need_weights or is_aligned or not is_fused:
         softmax = partial(drop_key_softmax, unit=unit, training=training, inference=inference)
-        softmax = partial(softmax, drop_ratio=drop_ratio)
-        output, weights = inputs.attend_explicitly(softmax, inputs.mask())
+        output, weights = inputs.attend_explicitly(partial(softmax, drop_ratio=drop_ratio))
         return (output, weights) if need_weights else output
     return inputs.attend(dropout=ratio)
 
@@ -248,13 +247,6 @@ class _Inputs:
         """Return the additive mask that broadcasts to ``shape``, but for the diagonal."""
         return additive_mask(self.attn_mask, self.key_padding_mask, self.query.dtype)
 
-    def allowed(self) -> Tensor | None:
-        """Return ``mask`` with -inf wherever it means it: no other key may be dropped or kept."""
-        mask = self.mask()
-        given = (self.attn_mask, self.key_padding_mask)
-        is_bool = all(x is None or x.dtype == torch.bool for x in given)
-        return mask if mask is None or is_bool else mask_far(mask)
-
     def with_diagonal(self, mask: Tensor | None) -> Tensor | None:
         """Return an additive mask with the diagonal in it; None if nothing is masked."""
         return add_causal(mask, self.diagonal, (self.shape[-2], self.shape[-1]), like=self.query)
@@ -281,12 +273,10 @@ class _Inputs:
             enable_gqa=self.enable_gqa,
         )
 
-    def attend_explicitly(
-        self, softmax: Callable[[Tensor], Tensor], mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def attend_explicitly(self, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the output, and the weights that ``softmax`` makes of the masked logits."""
         logits = _per_group(self.query * self.scale, self.key.transpose(-2, -1))
-        mask = self.with_diagonal(mask)
+        mask = self.with_diagonal(self.mask())
         weights = softmax(logits if mask is None else logits + mask)
         return _per_group(weights, self.value.to(weights.dtype)), weights
 
@@ -296,6 +286,8 @@ def _attend_to_kept_keys(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """DropKey, by the leanest of the ways that the inputs fit."""
     query, key, value = inputs.query, inputs.key, inputs.value
+    given = (inputs.attn_mask, inputs.key_padding_mask)
+    inputs.attn_mask, inputs.key_padding_mask = map(_masking_fully, given)
     masks: dict[str, Any] = {
         "attn_mask": inputs.attn_mask,
         "key_padding_mask": inputs.key_padding_mask,
@@ -312,14 +304,19 @@ def _attend_to_kept_keys(
                 _warn_of_dense_masks()
         unit = BeforeSoftmax(HashedKey.like(single))  # the same mask, by whichever way
         single = None
-    allowed = inputs.allowed()
     if need_weights:
         softmax = partial(_softmax_over_kept_keys, drop_ratio=drop_ratio, unit=unit, seed=seed)
-        return inputs.attend_explicitly(softmax, allowed)
+        return inputs.attend_explicitly(softmax)
+    allowed = inputs.mask()
     if single is not None and seed is not None and recomputing_pays(query, key, value, allowed):
         return recomputed_attention(query, key, value, drop_ratio, seed, allowed=allowed, **rest)
     draw = MaskDraw(inputs.shape, drop_ratio, seed, query.device)
     return inputs.attend_under(unit.mask(draw, query.dtype, inputs.with_diagonal(allowed)))
+
+
+def _masking_fully(mask: Tensor | None) -> Tensor | None:
+    is_added = mask is not None and mask.is_floating_point()
+    return mask_far(mask) if is_added else mask  # type: ignore[arg-type]
 
 
 @cache

@@ -103,13 +103,13 @@ class Interception:
             )
             for x, own in zip((query, key, value), leads, strict=True)
         )
+        drops = self.drop_ratio > 0.0
         if attn_mask is not None and not is_causal_bias(attn_mask):
-            if attn_mask.dtype != torch.bool:
-                attn_mask = mask_far(attn_mask)
+            if attn_mask.dtype != torch.bool and not (drops and self.training):
+                attn_mask = mask_far(attn_mask)  # else drop_key_attention does it
             if attn_mask.dim() > 2 and lead != (batch, heads):
                 attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:])
                 attn_mask = attn_mask.reshape(batch, heads, *attn_mask.shape[-2:])
-        drops = self.drop_ratio > 0.0
         attend = partial(
             drop_key_attention,
             query,
