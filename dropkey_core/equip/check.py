@@ -254,10 +254,10 @@ class _Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Look at one call to torch."""
-        kwargs = with_dim(kwargs or {})
+        kwargs = kwargs or {}
         describe = _ATTENTION.get(func)
         if describe is not None:
-            self._note(describe(*args, **kwargs))
+            self._note(describe(*args, **with_dim(kwargs)))
         return func(*args, **kwargs)
 
     def _note(self, call: tuple[str, tuple[int, ...]]) -> None:

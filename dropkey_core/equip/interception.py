@@ -296,7 +296,7 @@ class AttentionInterception(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer one call to torch."""
-        kwargs = with_dim(kwargs or {})
+        kwargs = kwargs or {}
         answer = _ANSWERS.get(func)
         if func is F.multi_head_attention_forward:
             with self:  # torch leaves this mode for the time of a call: look into this one
@@ -304,9 +304,9 @@ class AttentionInterception(TorchFunctionMode):
         if answer is None:
             result = func(*args, **kwargs)
         else:
-            result = answer(self.interception, func, *args, **kwargs)
+            result = answer(self.interception, func, *args, **with_dim(kwargs))
         if not torch.compiler.is_compiling() and self.interception.channels is not None:
-            self.interception.channels.follow(func, args, kwargs, result)
+            self.interception.channels.follow(func, args, with_dim(kwargs), result)
         return result
 
 

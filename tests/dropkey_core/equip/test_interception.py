@@ -286,6 +286,17 @@ def test_axis_is_another_name_of_dim(softmax):
     torch.testing.assert_close(weights, (logits + every_third(4, 5)).softmax(-1))
 
 
+def test_an_axis_that_is_no_dim_stays():
+    """Of quantisation, as in quantisation-aware training."""
+    x, ones = torch.randn(2, 3), torch.ones(3)
+    settings = {"axis": 1, "quant_min": 0, "quant_max": 9}
+    zeros = torch.zeros(3, dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(x, ones, zeros, **settings)
+    with intercepted()[1]:
+        found = torch.fake_quantize_per_channel_affine(x, ones, zeros, **settings)
+    assert torch.equal(found, expected)
+
+
 # --- torch.compile ---
 
 
