@@ -315,8 +315,9 @@ def _attend_to_kept_keys(
 
 
 def _masking_fully(mask: Tensor | None) -> Tensor | None:
-    is_added = mask is not None and mask.is_floating_point()
-    return mask_far(mask) if is_added else mask  # type: ignore[arg-type]
+    if mask is None or not mask.is_floating_point():
+        return mask
+    return mask_far(mask)
 
 
 @cache

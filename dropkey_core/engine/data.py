@@ -240,11 +240,15 @@ def endless(loader: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
         UserError: it has none.
     """
     while True:
-        number = -1
-        for number, batch in enumerate(loader):  # noqa: B007
+        is_empty = True
+        for batch in loader:
+            is_empty = False
             yield batch
-        if number < 0:
-            raise UserError("dataloader.train has no batches: it needs more records than a batch")
+        if is_empty:
+            raise UserError(
+                "dataloader.train has no batches: it has fewer records than a batch, or can be "
+                "read only once"
+            )
 
 
 class SampleLoader(DataLoader[Any]):

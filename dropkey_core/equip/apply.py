@@ -319,7 +319,7 @@ def _why_refused(module: nn.Module) -> str:
     reason = "select returned False"
     if not drops_keys(module):
         return reason
-    return f"{reason}: it keeps its drop_ratio {module.drop_ratio:g}; remove_dropkey takes it away"
+    return f"{reason}: it keeps its drop_ratio {module.drop_ratio:g}; call remove_dropkey before"
 
 
 def _warn_of(lookalikes: list[LeftOut]) -> None:
