@@ -1,6 +1,5 @@
 """Attention focus of some trained models on clean and corrupted images: pictures, a CSV file."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -90,7 +89,7 @@ def measure(trained: Trained, settings: FocusSettings) -> Found:
     changes = {state: corruption(*state) for state in states}
     found: Found = {}
     for state in (CLEAN, *states):
-        evaluator = copy.deepcopy(trained.evaluator)
+        evaluator = trained.evaluator
         evaluator.reset()
         layers = attention_focus(
             trained.model,

@@ -48,7 +48,7 @@ def occlusion_curve(
         model: called in eval mode without gradients on lists of samples; its mode is put back.
             Equipped attention is in blocks that take the tokens (B, N, C) or (B, h, w, C) first.
         loader: batches of samples, this process's part of the test set.
-        evaluator: is copied, for each ratio and run.
+        evaluator: copied for each ratio and run; ``reset`` gives each copy new containers.
         ratios: in [0, 1).
         num_runs: at least 1.
         seed: decides what is taken away.
@@ -63,7 +63,7 @@ def occlusion_curve(
     if num_runs < 1:
         raise ValueError(f"num_runs must be at least 1, got {num_runs}")
     points = [(ratio, run) for ratio in ratios for run in range(num_runs if ratio else 1)]
-    evaluators = {point: copy.deepcopy(evaluator) for point in points}
+    evaluators = {point: copy.copy(evaluator) for point in points}  # of a COCO set no deeper one
     for copied in evaluators.values():
         copied.reset()
     rank, _ = rank_and_world_size()

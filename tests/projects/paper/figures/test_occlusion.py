@@ -7,6 +7,9 @@ from tests.dropkey_core.analysis.patch_classifier import Classifier, data
 
 
 class Collected:
+    def __deepcopy__(self, memo):
+        raise TypeError("as the annotations of a COCO set")
+
     def reset(self):
         self.logits = []
 
